@@ -1,0 +1,180 @@
+"""`wssctl exec`, `wssctl put`, `wssctl get`, and how every command that talks to a board connects."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import ask
+from .client import Client
+from .errors import KeyFileError, UsageError
+from .link import Credentials, Target, parse_target
+from .store import Store
+
+# Below this a transfer is over before a bar is seen.
+_BAR_FROM = 64 * 1024
+
+
+def connect(args) -> Client:
+    """Asks for what is missing before it connects: a board gives a client that is not logged in a few seconds only."""
+    target = parse_target(args.url, args.takeover)
+    credentials = credentials_for(args) if target.secure else None
+    password = ask.secret(f"Password of {target.host}", args.password_file, "WSSCTL_PASSWORD", option="--password-file")
+    return Client.connect(target, credentials, password, server_name=args.server_name, timeout=args.timeout)
+
+
+def credentials_for(args) -> Credentials:
+    store = Store(args.keys)
+    ca = store.find_ca_cert()
+    if args.host_id:
+        key, cert = store.host_files(args.host_id)
+    else:
+        key, cert = store.find_host()
+    passphrase = ask.later(
+        f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
+    )
+    return Credentials(ca, cert, key, passphrase)
+
+
+def exec_(args) -> int:
+    if (args.code is None) == (args.file is None):
+        raise UsageError("Give either CODE or --file FILE ('-' is standard input).")
+    code = args.code if args.file is None else read_program(args.file)
+    with connect(args) as board:
+        return run(board, code)
+
+
+def read_program(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as e:
+        raise KeyFileError(f"Cannot read {file} ({e.strerror}).") from None
+
+
+def run(board: Client, code: str | bytes) -> int:
+    """Output as it comes to stdout, a traceback to stderr; 1 if the code raised, its own code if it called sys.exit."""
+    result = board.exec(code, output=write_stdout)
+    if result.error:
+        sys.stderr.write(result.error)
+        return 1
+    return 0
+
+
+def write_stdout(data: bytes) -> None:
+    # The board prints CR LF; a pipe or a file here wants lines
+    sys.stdout.buffer.write(data if sys.stdout.isatty() else data.replace(b"\r", b""))
+    sys.stdout.buffer.flush()
+
+
+def put(args) -> int:
+    jobs = [(Path(local), name) for local, name in pair(args.paths, to_board=True)]
+    for local, _ in jobs:
+        if not local.is_file():
+            what = "is a folder" if local.is_dir() else "does not exist"
+            raise KeyFileError(f"{local} {what}; name the files to put.")
+    with connect(args) as board:
+        for local, name in jobs:
+            try:
+                with local.open("rb") as f, progress(name, local.stat().st_size) as advance:
+                    size = board.put(f, name, progress=advance)
+            except OSError as e:
+                raise KeyFileError(f"Cannot read {local} ({e.strerror}).") from None
+            say(f"{local} -> {name}, {size} bytes")
+    return 0
+
+
+def get(args) -> int:
+    jobs = pair(args.paths, to_board=False)
+    with connect(args) as board:
+        for name, local in jobs:
+            with progress(name, None) as advance:
+                if local == "-":
+                    sys.stdout.buffer.write(board.get(name, progress=advance))
+                    sys.stdout.buffer.flush()
+                    continue
+                with replacing(Path(local)) as f:
+                    board.get(name, f, progress=advance)
+                    size = f.tell()
+            say(f"{name} -> {local}, {size} bytes")
+    return 0
+
+
+def pair(paths: list[str], to_board: bool) -> list[tuple[str, str]]:
+    """(source, destination) for `A`, `A B`, `A B... DIR`, `A... DIR/`."""
+    if len(paths) == 1:
+        return [(paths[0], _base(paths[0], to_board))]
+    *sources, last = paths
+    if last == "-" and not to_board:
+        return [(s, last) for s in sources]
+    many = len(sources) > 1 or last.endswith("/") or (not to_board and Path(last).is_dir())
+    if not many:
+        return [(sources[0], last)]
+    if not to_board and not Path(last).is_dir():
+        raise UsageError(f"{last} is not a folder; with several files the last name must be one.")
+    joint = "" if last == "." and to_board else last if last.endswith("/") else last + "/"
+    return [(s, joint + _base(s, to_board)) for s in sources]
+
+
+def _base(path: str, local: bool) -> str:
+    name = Path(path).name if local else path.rstrip("/").rsplit("/", 1)[-1]
+    if not name:
+        raise UsageError(f"{path!r} names no file.")
+    return name
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator:
+    """A binary file that takes `path`'s place when the block ends well; otherwise the old one stays."""
+    try:
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as e:
+        raise KeyFileError(f"Cannot write to {path.parent} ({e.strerror}).") from None
+    try:
+        with os.fdopen(fd, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        os.replace(name, path)
+    except OSError as e:
+        raise KeyFileError(f"Cannot write {path} ({e.strerror}); what was there is untouched.") from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def progress(name: str, size: int | None) -> Iterator[Callable[[int], None] | None]:
+    """A bar on stderr when that is a terminal and the file is big enough to be waited for."""
+    if not sys.stderr.isatty() or (size is not None and size < _BAR_FROM):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(name, total=size)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+__all__ = ["Target", "connect", "exec_", "get", "put"]

@@ -1,0 +1,147 @@
+"""The `wssctl` command line: parses, calls one function, turns errors into one sentence and an exit code."""
+
+import argparse
+import os
+import sys
+
+from . import __version__
+from .errors import WssctlError
+
+DESCRIPTION = """\
+Keys, terminal and files for MicroPython boards whose REPL is served over wss with mutual TLS.
+
+The three you need most:
+  wssctl repl board.local                  a terminal on the board; Ctrl-] leaves
+  wssctl exec board.local "print(6*7)"     run code there; --file FILE runs a program
+  wssctl put board.local main.py lib/      copy files there; `get` brings them back
+"""
+
+EPILOG = """\
+First time: `wssctl ca init`, `wssctl host init`, `wssctl device init UID --name board --out FOLDER`.
+BOARD is a name or address, or wss://name:8833 in full; plain ws:// only when typed so.
+Passwords are asked for, or come from --password-file / $WSSCTL_PASSWORD, passphrases from
+--passphrase-file / $WSSCTL_PASSPHRASE. Keys are in a folder of yours, or --keys DIR / $WSSCTL_KEYS.
+Exit codes: 0 well, 1 the board's code raised or it refuses a file, 2 usage, 3 unreachable, 4 certificates,
+5 login, 6 connection lost, 7 local files, 130 Ctrl-C.
+"""
+
+
+def _lazy(module: str, function: str):
+    """Imports on call: `wssctl --help` and `repl` need not wait for what only other commands use."""
+
+    def call(args) -> int:
+        from importlib import import_module
+
+        return getattr(import_module(f".{module}", __package__), function)(args)
+
+    return call
+
+
+def build_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("wssctl", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"wssctl {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    keys = argparse.ArgumentParser(add_help=False)
+    keys.add_argument("--keys", metavar="DIR", help="the folder of key files (default: $WSSCTL_KEYS, else your own)")
+    keys.add_argument("--passphrase-file", metavar="FILE", help="its first line is the HOST key's passphrase")
+
+    remote = argparse.ArgumentParser(add_help=False, parents=[keys])
+    remote.add_argument("url", metavar="BOARD", help="board.local, 192.168.1.20, wss://name:port or ws://name:port")
+    remote.add_argument("--password-file", metavar="FILE", help="its first line is the board's WebREPL password")
+    remote.add_argument("--takeover", action="store_true", help="end another client's session")
+    remote.add_argument("--server-name", metavar="NAME", help="the name to expect in the board's certificate")
+    remote.add_argument("--host-id", metavar="ID", help="use HOST_cert@ID.pem in place of your own")
+    remote.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds to wait for answers (10)")
+
+    p = commands.add_parser(
+        "repl",
+        parents=[remote],
+        help="a terminal on a board",
+        description=(
+            "A terminal on the board: Ctrl-C, Ctrl-D, Tab and arrows as on a cable; Ctrl-] leaves. "
+            "A program on standard input is run as with `exec --file -`."
+        ),
+    )
+    p.set_defaults(call=_lazy("terminal", "repl"))
+
+    p = commands.add_parser(
+        "exec",
+        parents=[remote],
+        help="run code on a board",
+        description=(
+            "Runs code: its output on stdout, a traceback on stderr, exit code 1 if it raised. "
+            "It interrupts what the board is doing."
+        ),
+    )
+    p.add_argument("code", nargs="?", metavar="CODE")
+    p.add_argument("-f", "--file", metavar="FILE", help="a program here to run there; '-' is standard input")
+    p.set_defaults(call=_lazy("board", "exec_"))
+
+    p = commands.add_parser(
+        "put",
+        parents=[remote],
+        help="copy files to a board",
+        usage=("wssctl put BOARD LOCAL [REMOTE]\n       wssctl put BOARD LOCAL... FOLDER/"),
+    )
+    p.add_argument("paths", nargs="+", metavar="PATH", help="local files, then a name or folder on the board")
+    p.set_defaults(call=_lazy("board", "put"))
+
+    p = commands.add_parser(
+        "get",
+        parents=[remote],
+        help="copy files from a board",
+        usage=("wssctl get BOARD REMOTE [LOCAL]\n       wssctl get BOARD REMOTE... FOLDER"),
+    )
+    p.add_argument("paths", nargs="+", metavar="PATH", help="files on the board, then a local name, folder or '-'")
+    p.set_defaults(call=_lazy("board", "get"))
+
+    make = argparse.ArgumentParser(add_help=False, parents=[keys])
+    make.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
+    make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 825)")
+    make.add_argument("--force", action="store_true", help="replace files that exist")
+
+    group = _group(commands, "ca", "the ROOT CA that signs all other keys")
+    p = group.add_parser("init", parents=[make], help="make it, once")
+    p.add_argument("--name", help="its subject (default: ROOT CA user@machine)")
+    p.set_defaults(call=_lazy("keys", "ca_init"))
+    group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys", "ca_status"))
+
+    group = _group(commands, "host", "this machine's key, which boards accept")
+    p = group.add_parser("init", parents=[make], help="make it, once a machine")
+    p.add_argument("--user", help="for another user name")
+    p.set_defaults(call=_lazy("keys", "host_init"))
+    group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys", "host_status"))
+
+    group = _group(commands, "device", "the boards' keys")
+    p = group.add_parser("init", parents=[make], help="make a board's key and certificate")
+    p.add_argument("uid", metavar="UID", help="machine.unique_id().hex() on the board")
+    p.add_argument("--name", action="append", default=[], help="its host name, .local is added; may be repeated")
+    p.add_argument("--ip", action="append", default=[], help="its address; may be repeated")
+    p.add_argument("--port", action="append", type=int, help="upydev's entries are for this port (8833)")
+    p.add_argument("--out", metavar="DIR", help="also copy the three files a board needs there")
+    p.set_defaults(call=_lazy("keys", "device_init"))
+    p = group.add_parser("status", parents=[keys], help="validity and names")
+    p.add_argument("uid", metavar="UID", nargs="?")
+    p.set_defaults(call=_lazy("keys", "device_status"))
+    return parser
+
+
+def _group(commands, name: str, text: str):
+    return commands.add_parser(name, help=text, description=text).add_subparsers(metavar="ACTION", required=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return args.call(args)
+    except WssctlError as e:
+        print(f"wssctl: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `wssctl get ... - | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

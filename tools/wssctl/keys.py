@@ -1,0 +1,172 @@
+"""`wssctl ca`, `wssctl host`, `wssctl device`: make key files and say how they are."""
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import ask, ca
+from .errors import KeyFileError, UsageError
+from .store import Store, check_uid, host_id, user_name, write_files
+
+EXPIRY_WARNING_DAYS = 30
+
+
+def ca_init(args) -> int:
+    store = Store(args.keys)
+    _refuse_present(args, store.ca_key, store.ca_cert)
+    passphrase = ask.new_secret(
+        "Passphrase for the new ROOT CA key",
+        args.ca_passphrase_file or args.passphrase_file,
+        "WSSCTL_CA_PASSPHRASE",
+        "WSSCTL_PASSPHRASE",
+        option="--passphrase-file",
+    )
+    authority = ca.Authority.create(args.name or f"ROOT CA {_who()}"[:64], days=args.days or ca.CA_DAYS)
+    store.write({store.ca_key: authority.key_pem(passphrase), store.ca_cert: authority.cert_pem}, args.force)
+    print(f"Made {store.ca_cert} and its key. Keep a copy of both, and the passphrase, away from this machine.")
+    return 0
+
+
+def host_init(args) -> int:
+    store = Store(args.keys)
+    key, cert = store.host_files(host_id(args.user) if args.user else None)
+    _refuse_present(args, key, cert)
+    authority = _authority(args, store)
+    passphrase = ask.new_secret(
+        "Passphrase for the new HOST key", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
+    )
+    key_pem, cert_pem = authority.host(_who(args.user)[:59], passphrase, days=args.days or ca.LEAF_DAYS)
+    store.write({key: key_pem, cert: cert_pem}, args.force)
+    print(f"Made {cert} and its key, valid until {_until(cert_pem, 'host')}.")
+    return 0
+
+
+def device_init(args) -> int:
+    store = Store(args.keys)
+    uid = check_uid(args.uid.lower())
+    files = store.device_files(uid)
+    outside = {role: Path(args.out) / path.name for role, path in files.items()} if args.out else {}
+    board_ca = Path(args.out) / "ROOT_CA_cert.pem" if args.out else None
+    if args.out and not Path(args.out).is_dir():
+        raise UsageError(f"--out {args.out} is not a folder; create it first, or mount the board there.")
+    _refuse_present(args, *files.values(), *(outside[r] for r in ("key_der", "cert_der") if outside))
+    authority = _authority(args, store)
+    made = authority.device(
+        uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT], days=args.days or ca.LEAF_DAYS
+    )
+    store.write({path: getattr(made, role) for role, path in files.items()}, args.force)
+    if args.out:
+        # ROOT_CA_cert.pem is no secret and the same for every device, so an equal one there is not in the way
+        copies = {outside["key_der"]: made.key_der, outside["cert_der"]: made.cert_der}
+        if not (board_ca.exists() and board_ca.read_bytes() == authority.cert_pem):
+            copies[board_ca] = authority.cert_pem
+        write_files(copies, args.force)
+        print(f"Made and copied to {args.out}: ROOT_CA_cert.pem, {files['key_der'].name}, {files['cert_der'].name}.")
+    else:
+        print(f"Made {files['key_der'].name} and {files['cert_der'].name} in {store.folder}.")
+        print("Copy both, and ROOT_CA_cert.pem, to the board's root folder over its cable.")
+    report = ca.report(made.cert_pem, "device")
+    print(f"Valid until {report.not_after:%Y-%m-%d} for {', '.join(n for n in report.names if '://' not in n)}.")
+    if not args.name and not args.ip:
+        print("Without --name or --ip it is valid for these names only; add those you will type.")
+    return 0
+
+
+def ca_status(args) -> int:
+    store = Store(args.keys)
+    print(f"Keys in {store.folder}")
+    ok = _show(store.ca_cert.name, store.read(store.find_ca_cert()), "ca", None)
+    if not store.ca_key.exists():
+        print("  its key is not here: this machine cannot sign")
+    return 0 if ok else 1
+
+
+def host_status(args) -> int:
+    store = Store(args.keys)
+    ca_pem = store.read(store.find_ca_cert())
+    if not store.hosts():
+        store.find_host()  # says what to do
+    print(f"Keys in {store.folder}")
+    ok = True
+    for identity in store.hosts():
+        key, cert = store.host_files(identity)
+        ok &= _show(cert.name + (" (yours)" if identity == host_id() else ""), store.read(cert), "host", ca_pem)
+        if not key.exists():
+            print(f"  its key {key.name} is missing")
+            ok = False
+    return 0 if ok else 1
+
+
+def device_status(args) -> int:
+    store = Store(args.keys)
+    ca_pem = store.read(store.find_ca_cert())
+    uids = [check_uid(args.uid.lower())] if args.uid else store.devices()
+    if not uids:
+        raise KeyFileError(f"There is no device certificate in {store.folder}; make one with `wssctl device init UID`.")
+    print(f"Keys in {store.folder}")
+    ok = True
+    for uid in uids:
+        path = store.device_files(uid)["cert_pem"]
+        if not path.exists():
+            raise KeyFileError(f"There is no {path.name} in {store.folder}; make it with `wssctl device init {uid}`.")
+        ok &= _show(path.name, store.read(path), "device", ca_pem)
+    return 0 if ok else 1
+
+
+def _authority(args, store: Store) -> ca.Authority:
+    cert_pem = store.read(store.find_ca_cert())
+    if not store.ca_key.exists():
+        raise KeyFileError(
+            f"There is no {store.ca_key.name} in {store.folder}, so nothing can be signed here; restore it."
+        )
+    passphrase = ask.secret(
+        "Passphrase of the ROOT CA key",
+        args.ca_passphrase_file or args.passphrase_file,
+        "WSSCTL_CA_PASSPHRASE",
+        "WSSCTL_PASSPHRASE",
+        option="--ca-passphrase-file",
+    )
+    return ca.Authority.load(cert_pem, store.read(store.ca_key), passphrase)
+
+
+def _refuse_present(args, *paths: Path) -> None:
+    """Before any question is asked; the store looks again when it writes."""
+    present = [p for p in paths if p.exists()]
+    if present and not args.force:
+        raise KeyFileError(f"{present[0]} exists already and is left alone; --force makes a new one.")
+
+
+def _show(name: str, data: bytes, role: str, ca_pem: bytes | None) -> bool:
+    report = ca.report(data, role, ca_pem)
+    now = datetime.now(UTC)
+    ok = True
+    if now < report.not_before:
+        state, ok = (
+            (f"NOT VALID before {report.not_before:%Y-%m-%d %H:%M} UTC (or this computer's clock is wrong)"),
+            False,
+        )
+    elif now > report.not_after:
+        state, ok = f"EXPIRED on {report.not_after:%Y-%m-%d}", False
+    else:
+        days = report.days_left(now)
+        state = f"valid until {report.not_after:%Y-%m-%d}, {days} days left"
+        if days < EXPIRY_WARNING_DAYS:
+            state += ": renew it soon"
+    print(f"{name}: {state}")
+    print(f"  {report.subject}  serial {report.serial}")
+    if role == "device" and report.names:
+        print(f"  for {', '.join(report.names)}")
+    if report.signed_by_ca is False:
+        print("  NOT SIGNED by this ROOT CA")
+        ok = False
+    if report.lacks:
+        print(f"  lacks {'; '.join(report.lacks)}")
+    return ok
+
+
+def _until(cert_pem: bytes, role: str) -> str:
+    return f"{ca.report(cert_pem, role).not_after:%Y-%m-%d}"
+
+
+def _who(user: str | None = None) -> str:
+    return f"{user or user_name()}@{platform.node() or 'host'}"

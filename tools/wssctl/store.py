@@ -1,0 +1,154 @@
+"""The folder of key files, under the names upydev gives them, so that the folder also serves as upydev's `capath`.
+
+ROOT_CA_key.pem, ROOT_CA_cert.pem, HOST_key@<id>.pem, HOST_cert@<id>.pem, SSL_key<uid>.der,
+SSL_certificate<uid>.der/.pem. Files are 0600, in a folder of 0700, written beside their name, synced and renamed.
+Nothing is overwritten unasked.
+"""
+
+import contextlib
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+from .errors import KeyFileError, UsageError
+
+
+def default_folder() -> Path:
+    if folder := os.environ.get("WSSCTL_KEYS"):
+        return Path(folder).expanduser()
+    from platformdirs import user_config_path
+
+    return user_config_path("wssctl", appauthor=False) / "keys"
+
+
+def user_name() -> str:
+    try:
+        return os.environ.get("USER") or getpass.getuser()  # upydev goes by $USER alone
+    except (OSError, KeyError, ImportError):
+        return "user"
+
+
+def host_id(user: str | None = None) -> str:
+    """upydev's id of a host: the user name in hex, ten digits of it (keygen.py, ssl_ECDSA_key_certgen_host)."""
+    return (user or user_name()).encode().hex()[:10]
+
+
+class Store:
+    def __init__(self, folder: str | os.PathLike | None = None):
+        self.folder = Path(folder).expanduser() if folder else default_folder()
+        self.ca_key = self.folder / "ROOT_CA_key.pem"
+        self.ca_cert = self.folder / "ROOT_CA_cert.pem"
+
+    def host_files(self, identity: str | None = None) -> tuple[Path, Path]:
+        """(key, certificate) paths of a host id, this user's by default. They need not exist."""
+        identity = identity or host_id()
+        return self.folder / f"HOST_key@{identity}.pem", self.folder / f"HOST_cert@{identity}.pem"
+
+    def find_host(self) -> tuple[Path, Path]:
+        """The HOST key and certificate to log in with: this user's, else the only one there is."""
+        key, cert = self.host_files()
+        if not cert.exists():
+            others = self.hosts()
+            if len(others) > 1:
+                raise KeyFileError(
+                    f"{self.folder} holds the keys of several hosts and none is {user_name()}'s ({cert.name}); "
+                    "make one with `wssctl host init` or choose with --cert and --key."
+                )
+            if others:
+                key, cert = self.host_files(others[0])
+        if not cert.exists() or not key.exists():
+            missing = cert if not cert.exists() else key
+            raise KeyFileError(
+                f"There is no {missing.name} in {self.folder}; make it with `wssctl host init`, or name another "
+                "folder with --keys."
+            )
+        return key, cert
+
+    def find_ca_cert(self) -> Path:
+        if not self.ca_cert.exists():
+            raise KeyFileError(
+                f"There is no ROOT_CA_cert.pem in {self.folder}; make a ROOT CA with `wssctl ca init`, "
+                "or name another folder with --keys."
+            )
+        return self.ca_cert
+
+    def hosts(self) -> list[str]:
+        return sorted(p.name[len("HOST_cert@") : -len(".pem")] for p in self.folder.glob("HOST_cert@*.pem"))
+
+    def devices(self) -> list[str]:
+        return sorted(p.name[len("SSL_certificate") : -len(".pem")] for p in self.folder.glob("SSL_certificate*.pem"))
+
+    def device_files(self, uid: str) -> dict[str, Path]:
+        """Paths by role: key_der, cert_der, cert_pem. They need not exist. Raises UsageError unless `uid` is hex."""
+        check_uid(uid)
+        return {
+            "key_der": self.folder / f"SSL_key{uid}.der",
+            "cert_der": self.folder / f"SSL_certificate{uid}.der",
+            "cert_pem": self.folder / f"SSL_certificate{uid}.pem",
+        }
+
+    def read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as e:
+            raise KeyFileError(
+                f"Cannot read {path} ({e.strerror}); check its permissions or name another folder with --keys."
+            ) from None
+
+    def write(self, files: dict[Path, bytes], force: bool = False) -> None:
+        write_files(files, force)
+
+
+def check_uid(uid: str) -> str:
+    if not uid or len(uid) > 64 or not all(c in "0123456789abcdef" for c in uid):
+        raise UsageError(
+            f"{uid!r} is not a device id: take the lower-case hex digits of `machine.unique_id().hex()` on the board."
+        )
+    return uid
+
+
+def write_files(files: dict[Path, bytes], force: bool = False) -> None:
+    """Writes all or, when anything is in the way or the disk is full, none of `files`; old ones stay until the last
+    moment. Raises KeyFileError."""
+    present = [p.name for p in files if p.exists()]
+    if present and not force:
+        folder = next(iter(files)).parent
+        raise KeyFileError(
+            f"{', '.join(present)} exist{'s' if len(present) == 1 else ''} in {folder} already and "
+            f"{'is' if len(present) == 1 else 'are'} left alone; --force makes new ones."
+        )
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for path, data in files.items():
+            make_folder(path.parent)
+            fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 by mkstemp's contract
+            staged.append((Path(name), path))
+            with os.fdopen(fd, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+        for temporary, path in staged:
+            os.replace(temporary, path)
+        for folder in {p.parent for p in files}:
+            _sync_folder(folder)
+    except OSError as e:
+        raise KeyFileError(
+            f"Cannot write to {e.filename or path.parent} ({e.strerror}); nothing was changed there."
+        ) from None
+    finally:
+        for temporary, _ in staged:
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows cannot open folders; there the rename is already durable enough
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
