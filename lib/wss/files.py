@@ -1,0 +1,194 @@
+# WebREPL's file protocol (extmod/modwebrepl.c): put, get, version, in binary frames.
+# In: binary payload.  Out: replies and file pieces as frames.  Next: the file system.
+import os
+import struct
+import sys
+from micropython import const
+
+from wss.frames import BINARY, HEADROOM, frame, header
+
+_REQUEST = "<2sBBQLH64s"  # signature, operation, flags, offset, size, name length, name
+_REQUEST_LEN = const(82)
+_NAME_MAX = const(64)
+
+_PUT = const(1)
+_GET = const(2)
+_VERSION = const(3)
+_SKIP = const(4)  # an unusable request: what follows in its frame is not for us
+
+_PIECE = const(4090)  # with its length and the frame header: 4,096, the largest TLS record an ESP32 writes at once
+
+_ENOENT = const(2)
+_EIO = const(5)
+_EINVAL = const(22)
+_ENAMETOOLONG = const(36)
+_PART = ".part"  # beside the target, so that the rename stays in one file system
+
+
+class Files:
+    """One session's file transfers. reply(frame) queues a small frame; pieces are fetched by the session with piece().
+
+    A request is answered with WB and a code: 0, or the errno of what went wrong, and the session goes on. A put is written
+    beside the target and renamed when it is complete: an interrupted one leaves the old file and no other.
+    """
+
+    def __init__(self, reply):
+        self._reply = reply
+        self._request = bytearray(_REQUEST_LEN)
+        self._have = 0
+        self._op = 0
+        self._left = 0  # bytes of a put to come
+        self._acks = 0  # pieces of a get asked for
+        self._file = None
+        self._name = None
+        self._error = 0
+        self._buf = None
+
+    def _done(self, code):
+        self._reply(frame(BINARY, struct.pack("<2sH", b"WB", code)))
+
+    def feed(self, data, start):
+        """Take a piece of binary payload (memoryview); start is True for a frame's first."""
+        if start and self._op == _SKIP:
+            self._op = 0
+        i = 0
+        n = len(data)
+        while i < n:
+            op = self._op
+            if op == _PUT:
+                k = min(n - i, self._left)
+                self._left -= k
+                if not self._error:
+                    try:
+                        self._file.write(data[i : i + k] if i or k < n else data)
+                    except OSError as e:
+                        self._error = e.errno or _EIO
+                i += k
+                if not self._left:
+                    self._put_end()
+            elif op == _GET:
+                self._acks += n - i
+                return
+            elif op == _SKIP:
+                return
+            else:
+                k = min(n - i, _REQUEST_LEN - self._have)
+                self._request[self._have : self._have + k] = data[i : i + k]
+                self._have += k
+                i += k
+                if self._have >= 2 and self._request[:2] != b"WA":
+                    self._have = 0
+                    self._op = _SKIP
+                    self._done(_EINVAL)
+                elif self._have == _REQUEST_LEN:
+                    self._have = 0
+                    self._begin()
+
+    def _begin(self):
+        _, op, _, _, size, n, name = struct.unpack(_REQUEST, self._request)
+        if op == _VERSION:
+            self._reply(frame(BINARY, bytes(sys.implementation[1][:3])))
+            return
+        try:
+            if op not in (_PUT, _GET):
+                raise OSError(_EINVAL)
+            if n > _NAME_MAX:
+                raise OSError(_ENAMETOOLONG)
+            name = name[:n]
+            if not n or 0 in name:
+                raise OSError(_EINVAL if n else _ENOENT)
+            name = name.decode()
+            if op == _PUT:
+                _remove(name + _PART)
+                self._file = open(name + _PART, "wb")
+                self._name = name
+                self._left = size
+            else:
+                if os.stat(name)[0] & 0x4000:
+                    raise OSError(_EINVAL)  # a directory
+                self._buf = bytearray(HEADROOM + 2 + _PIECE)
+                self._file = open(name, "rb")
+                self._acks = 0
+        except (OSError, UnicodeError, MemoryError) as e:
+            self._buf = None
+            self._done(getattr(e, "errno", None) or _EINVAL)
+            return
+        self._op = op
+        self._error = 0
+        self._done(0)
+        if op == _PUT and not size:
+            self._put_end()
+
+    def _put_end(self):
+        error = self._error
+        name = self._name
+        try:
+            self._close()
+            if not error:
+                _replace(name + _PART, name)
+        except OSError as e:
+            error = e.errno or _EIO
+        if error:
+            _remove(name + _PART)
+        self._done(error)
+
+    def piece(self):
+        """The next piece of a get as a frame (memoryview, valid until the next call), None when none is due."""
+        if not self._acks or self._op != _GET:
+            return None
+        self._acks -= 1
+        buf = self._buf
+        try:
+            n = self._file.readinto(memoryview(buf)[HEADROOM + 2 :])
+        except OSError as e:
+            self._close()
+            self._done(e.errno or _EIO)
+            return None
+        buf[HEADROOM] = n & 255
+        buf[HEADROOM + 1] = n >> 8
+        start = header(buf, BINARY, n + 2)
+        if not n:
+            self._close()
+            self._done(0)
+        return memoryview(buf)[start : HEADROOM + 2 + n]
+
+    def _close(self):
+        f = self._file
+        self._file = self._buf = self._name = None
+        self._op = 0
+        if f:
+            f.close()
+
+    def abort(self):
+        """Give up what is in progress: the session is over."""
+        name = self._op == _PUT and self._name
+        try:
+            self._close()
+        except OSError:
+            pass
+        if name:
+            _remove(name + _PART)
+
+
+def _remove(name):
+    try:
+        os.remove(name)
+    except OSError:
+        pass
+
+
+def _replace(new, old):
+    # littlefs and POSIX replace in one step. FAT's rename refuses an existing target (FR_EXIST): there the
+    # old file steps aside first, so that at every moment one of the two is whole.
+    try:
+        os.rename(new, old)
+    except OSError:
+        aside = old + ".old"
+        _remove(aside)
+        os.rename(old, aside)
+        try:
+            os.rename(new, old)
+        except OSError:
+            os.rename(aside, old)
+            raise
+        _remove(aside)

@@ -1,0 +1,76 @@
+# The HTTP upgrade of RFC 6455 section 4.2.
+# In: a request's bytes.  Out: (response, path), or Refused with a status.  Next: frames.py.
+from binascii import b2a_base64
+from hashlib import sha1
+from micropython import const
+
+REQUEST_MAX = const(2048)  # browsers send 500 to 900 bytes, with cookies more; beyond this it is not for us
+_KEY_MAX = const(64)  # upydev sends 31, a browser 24
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_REASON = {400: "Bad Request", 405: "Method Not Allowed", 426: "Upgrade Required", 431: "Request Header Fields Too Large"}
+
+
+class Refused(Exception):
+    """Not an upgrade we take; args are (HTTP status, sentence)."""
+
+
+def refusal(status, why):
+    """The HTTP response that tells a client so, as bytes."""
+    extra = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" if status == 426 else ""
+    return b"HTTP/1.1 %d %s\r\n%sContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n" % (
+        status,
+        _REASON[status],
+        extra,
+        len(why) + 1,
+        why,
+    )
+
+
+def accept_key(key):
+    """Sec-WebSocket-Accept for a Sec-WebSocket-Key (both bytes; the key is opaque: webrepl_cli sends b"foo")."""
+    return b2a_base64(sha1(key + _GUID).digest())[:-1]
+
+
+def headers(lines):
+    """{lower-case name: value} of header lines (bytes); raises Refused on a malformed or repeated one that matters."""
+    found = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if not colon or not name or name != name.strip():
+            raise Refused(400, "malformed header")
+        if name == b"sec-websocket-key" and name in found:
+            raise Refused(400, "repeated key")
+        found[name] = value.strip()
+    return found
+
+
+def answer(request):
+    """The 101 response and the path for a whole request (bytes up to and with the empty line).
+
+    Raises Refused: 400 not HTTP or no key, 405 not GET, 426 not an upgrade or another version, 431 too long.
+    """
+    if len(request) > REQUEST_MAX:
+        raise Refused(431, "request too long")
+    lines = request[:-4].split(b"\r\n")
+    first = lines.pop(0).split(b" ")
+    if len(first) != 3 or not first[2].startswith(b"HTTP/1.") or not first[1].startswith(b"/"):
+        raise Refused(400, "not an HTTP request")
+    if first[0] != b"GET":
+        raise Refused(405, "only GET")
+    found = headers(lines)
+    if found.get(b"upgrade", b"").lower() != b"websocket" or b"upgrade" not in found.get(b"connection", b"").lower():
+        raise Refused(426, "this is a MicroPython WebREPL: open it with a WebSocket client")
+    key = found.get(b"sec-websocket-key", b"")
+    if not 0 < len(key) <= _KEY_MAX:
+        raise Refused(400, "missing or bad Sec-WebSocket-Key")
+    # Absent in webrepl_cli, belay and PyPI's webrepl
+    if found.get(b"sec-websocket-version", b"13") != b"13":
+        raise Refused(426, "WebSocket version 13 only")
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        + accept_key(key)
+        + b"\r\n\r\n",
+        first[1],
+    )

@@ -1,0 +1,129 @@
+"""WebREPL over TLS with mutual authentication: a drop-in for `webrepl` and for upydev's `wss_repl`.
+
+    import wss_repl
+    wss_repl.start(ssl=True)        # wss://board:8833, password from webrepl_cfg.PASS
+
+Raises ImportError, in one sentence, on firmware that can't do it.
+"""
+
+from wss import port as _port
+
+_lack = _port.missing()
+if _lack:
+    raise ImportError(_lack)
+
+_server = None
+_url = None
+_lacks = []
+
+# webrepl's and upydev's names. client_swr takes upydev's raw, unframed bytes (its `get` runs rcat(..., stream=client_swr)).
+listen_s = None
+client_s = None
+client_swr = None
+
+
+class _Raw:
+    def __init__(self, term):
+        self.write = term.raw
+
+
+def _changed(session):
+    global client_s, client_swr
+    client_s = session and session.sock
+    client_swr = session and _Raw(session.term)
+
+
+def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None, ca=None, host="0.0.0.0",
+          write_timeout=2000, timer=None):
+    """Listen, and answer in the background. Returns at once.
+
+    port: TCP port, 8833 with TLS and 8266 without. password: 1 to 64 bytes; None takes webrepl_cfg.PASS.
+    ssl: False is the old plain-text WebREPL, for a network you trust. auth: taken for upydev's sake; clients are
+    always authenticated. key, cert, ca: file name or bytes, PEM or DER; None takes SSL_key<uid>.der,
+    SSL_certificate<uid>.der and ROOT_CA_cert.pem in the root, or WiPy's names in /flash/cert. write_timeout: how long,
+    in ms, output waits for a client that stopped reading before the session ends. timer: the machine.Timer (or its id) that lets
+    Ctrl-C reach a busy program; None finds an unused one, False takes none.
+
+    Raises ValueError when the password, key, certificate or CA is missing or unusable, OSError when the port is taken;
+    then nothing listens.
+    """
+    global _server, _url, _lacks, listen_s
+    from wss.login import check_password
+    from wss.session import Server
+
+    stop()
+    if password is None:
+        try:
+            from webrepl_cfg import PASS as password
+        except ImportError:
+            raise ValueError("no password: pass one, or write webrepl_cfg.py with PASS = '...'")
+    password = check_password(password)
+    context = None
+    lacks = []
+    if ssl:
+        from wss.credentials import context as load
+
+        context, lacks = load(key, cert, ca)
+    number = port or (8833 if ssl else 8266)
+    _server = Server(host, number, context, password, write_timeout, _changed)
+    _server.start_timer(_port.timer(timer))
+    listen_s = _server.listener.sock
+    _lacks = lacks
+    _url = ["%s://%s:%d" % ("wss" if ssl else "ws", a, number) for a in _port.addresses()]
+    print("wss_repl: listening on", ", ".join(_url))
+    for lack in lacks:
+        print("wss_repl: warning:", lack)
+
+
+def start_foreground(port=None, password=None, **options):
+    """start(), then wait until somebody has logged in. Returns True."""
+    import time
+
+    start(port, password, **options)
+    while not _server.session:
+        _server.step()
+        time.sleep_ms(10)
+    return True
+
+
+def stop():
+    """End the session and the listening. Nothing to do is fine."""
+    global _server, listen_s
+    if _server:
+        server = _server
+        _server = listen_s = None
+        server.stop()
+
+
+def poll():
+    """Do what can be done now, without waiting: call it often where the firmware has neither socket callbacks nor a timer.
+
+    In asyncio: `while True: wss_repl.poll(); await asyncio.sleep_ms(20)`.
+    """
+    if _server:
+        _server.step()
+
+
+def status():
+    """What is going on, as a dict: listening (URLs), client (address or None), pending (connections before login),
+    refused ({cause: count}), last_refusal, lacks (what the board's own certificate should have)."""
+    if not _server:
+        return {"listening": [], "client": None}
+    session = _server.session
+    return {
+        "listening": _url,
+        "client": session and session.address,
+        "pending": len(_server.sessions) - (1 if session else 0),
+        "refused": _server.refusals,
+        "last_refusal": _server.last,
+        "lacks": _lacks,
+    }
+
+
+def set_ssl(flag_ssl=True, flag_auth=True):
+    """Write ssl_config.py, as upydev's `set_wss` expects: SSL.ssl and SSL.auth for the next start."""
+    with open("ssl_config.py", "w") as f:
+        f.write(
+            "from collections import namedtuple\n\nSSL_CONF = namedtuple('SSLCONFIG', ('ssl', 'auth'))\n"
+            "SSL = SSL_CONF(%r, %r)\n" % (bool(flag_ssl), bool(flag_auth))
+        )
