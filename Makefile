@@ -1,0 +1,41 @@
+# `make help` lists what there is. Everything that is made lands in build/ and .venv/.
+
+PYTHON ?= python3
+VENV := .venv
+BITS ?= 64
+export MPY_DIR
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+# The host tools and what the tests need, in a virtual environment of their own.
+$(VENV)/.stamp: pyproject.toml
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "make: no virtual environment: Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]' >&2
+	@touch $@
+
+.PHONY: venv
+venv: $(VENV)/.stamp ## the virtual environment that the host tools live in
+
+.PHONY: firmware firmware-path firmware-src
+firmware: ## the stand-in firmware, 64 and 32 bits (MPY_DIR=checkout builds from that)
+	@$(PYTHON) tools/firmware.py build
+firmware-path: ## print the path of the firmware; BITS=32 for the 32-bit one
+	@$(PYTHON) tools/firmware.py path --bits $(BITS)
+firmware-src: ## print the path of MicroPython's source
+	@$(PYTHON) tools/firmware.py src
+
+.PHONY: board
+board: ## a board on the desk: DIR=path is its file system; BITS=32, PTY=1
+	@exec $(PYTHON) tools/board.py --bits $(BITS) $(if $(filter-out 0,$(PTY)),--pty) "$(DIR)"
+
+.PHONY: clean distclean
+clean: ## delete what was built; what was fetched stays
+	rm -rf build/firmware
+distclean: ## delete everything that make made
+	rm -rf build $(VENV)

@@ -1,0 +1,12 @@
+# What goes into firmware: include("path/to/this/manifest.py") in a board's own manifest. Paths are relative to this file.
+# Parts can be left out: include("path/to/manifest.py", ussl=False)
+import os
+
+options.defaults(ussl=True, helper=True)
+
+package("wss", base_path="lib")
+module("wss_repl.py", base_path="lib")
+if options.helper:
+    module("wss_helper.py", base_path="lib")
+if options.ussl and os.path.exists("lib/ussl.py"):
+    module("ussl.py", base_path="lib")

@@ -1,0 +1,23 @@
+# What a board's own _boot.py does: find the file system and mount it.
+def boot():
+    import os
+    import sys
+    import vfs
+
+    os.umount("/")
+    vfs.mount(vfs.VfsPosix(os.getenv("BOARD_DIR")), "/")
+    os.chdir("/")
+    sys.path[:] = ["", ".frozen", "/lib"]
+    lib = os.getenv("BOARD_LIB")
+    if lib:
+        # Modules from a directory of the host, before the frozen ones.
+        vfs.mount(vfs.VfsPosix(lib), "/_lib")
+        sys.path.insert(0, "/_lib")
+    sys.argv[:] = []
+
+
+boot()
+del boot
+import gc
+
+gc.collect()

@@ -1,0 +1,606 @@
+// What an ESP32 has around the MicroPython VM: a UART, timers, an event poll hook, resets.
+//
+// One extra thread stands in for the hardware. Like an interrupt handler it never touches the MicroPython heap and
+// runs no Python: it reads file descriptor 0 into a FIFO, watches for the interrupt character, and schedules timer
+// callbacks. The file names ESP32's counterparts; they were read in MicroPython 1.26.1.
+
+#define _GNU_SOURCE // ppoll
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "py/builtin.h"
+#include "py/mphal.h"
+#include "py/mpthread.h"
+#include "py/runtime.h"
+#include "py/stream.h"
+#include "extmod/misc.h"
+#include "shared/readline/readline.h"
+#include "shared/runtime/pyexec.h"
+
+#define TIMERS (4) // SOC_TIMER_GROUP_TOTAL_TIMERS of an ESP32
+#define FIFO_SIZE (4096)
+#define SIG_POKE (SIGRTMIN + 6)
+
+static bool board_mode; // whether _board.run() was called; otherwise this is a plain unix MicroPython with extras
+static char **saved_argv;
+static pthread_t main_thread;
+static int main_event = -1; // eventfd: wakes the main thread from board_wait()
+static int hw_event = -1; // eventfd: wakes the hardware thread from poll()
+
+static void event_set(int fd) {
+    uint64_t one = 1;
+    int err = errno;
+    if (fd >= 0 && write(fd, &one, sizeof(one)) < 0) {
+        // The counter is saturated, so it is set.
+    }
+    errno = err;
+}
+
+static void event_clear(int fd) {
+    uint64_t n;
+    if (read(fd, &n, sizeof(n)) < 0) {
+        // It was clear already.
+    }
+}
+
+static uint64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000ULL + t.tv_nsec / 1000;
+}
+
+// mp_hal_wake_main_task(), and MICROPY_SCHED_HOOK_SCHEDULED.
+void board_wake(void) {
+    event_set(main_event);
+}
+
+static bool something_pending(void) {
+    return MP_STATE_VM(sched_state) == MP_SCHED_PENDING || MP_STATE_MAIN_THREAD(mp_pending_exception) != MP_OBJ_NULL;
+}
+
+/******************************************************************************/
+// The hardware thread
+
+static pthread_mutex_t hw_lock = PTHREAD_MUTEX_INITIALIZER; // guards the FIFO and the timers
+static bool uart_on, uart_eof;
+static uint8_t fifo[FIFO_SIZE + 260]; // room for the ring's content on top, see restart()
+static size_t fifo_len;
+
+static struct {
+    bool armed, repeat;
+    uint64_t period_us, start_us, due_us;
+} timers[TIMERS];
+
+// The Python side of the timers: object and callback.
+MP_REGISTER_ROOT_POINTER(mp_obj_t board_timers[4][2]);
+
+int mp_interrupt_char = -1;
+
+static void uart_receive(void) {
+    uint8_t *p = fifo + fifo_len;
+    ssize_t n = read(STDIN_FILENO, p, FIFO_SIZE - fifo_len);
+    if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN)) {
+        uart_eof = true;
+    }
+    for (ssize_t i = 0; i < n; ++i) {
+        if (p[i] == mp_interrupt_char) {
+            mp_sched_keyboard_interrupt();
+        } else {
+            fifo[fifo_len++] = p[i];
+        }
+    }
+}
+
+static void *hardware(void *arg) {
+    pid_t parent = getppid();
+    bool poke = false;
+    for (;;) {
+        pthread_mutex_lock(&hw_lock);
+        bool room = uart_on && !uart_eof && fifo_len < FIFO_SIZE;
+        int timeout_ms = poke ? 10 : uart_eof ? 100 : -1;
+        uint64_t now = now_us();
+        uint64_t first = UINT64_MAX;
+        for (int i = 0; i < TIMERS; ++i) {
+            if (timers[i].armed && timers[i].due_us < first) {
+                first = timers[i].due_us;
+            }
+        }
+        pthread_mutex_unlock(&hw_lock);
+
+        struct timespec wait = { timeout_ms / 1000, timeout_ms % 1000 * 1000000L };
+        if (first != UINT64_MAX) {
+            uint64_t us = first > now ? first - now : 0;
+            if (timeout_ms < 0 || us < timeout_ms * 1000ULL) {
+                wait.tv_sec = us / 1000000;
+                wait.tv_nsec = us % 1000000 * 1000;
+                timeout_ms = 0;
+            }
+        }
+        struct pollfd fds[2] = {
+            { .fd = hw_event, .events = POLLIN },
+            { .fd = room ? STDIN_FILENO : -1, .events = POLLIN },
+        };
+        ppoll(fds, 2, timeout_ms < 0 ? NULL : &wait, NULL);
+        if (fds[0].revents) {
+            event_clear(hw_event);
+        }
+
+        // Whoever started the board is gone, and with it anybody who could stop it.
+        if (board_mode && uart_eof && getppid() != parent) {
+            _exit(0);
+        }
+
+        // A main thread that sits in a system call gets EINTR, looks at what is pending and goes on, as ESP32's
+        // blocking socket calls do every 100 ms.
+        if (poke && something_pending()) {
+            pthread_kill(main_thread, SIG_POKE);
+        }
+
+        pthread_mutex_lock(&hw_lock);
+        if (fds[1].revents) {
+            uart_receive();
+            board_wake();
+        }
+        now = now_us();
+        for (int i = 0; i < TIMERS; ++i) {
+            if (timers[i].armed && timers[i].due_us <= now) {
+                mp_sched_schedule(MP_STATE_VM(board_timers)[i][1], MP_STATE_VM(board_timers)[i][0]);
+                timers[i].armed = timers[i].repeat;
+                timers[i].due_us += timers[i].period_us;
+                if (timers[i].due_us <= now) {
+                    // This machine was busy; an ESP32's timer would not have missed these.
+                    timers[i].due_us = now + timers[i].period_us;
+                }
+            }
+        }
+        poke = something_pending();
+        pthread_mutex_unlock(&hw_lock);
+    }
+    return arg;
+}
+
+static void on_poke(int sig) {
+    (void)sig;
+}
+
+static void hardware_start(void) {
+    static bool started;
+    if (!started) {
+        started = true;
+        hw_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        struct sigaction sa = { .sa_handler = on_poke }; // without SA_RESTART
+        sigaction(SIG_POKE, &sa, NULL);
+        // Signals to the process are for the main thread.
+        sigset_t all, old;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &old);
+        pthread_t id;
+        if (pthread_create(&id, NULL, hardware, NULL) != 0) {
+            mp_raise_OSError(errno);
+        }
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+    }
+    event_set(hw_event);
+}
+
+/******************************************************************************/
+// Waiting (MICROPY_EVENT_POLL_HOOK in ports/esp32/mpconfigport.h, mp_hal_delay_ms in ports/esp32/mphalport.c)
+
+// Sleeps until something happens, at most the given time or a millisecond: select() has objects to look at again.
+static void wait_us(uint64_t us) {
+    if (something_pending()) {
+        return;
+    }
+    struct pollfd fds[1 + BOARD_SOCKETS] = {{ .fd = main_event, .events = POLLIN }};
+    int n = 1 + board_socket_fds(fds + 1, &us);
+    struct timespec t = { us / 1000000, us % 1000000 * 1000 };
+    MP_THREAD_GIL_EXIT();
+    ppoll(fds, n, &t, NULL);
+    if (fds[0].revents) {
+        event_clear(main_event);
+    }
+    MP_THREAD_GIL_ENTER();
+}
+
+void board_wait(mp_uint_t ms) {
+    wait_us(ms == 0 ? 0 : 1000);
+}
+
+void board_delay_ms(mp_uint_t ms) {
+    uint64_t end = now_us() + ms * 1000ULL;
+    for (;;) {
+        mp_event_handle_nowait();
+        uint64_t now = now_us();
+        if (now >= end) {
+            return;
+        }
+        wait_us(MIN(end - now, 10000));
+    }
+}
+
+void mp_hal_delay_us(mp_uint_t us) {
+    uint64_t end = now_us() + us;
+    for (;;) {
+        uint64_t now = now_us();
+        if (now >= end) {
+            return;
+        }
+        MP_THREAD_GIL_EXIT();
+        usleep(MIN(end - now, 1000));
+        MP_THREAD_GIL_ENTER();
+        if (now + 1000 < end) {
+            mp_handle_pending(true);
+        }
+    }
+}
+
+/******************************************************************************/
+// stdin and stdout (ports/esp32/mphalport.c)
+
+static uint8_t stdin_ringbuf_array[260];
+ringbuf_t stdin_ringbuf = { stdin_ringbuf_array, sizeof(stdin_ringbuf_array), 0, 0 };
+
+// What ESP32's UART interrupt does byte by byte. Here it waits for room instead of dropping: a pipe delivers in an
+// instant what takes a UART's sender seconds.
+static void uart_to_ring(void) {
+    if (!uart_on) {
+        uart_on = true;
+        hardware_start();
+    }
+    pthread_mutex_lock(&hw_lock);
+    size_t n = MIN(fifo_len, ringbuf_free(&stdin_ringbuf));
+    for (size_t i = 0; i < n; ++i) {
+        ringbuf_put(&stdin_ringbuf, fifo[i]);
+    }
+    bool was_full = fifo_len >= FIFO_SIZE;
+    fifo_len -= n;
+    memmove(fifo, fifo + n, fifo_len);
+    pthread_mutex_unlock(&hw_lock);
+    if (was_full && n) {
+        event_set(hw_event);
+    }
+}
+
+// From 1.27 on ESP32 also reads straight from dupterm when the ring is empty. BOARD_STDIN=pull does that.
+static bool stdin_pulls(void) {
+    static int pull = -1;
+    if (pull < 0) {
+        const char *s = getenv("BOARD_STDIN");
+        pull = s && strcmp(s, "pull") == 0;
+    }
+    return pull;
+}
+
+int __wrap_mp_hal_stdin_rx_chr(void) {
+    for (;;) {
+        uart_to_ring();
+        int c = ringbuf_get(&stdin_ringbuf);
+        if (c != -1) {
+            return c;
+        }
+        if (stdin_pulls()) {
+            c = mp_os_dupterm_rx_chr();
+            if (c >= 0) {
+                return c;
+            }
+        }
+        if (uart_eof) {
+            if (!board_mode) {
+                return CHAR_CTRL_D;
+            }
+            // The other end of the UART is closed and all it sent has been used.
+            _exit(0);
+        }
+        mp_event_handle_nowait();
+        wait_us(stdin_pulls() ? 1000 : 10000);
+    }
+}
+
+uintptr_t mp_hal_stdio_poll(uintptr_t poll_flags) {
+    uintptr_t ret = mp_os_dupterm_poll(poll_flags);
+    uart_to_ring();
+    if ((poll_flags & MP_STREAM_POLL_RD) && ringbuf_peek(&stdin_ringbuf) != -1) {
+        ret |= MP_STREAM_POLL_RD;
+    }
+    if (poll_flags & MP_STREAM_POLL_WR) {
+        ret |= MP_STREAM_POLL_WR;
+    }
+    return ret;
+}
+
+mp_uint_t __wrap_mp_hal_stdout_tx_strn(const char *str, size_t len) {
+    mp_uint_t ret = len;
+    bool release_gil = len > 20; // MICROPY_PY_STRING_TX_GIL_THRESHOLD
+    if (release_gil) {
+        MP_THREAD_GIL_EXIT();
+    }
+    const char *p = str;
+    for (size_t left = len; left;) {
+        ssize_t n = write(STDOUT_FILENO, p, left);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        } else if (n < 0 && errno == EAGAIN) {
+            struct pollfd fd = { .fd = STDOUT_FILENO, .events = POLLOUT };
+            poll(&fd, 1, 100);
+            continue;
+        } else if (n < 0) {
+            break; // nobody listens; a UART would not care
+        }
+        p += n;
+        left -= n;
+    }
+    if (release_gil) {
+        MP_THREAD_GIL_ENTER();
+    }
+    int dupterm_res = mp_os_dupterm_tx_strn(str, len);
+    if (dupterm_res >= 0) {
+        ret = MIN((mp_uint_t)dupterm_res, ret);
+    }
+    return ret;
+}
+
+void board_stdout_tx_str(const char *str);
+void board_stdout_tx_strn_cooked(const char *str, size_t len);
+
+void __wrap_mp_hal_stdout_tx_str(const char *str) {
+    board_stdout_tx_str(str);
+}
+
+void __wrap_mp_hal_stdout_tx_strn_cooked(const char *str, size_t len) {
+    if (board_mode) {
+        board_stdout_tx_strn_cooked(str, len);
+    } else {
+        __wrap_mp_hal_stdout_tx_strn(str, len);
+    }
+}
+
+void __real_mp_hal_set_interrupt_char(char c);
+void __wrap_mp_hal_set_interrupt_char(char c) {
+    mp_interrupt_char = (signed char)c;
+    if (!board_mode) {
+        __real_mp_hal_set_interrupt_char(c);
+    }
+}
+
+/******************************************************************************/
+// machine.Timer (ports/esp32/machine_timer.c)
+
+typedef struct _board_timer_obj_t {
+    mp_obj_base_t base;
+    int id;
+} board_timer_obj_t;
+
+static void timer_print(const mp_print_t *print, mp_obj_t self_in, mp_print_kind_t kind) {
+    (void)kind;
+    int id = ((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->id;
+    mp_printf(print, "Timer(%u, mode=%q, period=%lu)", id, timers[id].repeat ? MP_QSTR_PERIODIC : MP_QSTR_ONE_SHOT,
+        (unsigned long)(timers[id].period_us / 1000));
+}
+
+static void timer_stop(int id) {
+    pthread_mutex_lock(&hw_lock);
+    timers[id].armed = false;
+    timers[id].start_us = 0;
+    pthread_mutex_unlock(&hw_lock);
+}
+
+static mp_obj_t timer_init(size_t n_args, const mp_obj_t *args, mp_map_t *kw_args) {
+    enum { ARG_mode, ARG_callback, ARG_period, ARG_tick_hz, ARG_freq };
+    static const mp_arg_t allowed[] = {
+        { MP_QSTR_mode, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 1} },
+        { MP_QSTR_callback, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE} },
+        { MP_QSTR_period, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 0x7fffffff} },
+        { MP_QSTR_tick_hz, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 1000} },
+        { MP_QSTR_freq, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE} },
+    };
+    int id = ((board_timer_obj_t *)MP_OBJ_TO_PTR(args[0]))->id;
+    timer_stop(id);
+    mp_arg_val_t vals[MP_ARRAY_SIZE(allowed)];
+    mp_arg_parse_all(n_args - 1, args + 1, kw_args, MP_ARRAY_SIZE(allowed), allowed, vals);
+    uint64_t us;
+    if (vals[ARG_freq].u_obj != mp_const_none) {
+        us = (uint64_t)(1000000 / mp_obj_get_float(vals[ARG_freq].u_obj));
+    } else {
+        us = (uint64_t)vals[ARG_period].u_int * 1000000 / vals[ARG_tick_hz].u_int;
+    }
+    pthread_mutex_lock(&hw_lock);
+    MP_STATE_VM(board_timers)[id][1] = vals[ARG_callback].u_obj;
+    timers[id].repeat = vals[ARG_mode].u_int;
+    timers[id].period_us = us;
+    timers[id].start_us = now_us();
+    timers[id].due_us = timers[id].start_us + MAX(us, 1);
+    timers[id].armed = true;
+    pthread_mutex_unlock(&hw_lock);
+    hardware_start();
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_KW(timer_init_obj, 1, timer_init);
+
+static mp_obj_t timer_deinit(mp_obj_t self_in) {
+    timer_stop(((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->id);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(timer_deinit_obj, timer_deinit);
+
+static mp_obj_t timer_value(mp_obj_t self_in) {
+    int id = ((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->id;
+    if (timers[id].start_us == 0) {
+        mp_raise_ValueError(MP_ERROR_TEXT("timer not set"));
+    }
+    return mp_obj_new_int_from_uint((now_us() - timers[id].start_us) % MAX(timers[id].period_us, 1) / 1000);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(timer_value_obj, timer_value);
+
+static mp_obj_t timer_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
+    mp_arg_check_num(n_args, n_kw, 1, 1, true);
+    mp_int_t id = mp_obj_get_int(args[0]);
+    if (id < 0 || id >= TIMERS) {
+        mp_raise_ValueError(MP_ERROR_TEXT("invalid Timer number"));
+    }
+    // A timer that exists is returned as it is.
+    mp_obj_t self = MP_STATE_VM(board_timers)[id][0];
+    if (self == MP_OBJ_NULL) {
+        board_timer_obj_t *o = mp_obj_malloc(board_timer_obj_t, type);
+        o->id = id;
+        self = MP_OBJ_FROM_PTR(o);
+        MP_STATE_VM(board_timers)[id][0] = self;
+    }
+    if (n_kw > 0) {
+        mp_map_t kw_args;
+        mp_map_init_fixed_table(&kw_args, n_kw, args + 1);
+        timer_init(1, &self, &kw_args);
+    }
+    return self;
+}
+
+static const mp_rom_map_elem_t timer_locals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR_deinit), MP_ROM_PTR(&timer_deinit_obj) },
+    { MP_ROM_QSTR(MP_QSTR_init), MP_ROM_PTR(&timer_init_obj) },
+    { MP_ROM_QSTR(MP_QSTR_value), MP_ROM_PTR(&timer_value_obj) },
+    { MP_ROM_QSTR(MP_QSTR_ONE_SHOT), MP_ROM_INT(0) },
+    { MP_ROM_QSTR(MP_QSTR_PERIODIC), MP_ROM_INT(1) },
+};
+static MP_DEFINE_CONST_DICT(timer_locals, timer_locals_table);
+
+MP_DEFINE_CONST_OBJ_TYPE(
+    board_timer_type,
+    MP_QSTR_Timer,
+    MP_TYPE_FLAG_NONE,
+    make_new, timer_make_new,
+    print, timer_print,
+    locals_dict, &timer_locals
+    );
+
+/******************************************************************************/
+// Identity, start and reset (ports/esp32/main.c)
+
+// Six bytes as an ESP32 has, from BOARD_UID (hexadecimal) where a test needs two boards.
+static mp_obj_t unique_id(void) {
+    const char *hex = getenv("BOARD_UID");
+    if (!hex || !*hex) {
+        hex = "30aea4b0a2d0";
+    }
+    uint8_t id[16];
+    size_t n = 0;
+    unsigned int byte;
+    while (n < sizeof(id) && sscanf(hex + 2 * n, "%2x", &byte) == 1) {
+        id[n++] = byte;
+        if (strlen(hex) < 2 * n) {
+            break;
+        }
+    }
+    return mp_obj_new_bytes(id, n);
+}
+MP_DEFINE_CONST_FUN_OBJ_0(board_unique_id_obj, unique_id);
+
+// Starts the program again in the same process, which keeps its id, stdin and stdout and loses everything else.
+// A soft reset keeps the stdin ring and the kind of REPL, as on ESP32.
+static void restart(bool soft) {
+    int state[2] = { -1, -1 };
+    if (soft && pipe(state) == 0) {
+        pthread_mutex_lock(&hw_lock); // for good: the UART must not be read from here on
+        uint8_t mode = pyexec_mode_kind;
+        int c;
+        bool ok = write(state[1], &mode, 1) == 1;
+        while (ok && (c = ringbuf_get(&stdin_ringbuf)) != -1) {
+            uint8_t byte = c;
+            ok = write(state[1], &byte, 1) == 1;
+        }
+        ok = ok && write(state[1], fifo, fifo_len) == (ssize_t)fifo_len;
+        char fd[12];
+        snprintf(fd, sizeof(fd), "%d", state[0]);
+        setenv("BOARD_STATE", fd, 1);
+    }
+    long max = sysconf(_SC_OPEN_MAX);
+    for (int fd = 3; fd < MIN(max, 1024); ++fd) {
+        if (fd != state[0]) {
+            close(fd);
+        }
+    }
+    execv("/proc/self/exe", saved_argv);
+    _exit(1);
+}
+
+static void restore(void) {
+    const char *state = getenv("BOARD_STATE");
+    if (state) {
+        int fd = atoi(state);
+        uint8_t mode;
+        if (read(fd, &mode, 1) == 1) {
+            pyexec_mode_kind = mode;
+            ssize_t n = read(fd, fifo, sizeof(fifo));
+            fifo_len = n > 0 ? n : 0;
+        }
+        close(fd);
+        unsetenv("BOARD_STATE");
+    }
+}
+
+static mp_obj_t reset(void) {
+    restart(false);
+    return mp_const_none;
+}
+MP_DEFINE_CONST_FUN_OBJ_0(board_reset_obj, reset);
+
+// Life of a board from power-on to its next reset. Does not return.
+static mp_obj_t run(void) {
+    board_mode = true;
+    signal(SIGINT, SIG_IGN);
+    restore();
+    readline_init0();
+
+    pyexec_frozen_module("_boot.py", false);
+    int ret = pyexec_file_if_exists("boot.py");
+    if (!(ret & PYEXEC_FORCED_EXIT) && pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL && ret != 0) {
+        ret = pyexec_file_if_exists("main.py");
+    }
+    while (!(ret & PYEXEC_FORCED_EXIT)) {
+        ret = pyexec_mode_kind == PYEXEC_MODE_RAW_REPL ? pyexec_raw_repl() : pyexec_friendly_repl();
+    }
+    MP_STATE_VM(dupterm_objs[0]) = MP_OBJ_NULL; // its socket is closed by now on ESP32
+    board_stdout_tx_str("MPY: soft reboot\r\n");
+    restart(true);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(run_obj, run);
+
+static const mp_rom_map_elem_t board_globals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__board) },
+    { MP_ROM_QSTR(MP_QSTR_run), MP_ROM_PTR(&run_obj) },
+};
+static MP_DEFINE_CONST_DICT(board_globals, board_globals_table);
+
+const mp_obj_module_t board_module = {
+    .base = { &mp_type_module },
+    .globals = (mp_obj_dict_t *)&board_globals,
+};
+MP_REGISTER_MODULE(MP_QSTR__board, board_module);
+
+int __real_main(int argc, char **argv);
+int __wrap_main(int argc, char **argv) {
+    saved_argv = argv;
+    main_thread = pthread_self();
+    main_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return __real_main(argc, argv);
+}
+
+// The root of a VfsPosix is "/" to Python; os.getcwd() there would otherwise be an empty string.
+char *__real_getcwd(char *buf, size_t size);
+char *__wrap_getcwd(char *buf, size_t size) {
+    char *ret = __real_getcwd(buf, size);
+    const char *root = getenv("BOARD_DIR");
+    if (ret && root && strcmp(ret, root) == 0 && strlen(ret) + 2 <= size) {
+        strcat(ret, "/");
+    }
+    return ret;
+}

@@ -1,0 +1,11 @@
+// Included by extmod/modmachine.c: what an ESP32 has in its machine module and the bundle uses.
+#include "ports/unix/modmachine.c"
+
+MP_DECLARE_CONST_FUN_OBJ_0(board_unique_id_obj);
+MP_DECLARE_CONST_FUN_OBJ_0(board_reset_obj);
+extern const mp_obj_type_t board_timer_type;
+
+#define MICROPY_PY_MACHINE_EXTRA_GLOBALS \
+    { MP_ROM_QSTR(MP_QSTR_unique_id), MP_ROM_PTR(&board_unique_id_obj) }, \
+    { MP_ROM_QSTR(MP_QSTR_reset), MP_ROM_PTR(&board_reset_obj) }, \
+    { MP_ROM_QSTR(MP_QSTR_Timer), MP_ROM_PTR(&board_timer_type) },

@@ -1,0 +1,16 @@
+// mbedTLS as ESP-IDF configures it for MicroPython (ports/esp32/boards/sdkconfig.base): TLS 1.2 only, dates checked.
+#ifndef BOARD_MBEDTLS_CONFIG_H
+#define BOARD_MBEDTLS_CONFIG_H
+
+#define MBEDTLS_CIPHER_MODE_CTR // MICROPY_PY_CRYPTOLIB_CTR needs it
+#define MBEDTLS_TIMING_C
+
+#include "extmod/mbedtls/mbedtls_config_common.h"
+
+// ESP-IDF's defaults that MicroPython's common file leaves out.
+#define MBEDTLS_CCM_C
+#define MBEDTLS_BASE64_C
+#define MBEDTLS_PEM_PARSE_C
+#define MBEDTLS_SSL_KEEP_PEER_CERTIFICATE
+
+#endif

@@ -1,0 +1,34 @@
+# A unix port that behaves towards Python as an ESP32 does. It needs no change to MicroPython's own files: functions
+# that have to differ are replaced at link time (--wrap) or by including the port's source under another name.
+
+CFLAGS += -DMP_CONFIGFILE='"board_config.h"'
+QSTR_GLOBAL_DEPENDENCIES += $(VARIANT_DIR)/board_config.h $(VARIANT_DIR)/board_machine.h
+# modwebrepl.c has a warning of its own, and newer compilers find more in older sources.
+CFLAGS_EXTRA += -Wno-error
+
+MBEDTLS_CONFIG_FILE = '"board_mbedtls_config.h"'
+MICROPY_SSL_MBEDTLS = 1
+MICROPY_SSL_AXTLS = 0
+
+# libffi and Berkeley DB are submodules of no use here.
+MICROPY_PY_FFI = 0
+MICROPY_PY_BTREE = 0
+MICROPY_STANDALONE = 0
+
+# board_socket.c includes the port's modsocket.c, so that one stays empty.
+MICROPY_PY_SOCKET = 0
+
+# Threads with a GIL, as ESP32 has. (The port's own switch for it appeared in 1.26.)
+MICROPY_PY_THREAD = 0
+CFLAGS += -DMICROPY_PY_THREAD=1 -DMICROPY_PY_THREAD_GIL=1 -DMICROPY_PY_THREAD_RECURSIVE_MUTEX=1
+LDFLAGS += -lpthread
+
+# Up to 1.26 the unix port has a REPL of its own and leaves out the one that boards have.
+ifeq ($(shell grep -c runtime/pyexec.c Makefile),0)
+SHARED_SRC_C_EXTRA += runtime/pyexec.c
+endif
+
+comma := ,
+LDFLAGS += $(addprefix -Wl$(comma)--wrap=, main getcwd mp_hal_set_interrupt_char mp_hal_stdin_rx_chr \
+	mp_hal_stdout_tx_str mp_hal_stdout_tx_strn mp_hal_stdout_tx_strn_cooked \
+	mp_sys_stdin_obj mp_sys_stdout_obj mp_sys_stderr_obj)

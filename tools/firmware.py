@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""Get and build the firmware that stands in for a board: MicroPython's unix port with the bundle frozen in.
+
+The source is MPY_DIR, a MicroPython checkout of 1.23 or later, where that is set. Otherwise it is Debian's source
+packages of MicroPython and mbedTLS, fetched once with apt from the mirror this machine already uses. Everything is
+kept in build/: the source in build/source, binaries and logs in build/firmware. A checkout is only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+VARIANT = ROOT / "tests" / "board"
+DEBIAN_SUITE = "trixie"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+OLDEST = (1, 23)
+
+
+class FirmwareError(Exception):
+    """The firmware cannot be had; the message is one sentence and says what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A MicroPython source tree and the directory that receives what is built from it."""
+
+    path: Path
+    out: Path
+    checkout: bool  # somebody else's: look for changes in it, write nothing into it
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    """One build at a time, whoever asks for it."""
+    BUILD.mkdir(exist_ok=True)
+    with open(BUILD / ".firmware.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run(command: list[str | Path], log: Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> bool:
+    """Run a command with its output in a log file; tells whether it succeeded."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as out:
+        out.write(("$ " + " ".join(map(str, command)) + "\n").encode())
+        out.flush()
+        return not subprocess.run(
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        ).returncode
+
+
+def _first_line(log: Path, pattern: str) -> str:
+    """The first line of a log that matches, as the reason to give."""
+    for line in log.read_text(errors="replace").splitlines():
+        if re.search(pattern, line):
+            return re.sub(r"\w+://\S+", "the package mirror", line.strip())
+    return "no reason was given"
+
+
+# The source
+
+
+def _mirror() -> str:
+    """The package mirror that this machine is configured to use."""
+    try:
+        targets = subprocess.run(
+            ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        targets = ""
+    # The main archive is the one whose release has no suffix, such as -security or -updates.
+    for line in targets.splitlines():
+        uri, _, release = line.partition(" ")
+        if uri and not re.search(r"[-/]", release):
+            return uri
+    raise FirmwareError("this machine has no apt package mirror to fetch MicroPython's source from; set MPY_DIR=path")
+
+
+def _fetch_debian(download: Path) -> None:
+    """Download the source packages into a folder. apt checks their signatures; its own configuration is not touched."""
+    if not KEYRING.exists():
+        raise FirmwareError(f"{KEYRING} is missing: run 'apt-get install debian-archive-keyring', or set MPY_DIR=path")
+    apt = download / "apt"
+    for folder in ("lists/partial", "cache/archives/partial", "etc"):
+        (apt / folder).mkdir(parents=True, exist_ok=True)
+    sources = apt / "etc" / "sources.list"
+    sources.write_text(f"deb-src [signed-by={KEYRING}] {_mirror()} {DEBIAN_SUITE} main\n")
+    log = download / "apt.log"
+    log.unlink(missing_ok=True)
+    options = [f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=-", f"Dir::State::Lists={apt / 'lists'}",
+               f"Dir::Cache={apt / 'cache'}", "APT::Sandbox::User=root"]  # fmt: skip
+    command: list[str | Path] = ["apt-get", "-q", *(word for option in options for word in ("-o", option))]
+    ok = _run([*command, "update"], log)
+    ok = ok and _run([*command, "source", "--download-only", "micropython", "mbedtls"], log, cwd=download)
+    if not ok:
+        raise FirmwareError(
+            f"MicroPython's source cannot be fetched ({_first_line(log, '^(Err|E:)')}); "
+            f"see {log}, or set MPY_DIR to a MicroPython checkout"
+        )
+    shutil.rmtree(apt)
+
+
+def _unpack(archive: Path, to: Path) -> None:
+    """Unpack an archive without its top folder."""
+    with tarfile.open(archive) as tar:
+        members = []
+        for member in tar.getmembers():
+            top, _, member.name = member.name.partition("/")
+            if member.islnk():
+                member.linkname = member.linkname.partition("/")[2]
+            if member.name:
+                members.append(member)
+        tar.extractall(to, members, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
+
+
+def _debian_source() -> Path:
+    tree = BUILD / "source" / "micropython"
+    if tree.exists():
+        return tree
+    download = BUILD / "source" / "download"
+    found: list[Path] = []
+    for retry in (False, True):
+        found = [next(iter(download.glob(f"{name}_*.orig.tar.*")), Path()) for name in ("micropython", "mbedtls")]
+        if all(path.name for path in found):
+            break
+        if retry:
+            raise FirmwareError(f"the source packages in {download} are not the ones expected; set MPY_DIR=path")
+        say("fetching the source of MicroPython and mbedTLS")
+        download.mkdir(parents=True, exist_ok=True)
+        _fetch_debian(download)
+    part = tree.with_name("unpacking")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _unpack(found[0], part)
+        # A submodule, so Debian has it as a package of its own.
+        shutil.rmtree(part / "lib" / "mbedtls", ignore_errors=True)
+        _unpack(found[1], part / "lib" / "mbedtls")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise FirmwareError(f"the source does not unpack ({error}): delete {download} and try again") from error
+    part.rename(tree)
+    return tree
+
+
+def source(mpy_dir: str | os.PathLike[str] | None = None) -> Source:
+    """The source tree to build from, fetched if need be.
+
+    Raises FirmwareError if it cannot be had or is not usable.
+    """
+    mpy_dir = mpy_dir or os.environ.get("MPY_DIR") or None
+    if mpy_dir is None:
+        return Source(_debian_source(), BUILD / "firmware" / "debian", checkout=False)
+    path = Path(mpy_dir).resolve()
+    try:
+        config = (path / "py" / "mpconfig.h").read_text()
+    except OSError:
+        raise FirmwareError(f"MPY_DIR={mpy_dir} is not a MicroPython checkout: it has no py/mpconfig.h") from None
+    version = tuple(int(n) for n in re.findall(r"#define MICROPY_VERSION_M\w+OR (\d+)", config))
+    if version < OLDEST:
+        raise FirmwareError(f"MPY_DIR={mpy_dir} is MicroPython {'.'.join(map(str, version))}, older than 1.23")
+    if not (path / "lib" / "mbedtls" / "library").is_dir():
+        raise FirmwareError(f"MPY_DIR lacks mbedTLS: run 'git -C {path} submodule update --init lib/mbedtls'")
+    key = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    return Source(path, BUILD / "firmware" / f"{path.name}-{key}", checkout=True)
+
+
+# The build
+
+
+def _digest(src: Source) -> str:
+    """Changes whenever something that goes into a build does."""
+    total = hashlib.sha256()
+    for top in (ROOT / "manifest.py", Path(__file__), VARIANT, ROOT / "lib"):
+        for path in sorted([top] if top.is_file() else top.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                total.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
+    if src.checkout:
+        for folder in ("py", "extmod", "shared", "ports/unix", "mpy-cross", "tools", "lib"):
+            for path in sorted((src.path / folder).rglob("*.[chpm]*")):
+                if path.suffix in (".c", ".h", ".py", ".mk") and path.is_file():
+                    stat = path.stat()
+                    total.update(f"{path}\0{stat.st_mtime_ns}\0{stat.st_size}\0".encode())
+    return total.hexdigest()
+
+
+def _make(src: Source, where: str, log: Path, *arguments: str) -> bool:
+    # Nothing of the caller's environment: make takes variables such as BUILD, DEBUG or V from there.
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    env["LC_ALL"] = "C"
+    # The version in the banner is MicroPython's; do not let git find this repository around its source.
+    env["GIT_CEILING_DIRECTORIES"] = str(src.path.parent)
+    return _run(
+        ["make", "-C", src.path / where, f"-j{os.cpu_count() or 1}", f"PYTHON={sys.executable}", *arguments],
+        log, env=env,
+    )  # fmt: skip
+
+
+def _install(built: Path, to: Path) -> Path:
+    """Put a finished binary where it is used, in one step: one that runs stays whole."""
+    part = to.with_name(to.name + ".part")
+    shutil.copy2(built, part)
+    return part.replace(to)
+
+
+def _need_tools() -> None:
+    for tool in ("make", "gcc"):
+        if not shutil.which(tool):
+            raise FirmwareError(f"building firmware needs {tool}: run 'apt-get install build-essential' as root")
+    if re.search(r"\s", f"{ROOT}"):
+        raise FirmwareError(f"MicroPython's makefiles cannot build in '{ROOT}': move it to a path without spaces")
+
+
+def _can_32bit() -> bool:
+    program = '#include <stdio.h>\nint main(void) { return printf("%p", stdout) < 0; }\n'
+    return not subprocess.run(
+        ["gcc", "-m32", "-x", "c", "-", "-o", "/dev/null"], input=program, text=True, capture_output=True
+    ).returncode
+
+
+def _need_32bit(log: Path) -> None:
+    if _can_32bit():
+        return
+    command = ["apt-get", "install", "-y", "gcc-multilib"]
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say("installing gcc-multilib for the 32-bit firmware")
+        env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        done = _run(command, log, env=env) or (
+            _run(["apt-get", "update"], log, env=env) and _run(command, log, env=env)
+        )
+        if done and _can_32bit():
+            return
+        raise FirmwareError(f"gcc-multilib cannot be installed ({_first_line(log, '^E:')}); see {log}")
+    raise FirmwareError("32-bit firmware needs a compiler for it: run 'apt-get install gcc-multilib' as root")
+
+
+def _build_mpy_cross(src: Source) -> Path:
+    program = src.out / "mpy-cross"
+    if not program.exists() or src.checkout:
+        log = src.out / "mpy-cross.log"
+        log.unlink(missing_ok=True)
+        _need_tools()
+        if not program.exists():
+            say(f"building mpy-cross from {src.path}")
+        if not _make(src, "mpy-cross", log, f"BUILD={src.out / 'build-mpy-cross'}", "CFLAGS_EXTRA=-Wno-error"):
+            raise FirmwareError(f"mpy-cross does not build ({_first_line(log, 'error|Error')}); see {log}")
+        _install(src.out / "build-mpy-cross" / "mpy-cross", program)
+    return program
+
+
+def _build(src: Source, bits: int) -> Path:
+    program, stamp = src.out / f"micropython-{bits}", src.out / f"{bits}.stamp"
+    digest = _digest(src)
+    if program.exists() and stamp.exists() and stamp.read_text() == digest:
+        return program
+    log = src.out / f"{bits}.log"
+    log.unlink(missing_ok=True)
+    _need_tools()
+    if bits == 32:
+        _need_32bit(log)
+    mpy_cross = _build_mpy_cross(src)
+    no_library = src.out / "no-micropython-lib"  # its README is looked for even though nothing of it is used
+    no_library.mkdir(exist_ok=True)
+    (no_library / "README.md").touch()
+    out = src.out / f"build-{bits}"
+    say(f"building the {bits}-bit firmware from {src.path}")
+    arguments = [f"VARIANT_DIR={VARIANT}", f"BUILD={out}", f"FROZEN_MANIFEST={VARIANT / 'manifest.py'}",
+                 f"MICROPY_MPYCROSS={mpy_cross}", "MICROPY_MPYCROSS_DEPENDENCY=", f"MPY_LIB_DIR={no_library}",
+                 f"MICROPY_FORCE_32BIT={int(bits == 32)}"]  # fmt: skip
+    if not _make(src, "ports/unix", log, *arguments):
+        # Objects left from other sources or an older compiler are the likeliest cause: once more, from nothing.
+        if out.exists():
+            shutil.rmtree(out)
+        log.rename(log.with_suffix(".first.log"))
+        if not _make(src, "ports/unix", log, *arguments):
+            raise FirmwareError(f"the firmware does not build ({_first_line(log, 'error:|Error|rror ')}); see {log}")
+    _install(out / "micropython", program)
+    stamp.write_text(digest)
+    return program
+
+
+def firmware(bits: int = 64, mpy_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Path of the firmware for 64 or 32 bits, built first if it is missing or out of date.
+
+    Raises FirmwareError.
+    """
+    with _lock():
+        return _build(source(mpy_dir), bits)
+
+
+def mpy_cross(mpy_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Path of the mpy-cross of the same version, built first if it is missing. Raises FirmwareError."""
+    with _lock():
+        return _build_mpy_cross(source(mpy_dir))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="MPY_DIR=path builds from a checkout.")
+    parser.add_argument("what", choices=("build", "path", "src", "mpy-cross"),
+                        help="build: both sizes; path, src, mpy-cross: print where it is, building what is missing")  # fmt: skip
+    parser.add_argument("--bits", type=int, choices=(64, 32), help="64 (default) or 32")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.what == "build":
+            for bits in [arguments.bits] if arguments.bits else (64, 32):
+                firmware(bits)
+        elif arguments.what == "path":
+            print(firmware(arguments.bits or 64))
+        elif arguments.what == "mpy-cross":
+            print(mpy_cross())
+        else:
+            with _lock():
+                print(source().path)
+    except FirmwareError as error:
+        say(f"firmware: {error}")
+        return 1
+    except OSError as error:
+        say(f"firmware: {error.filename or 'a file'}: {error.strerror}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
