@@ -10,7 +10,7 @@ from pathlib import Path
 from . import ask
 from .client import Client
 from .errors import KeyFileError, UsageError
-from .link import Credentials, Target, parse_target
+from .link import Credentials, parse_target
 from .store import Store
 
 # Below this a transfer is over before a bar is seen.
@@ -54,7 +54,7 @@ def read_program(file: str) -> bytes:
 
 
 def run(board: Client, code: str | bytes) -> int:
-    """Output as it comes to stdout, a traceback to stderr; 1 if the code raised, its own code if it called sys.exit."""
+    """Output as it comes to stdout, a traceback to stderr; 1 if the code raised."""
     result = board.exec(code, output=write_stdout)
     if result.error:
         sys.stderr.write(result.error)
@@ -117,8 +117,8 @@ def pair(paths: list[str], to_board: bool) -> list[tuple[str, str]]:
     return [(s, joint + _base(s, to_board)) for s in sources]
 
 
-def _base(path: str, local: bool) -> str:
-    name = Path(path).name if local else path.rstrip("/").rsplit("/", 1)[-1]
+def _base(path: str, is_local: bool) -> str:
+    name = Path(path).name if is_local else path.rstrip("/").rsplit("/", 1)[-1]
     if not name:
         raise UsageError(f"{path!r} names no file.")
     return name
@@ -175,6 +175,3 @@ def progress(name: str, size: int | None) -> Iterator[Callable[[int], None] | No
 
 def say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-__all__ = ["Target", "connect", "exec_", "get", "put"]

@@ -37,9 +37,24 @@ def _lazy(module: str, function: str):
     return call
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options between positional arguments: before Python 3.12 `exec BOARD --timeout 5 CODE` is refused."""
+
+    _nested = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self._nested or self._subparsers:
+            return super().parse_known_args(args, namespace)
+        self._nested = True  # it calls this method for each of its two passes
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._nested = False
+
+
 def build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("wssctl", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    parser = _Parser("wssctl", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"wssctl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

@@ -130,9 +130,9 @@ class Client:
         return data
 
     def _read_until(self, end: bytes, timeout: float | None, sink: Callable[[bytes], None] | None = None) -> bytes:
-        """Up to and with `end`; `timeout` counts from the last byte that came. What precedes goes to `sink` as it
-        comes, if given."""
-        text, taken, searched = self.link.text, bytearray(), 0
+        """Returns what precedes `end`, which is taken too, or hands it to `sink` as it comes. `timeout` counts from the
+        last byte that came."""
+        text, searched = self.link.text, 0
         while (at := text.find(end, searched)) < 0:
             keep = len(end) - 1  # it may be cut anywhere
             if sink and len(text) > keep:
@@ -147,10 +147,11 @@ class Client:
                 )
         piece = bytes(text[:at])
         del text[: at + len(end)]
-        if sink and piece:
+        if sink is None:
+            return piece
+        if piece:
             sink(piece)
-        taken += piece if not sink else b""
-        return bytes(taken) + end
+        return b""
 
     # Code: MicroPython's raw REPL (reference/repl.html, shared/runtime/pyexec.c)
 
@@ -226,8 +227,8 @@ class Client:
             raise ConnectionLost(f"The board did not confirm the code (it answered {byte!r}); reset it and try again.")
 
     def _outcome(self, output: Callable[[bytes], None] | None, timeout: float | None) -> Result:
-        out = self._read_until(b"\x04", timeout, output)[:-1]
-        error = self._read_until(b"\x04>", self.timeout)[:-2]
+        out = self._read_until(b"\x04", timeout, output)
+        error = self._read_until(b"\x04>", self.timeout)
         return Result(out, error.decode("utf-8", "replace").replace("\r\n", "\n"))
 
     def _take(self, n: int) -> bytes:
@@ -278,8 +279,6 @@ class Client:
             done += len(piece)
             if progress:
                 progress(done)
-            if self.link.binary:  # before the end it can only be a refusal, such as a full file system
-                break
         self._answer(f"write {name}")
         return size
 
@@ -353,7 +352,7 @@ def _login_refusal(said: bytes, target: Target) -> LoginError:
         return AccessDenied(
             f"Wrong password for {target}; it is the one in webrepl_cfg.py (or given to start) on the board."
         )
-    if "in use" in line or "another" in line.lower() or "takeover" in line:
+    if "in use" in line.lower() or "/takeover" in line:
         return SessionInUse(f"{target} is in use (it says: {line.rstrip('.')}); --takeover ends the other session.")
     if not line:
         return LoginError(f"{target} does not ask for a password in time; try again, or reset the board.")

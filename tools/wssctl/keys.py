@@ -21,7 +21,7 @@ def ca_init(args) -> int:
         "WSSCTL_PASSPHRASE",
         option="--passphrase-file",
     )
-    authority = ca.Authority.create(args.name or f"ROOT CA {_who()}"[:64], days=args.days or ca.CA_DAYS)
+    authority = ca.Authority.create(args.name or f"ROOT CA {_who()}"[:64], days=_days(args, ca.CA_DAYS))
     store.write({store.ca_key: authority.key_pem(passphrase), store.ca_cert: authority.cert_pem}, args.force)
     print(f"Made {store.ca_cert} and its key. Keep a copy of both, and the passphrase, away from this machine.")
     return 0
@@ -35,7 +35,7 @@ def host_init(args) -> int:
     passphrase = ask.new_secret(
         "Passphrase for the new HOST key", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
-    key_pem, cert_pem = authority.host(_who(args.user)[:59], passphrase, days=args.days or ca.LEAF_DAYS)
+    key_pem, cert_pem = authority.host(_who(args.user)[:59], passphrase, days=_days(args, ca.LEAF_DAYS))
     store.write({key: key_pem, cert: cert_pem}, args.force)
     print(f"Made {cert} and its key, valid until {_until(cert_pem, 'host')}.")
     return 0
@@ -52,7 +52,7 @@ def device_init(args) -> int:
     _refuse_present(args, *files.values(), *(outside[r] for r in ("key_der", "cert_der") if outside))
     authority = _authority(args, store)
     made = authority.device(
-        uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT], days=args.days or ca.LEAF_DAYS
+        uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT], days=_days(args, ca.LEAF_DAYS)
     )
     store.write({path: getattr(made, role) for role, path in files.items()}, args.force)
     if args.out:
@@ -162,6 +162,10 @@ def _show(name: str, data: bytes, role: str, ca_pem: bytes | None) -> bool:
     if report.lacks:
         print(f"  lacks {'; '.join(report.lacks)}")
     return ok
+
+
+def _days(args, default: int) -> int:
+    return default if args.days is None else args.days
 
 
 def _until(cert_pem: bytes, role: str) -> str:

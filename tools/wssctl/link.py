@@ -142,6 +142,7 @@ class Link:
         self._kind = self.text
         self._out = bytearray()
         self._want_write = False
+        self._broken = False  # nothing more can be sent; there may still be something to read
         self._lost: ConnectionLost | TrustError | None = None
         self._protocol = ClientProtocol(parse_uri(target.url), max_size=_MAX_FRAME)
 
@@ -303,6 +304,8 @@ class Link:
     def _push(self) -> None:
         """Sends what the socket takes now. TLS retries with the same bytes, which stay at the front of the buffer."""
         self._want_write = False
+        if self._broken:
+            self._out.clear()
         try:
             while self._out and self._lost is None:
                 with memoryview(self._out) as view:
@@ -313,7 +316,9 @@ class Link:
         except ssl.SSLWantReadError:
             pass
         except OSError as e:
-            self._receive()  # the board's alert or close frame says why; it is still in the receive buffer
+            self._broken = True
+            while self._receive():  # the board's alert or close frame says why, and may still be in the receive buffer
+                pass
             self._end(e)
 
     def _receive(self) -> bool:
@@ -497,7 +502,7 @@ def _tls_problem(
     if isinstance(e, (ConnectionError, ssl.SSLEOFError)) or reason == "UNEXPECTED_EOF_WHILE_READING":
         return TrustError(
             f"{target.host} closed the connection during the TLS handshake; it may not accept this HOST certificate, "
-            "or lack its own (`wss_repl.status()` on the board says)."
+            "lack its own (`wss_repl.status()` there tells), or speak plain WebREPL (ws:// typed out)."
         )
     return TrustError(f"TLS with {target.host} failed: {_reason(e)}.")
 

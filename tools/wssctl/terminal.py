@@ -31,7 +31,6 @@ def repl(args) -> int:
 
 def interact(board: Client) -> int:
     """Until Ctrl-] or the end of the connection, which is raised as ConnectionLost. The terminal is always put back."""
-    os.write(1, PROMPT)  # login took the board's own
     loop = _windows_loop if os.name == "nt" else _posix_loop
     try:
         loop(board)
@@ -45,6 +44,7 @@ def interact(board: Client) -> int:
 def _posix_loop(board: Client) -> None:
     fd = sys.stdin.fileno()
     with _raw(fd):
+        os.write(1, PROMPT)  # login took the board's own
         while True:
             _show(board)
             full = board.link.backlog > _MAX_BACKLOG
@@ -89,6 +89,7 @@ def _windows_loop(board: Client) -> None:
     console = Console()
     console.enter()
     try:
+        console.write(PROMPT)
         while True:
             while data := board.read(0.01):
                 console.write(data)
