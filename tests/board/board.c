@@ -102,7 +102,7 @@ static void uart_receive(void) {
 }
 
 static void *hardware(void *arg) {
-    pid_t parent = getppid();
+    const char *parent = getenv("BOARD_PARENT");
     bool poke = false;
     for (;;) {
         pthread_mutex_lock(&hw_lock);
@@ -136,7 +136,7 @@ static void *hardware(void *arg) {
         }
 
         // Whoever started the board is gone, and with it anybody who could stop it.
-        if (board_mode && uart_eof && getppid() != parent) {
+        if (uart_eof && parent && getppid() != atoi(parent)) {
             _exit(0);
         }
 
@@ -557,6 +557,7 @@ static mp_obj_t run(void) {
     board_mode = true;
     signal(SIGINT, SIG_IGN);
     restore();
+    uart_to_ring();
     readline_init0();
 
     pyexec_frozen_module("_boot.py", false);
