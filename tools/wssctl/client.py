@@ -23,7 +23,9 @@ MAX_NAME = 64
 MAX_FILE = 0xFFFFFFFF  # the size field has 32 bits
 
 _PUT_PIECE = 4096  # well under the 16 KB record that a board's TLS buffer holds
-_ACKS_AHEAD = 8  # pieces under way at once on wss; stock WebREPL (ws) would take a spare acknowledgement for a header
+# Pieces of a get under way at once on wss. More than 1 saves a round trip a piece and leaves spare acknowledgements
+# behind the end, which a board must ignore: stock WebREPL (ws) takes them for the next request, and wss_repl yet, too.
+_ACKS_AHEAD = 1
 
 _LOGGED_IN, _DENIED = b"WebREPL connected", b"Access denied"
 PROMPT = b">>> "
