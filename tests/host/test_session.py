@@ -1,0 +1,231 @@
+"""The spine: from a TCP connection to an authenticated prompt, files, and back."""
+
+import hashlib
+import os
+import statistics
+import time
+
+import pytest
+from peers import CLOSE, PROMPT, TEXT, VERSION, Ended, encode
+
+
+def test_login_and_command(connect):
+    peer = connect().login()
+    assert peer.tls.version() == "TLSv1.2"
+    assert peer.command("print(6 * 7)") == b"42\r\n"
+
+
+def test_lines_and_prompts_have_frames_of_their_own(connect):
+    peer = connect().login()
+    peer.text("for i in range(3): print('a', i)\r\r")
+    frames = []
+    while frames[-1:] != [PROMPT]:
+        frames.append(peer.frame()[1])
+    output = frames[-4:]
+    assert output == [b"a 0\r\n", b"a 1\r\n", b"a 2\r\n", PROMPT]
+    assert all(b"\r\n" not in f[:-2] for f in frames)
+
+
+def test_text_behind_a_line_end_goes_into_the_next_frame(connect):
+    peer = connect().login()
+    peer.text("import sys; _ = sys.stdout.buffer.write(b'one\\r\\ntwo\\r\\nthree')\r")
+    peer.until(b")\r\n")
+    assert [peer.frame()[1] for _ in range(4)] == [b"one\r\n", b"two\r\n", b"three", PROMPT]
+
+
+def test_a_keystroke_is_echoed_in_one_record_and_one_write_within_5_ms(connect):
+    peer = connect().login()
+    times = []
+    for _ in range(200):
+        records, reads, start = peer.records, peer.reads, time.perf_counter()
+        peer.text("x")
+        assert peer.frame() == (TEXT, b"x")
+        times.append(time.perf_counter() - start)
+        assert (peer.records - records, peer.reads - reads) == (1, 1)
+    assert statistics.median(times) < 0.005
+
+
+def test_a_pasted_kilobyte_is_not_a_thousand_records(connect):
+    peer = connect().login()
+    records = peer.records
+    peer.text("#" * 1000 + "\r")
+    peer.until(PROMPT)
+    assert peer.records - records < 30
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_password_line_ends(connect, end):
+    peer = connect()
+    peer.upgrade()
+    peer.frame()
+    peer.text("secret" + end + "print(1)\r")
+    assert peer.frame()[1] == b"\r\nWebREPL connected\r\n>>> "
+    assert b"1\r\n" in peer.until(b"\r\n" + PROMPT)
+
+
+def test_webrepl_cli_bytes(connect, board):
+    """Unmasked frames, password in a binary frame with the first request behind it, a request split in two."""
+    peer = connect()
+    request = (
+        b"GET / HTTP/1.1\r\nHost: echo.websocket.org\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Key: foo\r\n\r\n"
+    )
+    assert peer.upgrade(request=request).startswith(b"HTTP/1.1 101 ")
+    assert peer.frame() == (TEXT, b"Password: ")
+    from peers import FILE_REQUEST, PUT
+
+    peer.send(encode(2, b"secret\r", mask=None))
+    peer.send(encode(2, FILE_REQUEST.pack(b"WA", VERSION, 0, 0, 0, 0, b""), mask=None))
+    assert len(peer.data(3)) == 3
+    content = os.urandom(5000)
+    record = FILE_REQUEST.pack(b"WA", PUT, 0, 0, len(content), 5, b"x.bin")
+    peer.send(encode(2, record[:10], mask=None))
+    peer.send(encode(2, record[10:], mask=None))
+    assert peer.reply() == 0
+    for i in range(0, len(content), 1024):
+        peer.send(encode(2, content[i : i + 1024], mask=None))
+    assert peer.reply() == 0
+    assert (board.directory / "x.bin").read_bytes() == content
+
+
+def test_a_frame_byte_by_byte_and_a_request_line_by_line(connect):
+    peer = connect()
+    peer.handshake()
+    lines = b"GET / HTTP/1.1|Upgrade: websocket|Connection: Upgrade|Sec-WebSocket-Key: b'5Fm9KfmLS0P45=='|"
+    for line in lines.split(b"|"):
+        peer.send(line + b"\r\n")
+    while b"Password: " not in peer._buffer:
+        peer._buffer += peer.recv()
+    peer._buffer = b""
+    for byte in encode(TEXT, b"secret\r\n"):
+        peer.send(bytes([byte]))
+    assert peer.frame()[1] == b"\r\nWebREPL connected\r\n>>> "
+    peer.text("")
+    assert peer.command("1+1") == b"2\r\n"
+
+
+def test_files_both_ways(connect, board):
+    peer = connect().login()
+    content = os.urandom(1_000_000)
+    assert peer.put(b"big.bin", content) == 0
+    assert peer.value("__import__('os').stat('big.bin')[6]") == len(content)
+    got = peer.get(b"big.bin")
+    assert hashlib.sha256(got).digest() == hashlib.sha256(content).digest()
+    assert peer.put(b"empty", b"") == 0 and peer.get(b"empty") == b""
+    assert not [p.name for p in board.directory.iterdir() if p.name.endswith((".part", ".old"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "code"),
+    [(b"n" * 64, 65, 36), (b"", 0, 2), (b"a\0b", 3, 22), (b"no/such/dir", 11, 2), (b"\xff\xfe", 2, 22)],
+)
+def test_bad_names_are_refused_with_a_code_and_the_session_goes_on(connect, board, name, length, code):
+    peer = connect().login()
+    before = sorted(p.name for p in board.directory.iterdir())
+    for op in (1, 2):
+        peer.request(op, name, 10, length)
+        assert peer.reply() == code
+    assert peer.command("1+1") == b"2\r\n"
+    assert sorted(p.name for p in board.directory.iterdir()) == before
+
+
+def test_a_name_of_64_bytes_is_taken_whole(connect, board):
+    peer = connect().login()
+    assert peer.put(b"n" * 64, b"x") == 0
+    assert (board.directory / ("n" * 64)).read_bytes() == b"x"
+
+
+def test_get_of_what_is_not_there_or_a_directory(connect, board):
+    peer = connect().login()
+    (board.directory / "folder").mkdir()
+    assert peer.get(b"nothing") == 2
+    assert peer.get(b"folder") != 0
+    peer.request(9, b"x")
+    assert peer.reply() == 22
+    peer.binary(b"XX" + b"\0" * 500)
+    assert peer.reply() == 22
+    assert peer.command("1+1") == b"2\r\n"
+
+
+def test_a_put_cut_off_leaves_the_old_file_and_no_other(connect, board):
+    (board.directory / "config.py").write_text("old")
+    before = sorted(p.name for p in board.directory.iterdir())
+    peer = connect().login()
+    peer.request(1, b"config.py", 100_000)
+    assert peer.reply() == 0
+    peer.binary(b"n" * 1024)
+    time.sleep(0.3)
+    peer.close()
+    connect().login(path=b"/takeover")
+    assert (board.directory / "config.py").read_text() == "old"
+    assert sorted(p.name for p in board.directory.iterdir()) == before
+
+
+def test_a_program_that_prints_does_not_disturb_a_transfer(connect, board):
+    peer = connect().login()
+    content = os.urandom(50_000)
+    peer.text("import time\r")
+    peer.until(PROMPT)
+    peer.text("for i in range(200): print('noise', i); time.sleep_ms(2)\r\r")
+    assert peer.put(b"n.bin", content) == 0
+    assert peer.get(b"n.bin") == content
+
+
+def test_close_is_answered_and_the_next_one_gets_in(connect):
+    peer = connect().login()
+    peer.send(bytes.fromhex("8882") + b"\1\2\3\4" + bytes([3 ^ 1, 0xE8 ^ 2]))  # upydevice's close, 1000
+    assert peer.frame() == (CLOSE, b"\x03\xe8")
+    with pytest.raises(Ended):
+        peer.frame()
+    assert connect().login().command("1+1") == b"2\r\n"
+
+
+def test_ping_gets_its_pong(connect):
+    peer = connect().login()
+    peer.send(encode(9, b"payload"))
+    assert peer.frame() == (10, b"payload")
+
+
+def test_ctrl_c_stops_a_busy_loop_and_ctrl_d_restarts(connect, board):
+    peer = connect().login()
+    peer.text("while True: pass\r\r")
+    time.sleep(0.3)
+    peer.text("\x03")
+    assert b"KeyboardInterrupt" in peer.until(b"KeyboardInterrupt")
+    peer.until(PROMPT)
+    peer.text("\x04")
+    with pytest.raises(Ended):
+        peer.until(b"never", 5)
+    board.wait()
+    assert connect().login().command("1+1") == b"2\r\n"
+
+
+def test_ctrl_c_overtakes_what_was_typed_ahead(connect):
+    peer = connect().login()
+    peer.text("while True: pass\r\r")
+    time.sleep(0.3)
+    for _ in range(9):
+        peer.text("y" * 100)
+    peer.text("\x03")
+    peer.until(b"KeyboardInterrupt", 3)
+
+
+def test_200_rounds_leave_the_heap_where_it_was(connect, board):
+    def alloc():
+        return int(board.run("import gc; _ = gc.collect(); print(gc.mem_alloc())"))
+
+    def round_trip():
+        with connect() as peer:
+            peer.login()
+            assert peer.command("1+1") == b"2\r\n"
+            peer.send(encode(CLOSE, b"\x03\xe8"))
+            assert peer.frame()[0] == CLOSE
+
+    round_trip()
+    for _ in range(9):  # the console's own history of 8 lines is in that heap
+        first = alloc()
+    fds = len(os.listdir("/proc/%d/fd" % board.console.pid))
+    for _ in range(200):
+        round_trip()
+    assert alloc() - first <= 0
+    assert len(os.listdir("/proc/%d/fd" % board.console.pid)) == fds

@@ -1,0 +1,99 @@
+"""What the tests run on: --target picks one or more.
+
+unix: the stand-in firmware with the bundle frozen in, 64 bits. unix32: the same at 32 bits with a 160 KB heap.
+mip: unix, with the modules as files in the board's /lib, as `mpremote mip install` puts them there.
+"""
+
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from board import Board  # noqa: E402
+
+UID = "30aea4b0a2d0"  # BOARD_UID's default in tests/board/
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Running:
+    """A board whose boot.py has started the server."""
+
+    def __init__(self, console: Board, port: int, directory: Path, ready: str):
+        self.console, self.port, self.directory = console, port, directory
+        self.address = ("127.0.0.1", port)
+        self._ready = ready.encode()
+        self.wait()
+
+    def wait(self):
+        """Until boot.py is through."""
+        self.console.read_until(self._ready, 20)
+        self.console.read_until(b">>> ", 20)
+
+    @property
+    def url(self) -> str:
+        return "wss://127.0.0.1:%d" % self.port
+
+    def run(self, line: str, timeout=10.0) -> str:
+        """Type a line at the board's own console; returns what it printed."""
+        self._mark(timeout)  # the console shows what a network session does too: skip that
+        self.console.write(line.encode() + b"\r")
+        text = self._mark(timeout)
+        return text.split("\r\n", 1)[1].rsplit(">>> print(", 1)[0].removesuffix("\r\n")
+
+    def _mark(self, timeout) -> str:
+        mark = "~%d~" % time.monotonic_ns()
+        self.console.write(b"print('%s' + '%s')\r" % (mark[:5].encode(), mark[5:].encode()))
+        text = self.console.read_until(mark.encode(), timeout).decode()
+        self.console.read_until(b">>> ", timeout)
+        return text
+
+
+class Unix:
+    def __init__(self, name: str):
+        self.name = name
+        self.bits = 32 if "32" in name else 64
+        self.files = "mip" in name
+
+    def __repr__(self):
+        return self.name
+
+    def board(self, directory: Path, boot="", env=None, ready="wss_repl: listening", port=None, options="", call=None):
+        """Start a board. boot: lines before the server starts; options: more arguments for start()."""
+        port = port or free_port()
+        directory.mkdir(parents=True, exist_ok=True)
+        call = call or "wss_repl.start(port=%d, password='secret'%s)" % (port, options)
+        (directory / "boot.py").write_text("%s\nimport wss_repl\n%s\n" % (boot, call))
+        if self.files:
+            shutil.copytree(ROOT / "lib", directory / "lib", dirs_exist_ok=True)
+        return Booted(self, directory, port, env or {}, ready)
+
+
+class Booted:
+    """Context manager around a Running board."""
+
+    def __init__(self, target: Unix, directory: Path, port: int, env: dict, ready: str):
+        self._args = (target, directory, port, env, ready)
+
+    def __enter__(self) -> Running:
+        target, directory, port, env, ready = self._args
+        self._board = Board(directory, target.bits, env=env, lib=directory / "lib" if target.files else None)
+        try:
+            return Running(self._board, port, directory, ready)
+        except BaseException:
+            sys.stderr.write(self._board.log.decode(errors="replace")[-4000:])
+            self._board.close()
+            raise
+
+    def __exit__(self, kind, *_):
+        if kind:
+            sys.stderr.write(self._board.log.decode(errors="replace")[-4000:])
+        self._board.close()
