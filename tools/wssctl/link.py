@@ -56,7 +56,7 @@ class Target:
         return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{self.path}"
 
     def __str__(self) -> str:
-        return self.url.removesuffix("/")
+        return self.url.removesuffix(self.path)
 
 
 def parse_target(url: str, takeover: bool = False) -> Target:
@@ -359,26 +359,21 @@ class Link:
             # TLS 1.3: the board looks at our certificate after we are done, so its refusal arrives here
             self._lost = _tls_problem(error, self.target, self._server_name or self.target.host, self._credentials)
             return
-        text = f"The board at {self.target} closed the connection"
+        broken = self._protocol.parser_exc
         if self._protocol.state is State.CONNECTING:
-            text += " without answering"
+            text = f"{self.target} closed the connection without answering; "
             if self.target.secure:
-                text += (
-                    "; it may not accept this HOST certificate (`wssctl host status`), or be busy with other clients"
-                )
+                text += "it may not accept this HOST certificate (`wssctl host status`), or be busy with other clients."
+            else:
+                text += "is it a board with wss_repl started?"
         elif self._protocol.close_rcvd is not None:
-            if reason := self._protocol.close_rcvd.reason:
-                text += f": {reason.rstrip('.')}"
-        elif self._protocol.parser_exc is not None and not isinstance(self._protocol.parser_exc, EOFError):
-            text = (
-                f"{self.target} does not keep to the WebSocket protocol ({self._protocol.parser_exc}); please "
-                "report this"
-            )
-        elif error is not None:
-            text = f"The connection to {self.target} broke ({_reason(error)}); is the board on, and in reach?"
-        else:
-            text += " (a reset, or its server stopped)"
-        self._lost = ConnectionLost(text.removesuffix(".") + ("" if text.endswith("?") else "."))
+            reason = self._protocol.close_rcvd.reason.rstrip(".")
+            text = f"The board at {self.target} closed the connection{': ' if reason else ''}{reason}."
+        elif broken is not None and not isinstance(broken, EOFError):
+            text = f"{self.target} does not keep to the WebSocket protocol ({broken}); please report this."
+        else:  # a reset or a kill and a lost network look alike: TLS reports a time-out as an end
+            text = f"The connection to {self.target} broke; was the board reset, is it on and in reach?"
+        self._lost = ConnectionLost(text)
 
     def _notice_silence(self) -> None:
         """Keep-alive probes rest while sent data is unacknowledged, and retransmission alone takes a quarter of an hour
