@@ -204,7 +204,7 @@ def _digest(src: Source) -> str:
 def _make(src: Source, where: str, log: Path, *arguments: str) -> bool:
     # Nothing of the caller's environment: make takes variables such as BUILD, DEBUG or V from there.
     env = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    env["LC_ALL"] = "C"
+    env |= {"LC_ALL": "C", "PYTHONDONTWRITEBYTECODE": "1"}
     # The version in the banner is MicroPython's; do not let git find this repository around its source.
     env["GIT_CEILING_DIRECTORIES"] = str(src.path.parent)
     return _run(
@@ -290,7 +290,7 @@ def _build(src: Source, bits: int) -> Path:
             shutil.rmtree(out)
         log.rename(log.with_suffix(".first.log"))
         if not _make(src, "ports/unix", log, *arguments):
-            raise FirmwareError(f"the firmware does not build ({_first_line(log, 'error:|Error|rror ')}); see {log}")
+            raise FirmwareError(f"the firmware does not build ({_first_line(log, 'error:|undefined reference|multiple definition|Error')}); see {log}")
     _install(out / "micropython", program)
     stamp.write_text(digest)
     return program

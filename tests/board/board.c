@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -66,6 +67,28 @@ void board_wake(void) {
 
 static bool something_pending(void) {
     return MP_STATE_VM(sched_state) == MP_SCHED_PENDING || MP_STATE_MAIN_THREAD(mp_pending_exception) != MP_OBJ_NULL;
+}
+
+// A board starts with its clock at 2000-01-01. BOARD_CLOCK (seconds) shifts the clock that Python and mbedTLS see.
+static long clock_shift(void) {
+    const char *s = getenv("BOARD_CLOCK");
+    return s ? atol(s) : 0;
+}
+
+int __real_gettimeofday(struct timeval *t, void *zone);
+int __wrap_gettimeofday(struct timeval *t, void *zone) {
+    int ret = __real_gettimeofday(t, zone);
+    t->tv_sec += clock_shift();
+    return ret;
+}
+
+time_t __real_time(time_t *t);
+time_t __wrap_time(time_t *t) {
+    time_t now = __real_time(NULL) + clock_shift();
+    if (t) {
+        *t = now;
+    }
+    return now;
 }
 
 /******************************************************************************/
@@ -141,8 +164,8 @@ static void *hardware(void *arg) {
         }
 
         // A main thread that sits in a system call gets EINTR, looks at what is pending and goes on, as ESP32's
-        // blocking socket calls do every 100 ms.
-        if (poke && something_pending()) {
+        // blocking socket calls do every 100 ms. Not during a garbage collection, whose sem_wait() takes no EINTR.
+        if (poke && something_pending() && MP_STATE_MAIN_THREAD(gc_lock_depth) == 0) {
             pthread_kill(main_thread, SIG_POKE);
         }
 

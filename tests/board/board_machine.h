@@ -1,5 +1,8 @@
 // Included by extmod/modmachine.c: what an ESP32 has in its machine module and the bundle uses.
+// Up to 1.24 the port defines this variable, because pyexec.c, where it belongs, is not part of the port.
+#define pyexec_system_exit unix_pyexec_system_exit
 #include "ports/unix/modmachine.c"
+#undef pyexec_system_exit
 
 MP_DECLARE_CONST_FUN_OBJ_0(board_unique_id_obj);
 MP_DECLARE_CONST_FUN_OBJ_0(board_reset_obj);
