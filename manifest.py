@@ -1,5 +1,5 @@
-# What goes into firmware: include("path/to/this/manifest.py") in a board's own manifest. Paths are relative to this file.
-# Parts can be left out: include("path/to/manifest.py", ussl=False)
+# What goes into firmware: include("path/to/this/manifest.py") in a board's own manifest, or FROZEN_MANIFEST=path.
+# Paths in it are relative to it. Parts can be left out: include("path/to/this/manifest.py", ussl=False, helper=False)
 import os
 
 options.defaults(ussl=True, helper=True)

@@ -140,7 +140,8 @@ class Board:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._ended:
                     why = "the board ended" if self._ended else f"not within {timeout} s"
-                    raise BoardError(f"{wanted!r} was not printed ({why}); the console's end: {bytes(self._log[-2000:])!r}")
+                    end = bytes(self._log[-2000:])
+                    raise BoardError(f"{wanted!r} was not printed ({why}); the console's end: {end!r}")
                 self._news.wait(left)
 
     def restart(self) -> None:

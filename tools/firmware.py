@@ -285,12 +285,8 @@ def _build(src: Source, bits: int) -> Path:
                  f"MICROPY_MPYCROSS={mpy_cross}", "MICROPY_MPYCROSS_DEPENDENCY=", f"MPY_LIB_DIR={no_library}",
                  f"MICROPY_FORCE_32BIT={int(bits == 32)}"]  # fmt: skip
     if not _make(src, "ports/unix", log, *arguments):
-        # Objects left from other sources or an older compiler are the likeliest cause: once more, from nothing.
-        if out.exists():
-            shutil.rmtree(out)
-        log.rename(log.with_suffix(".first.log"))
-        if not _make(src, "ports/unix", log, *arguments):
-            raise FirmwareError(f"the firmware does not build ({_first_line(log, 'error:|undefined reference|multiple definition|Error')}); see {log}")
+        reason = _first_line(log, "error:|undefined reference|multiple definition|Error")
+        raise FirmwareError(f"the firmware does not build ({reason}); see {log}")
     _install(out / "micropython", program)
     stamp.write_text(digest)
     return program
@@ -313,8 +309,11 @@ def mpy_cross(mpy_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="MPY_DIR=path builds from a checkout.")
-    parser.add_argument("what", choices=("build", "path", "src", "mpy-cross"),
-                        help="build: both sizes; path, src, mpy-cross: print where it is, building what is missing")  # fmt: skip
+    parser.add_argument(
+        "what",
+        choices=("build", "path", "src", "mpy-cross"),
+        help="build: both sizes; path, src, mpy-cross: print where it is, building what is missing",
+    )
     parser.add_argument("--bits", type=int, choices=(64, 32), help="64 (default) or 32")
     arguments = parser.parse_args(argv)
     try:

@@ -1,3 +1,4 @@
+# ruff: noqa: E402, I001
 # What a board's own _boot.py does: find the file system and mount it.
 def boot():
     import os
