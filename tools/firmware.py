@@ -25,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 VARIANT = ROOT / "tests" / "board"
-DEBIAN_SUITE = "trixie"
+DEBIAN = ("bullseye", "bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable")
+SUITE = "trixie"  # has MicroPython 1.25.0
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 OLDEST = (1, 23)
 
@@ -78,21 +79,19 @@ def _first_line(log: Path, pattern: str) -> str:
 # The source
 
 
-def _mirror() -> str:
-    """The package mirror that this machine is configured to use."""
+def _mirrors() -> list[str]:
+    """The mirrors of Debian's archive that this machine is configured to use."""
+    form = "$(RELEASE) $(COMPONENT) $(REPO_URI)"
+    command = ["apt-get", "indextargets", "--no-release-info", "--format", form, "Created-By: Packages"]
     try:
-        targets = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
+        targets = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         targets = ""
-    # The main archive is the one whose release has no suffix, such as -security or -updates.
-    for line in targets.splitlines():
-        uri, _, release = line.partition(" ")
-        if uri and not re.search(r"[-/]", release):
-            return uri
-    raise FirmwareError("this machine has no apt package mirror to fetch MicroPython's source from; set MPY_DIR=path")
+    words = [line.split(" ", 2) for line in targets.splitlines()]
+    found = [uri for release, component, uri in words if release in DEBIAN and component == "main"]
+    if not found:
+        raise FirmwareError("no Debian mirror is configured here to fetch MicroPython's source from; set MPY_DIR=path")
+    return list(dict.fromkeys(found))
 
 
 def _fetch_debian(download: Path) -> None:
@@ -103,20 +102,27 @@ def _fetch_debian(download: Path) -> None:
     for folder in ("lists/partial", "cache/archives/partial", "etc"):
         (apt / folder).mkdir(parents=True, exist_ok=True)
     sources = apt / "etc" / "sources.list"
-    sources.write_text(f"deb-src [signed-by={KEYRING}] {_mirror()} {DEBIAN_SUITE} main\n")
+    options = [
+        f"Dir::Etc::sourcelist={sources}",
+        "Dir::Etc::sourceparts=-",
+        f"Dir::State::Lists={apt / 'lists'}",
+        f"Dir::Cache={apt / 'cache'}",
+        "APT::Sandbox::User=root",  # its usual user cannot write here
+    ]
+    command: list[str | Path] = ["apt-get", "-q", *(word for option in options for word in ("-o", option))]
     log = download / "apt.log"
     log.unlink(missing_ok=True)
-    options = [f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=-", f"Dir::State::Lists={apt / 'lists'}",
-               f"Dir::Cache={apt / 'cache'}", "APT::Sandbox::User=root"]  # fmt: skip
-    command: list[str | Path] = ["apt-get", "-q", *(word for option in options for word in ("-o", option))]
-    ok = _run([*command, "update"], log)
-    ok = ok and _run([*command, "source", "--download-only", "micropython", "mbedtls"], log, cwd=download)
-    if not ok:
-        raise FirmwareError(
-            f"MicroPython's source cannot be fetched ({_first_line(log, '^(Err|E:)')}); "
-            f"see {log}, or set MPY_DIR to a MicroPython checkout"
-        )
-    shutil.rmtree(apt)
+    for mirror in _mirrors():
+        sources.write_text(f"deb-src [signed-by={KEYRING}] {mirror} {SUITE} main\n")
+        if _run([*command, "update"], log) and _run(
+            [*command, "source", "--download-only", "micropython", "mbedtls"], log, cwd=download
+        ):
+            shutil.rmtree(apt)
+            return
+    raise FirmwareError(
+        f"MicroPython's source cannot be fetched ({_first_line(log, '^(Err|E:)')}); "
+        f"see {log}, or set MPY_DIR to a MicroPython checkout"
+    )
 
 
 def _unpack(archive: Path, to: Path) -> None:

@@ -172,7 +172,7 @@ def test_an_unusable_checkout_is_refused_in_one_sentence(tmp_path, version, has_
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="needs apt-get")
 def test_without_network_the_reason_and_the_way_out_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(firmware, "BUILD", tmp_path)
-    monkeypatch.setattr(firmware, "_mirror", lambda: "http://127.0.0.1:9")
+    monkeypatch.setattr(firmware, "_mirrors", lambda: ["http://127.0.0.1:9"])
     monkeypatch.delenv("MPY_DIR", raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
