@@ -23,7 +23,7 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import firmware
@@ -124,24 +124,35 @@ class Board:
         self._wake()
 
     def read_until(self, wanted: bytes, timeout: float = 10) -> bytes:
-        """Wait for bytes on the serial console; returns what came since the last call, up to and including them.
+        """Wait for bytes on the serial console; returns what came since the last read, up to and including them.
 
         Raises BoardError, with the end of the console's log, if they do not come within timeout seconds.
         """
+
+        def end(start: int) -> int:
+            found = self._log.find(wanted, start)
+            return found + len(wanted) if found >= 0 else -1
+
+        return self._wait_for(end, repr(wanted), timeout)
+
+    def read(self, n: int, timeout: float = 10) -> bytes:
+        """Wait for n bytes on the serial console. Raises BoardError as read_until() does."""
+        return self._wait_for(lambda start: start + n if len(self._log) >= start + n else -1, f"{n} bytes", timeout)
+
+    def _wait_for(self, end: Callable[[int], int], what: str, timeout: float) -> bytes:
         deadline = time.monotonic() + timeout
         with self._news:
             while True:
                 start = max(self._read - self._cut, 0)
-                found = self._log.find(wanted, start)
-                if found >= 0:
-                    found += len(wanted)
-                    self._read = found + self._cut
-                    return bytes(self._log[start:found])
+                stop = end(start)
+                if stop >= 0:
+                    self._read = stop + self._cut
+                    return bytes(self._log[start:stop])
                 left = deadline - time.monotonic()
                 if left <= 0 or self._ended:
                     why = "the board ended" if self._ended else f"not within {timeout} s"
-                    end = bytes(self._log[-2000:])
-                    raise BoardError(f"{wanted!r} was not printed ({why}); the console's end: {end!r}")
+                    tail = bytes(self._log[-2000:])
+                    raise BoardError(f"{what} did not come ({why}); the console's end: {tail!r}")
                 self._news.wait(left)
 
     def restart(self) -> None:
@@ -297,7 +308,7 @@ def _read(fd: int) -> bytes | None:
 
 
 @contextlib.contextmanager
-def _raw_terminal(fd: int):
+def _raw_terminal(fd: int) -> Iterator[None]:
     """Put a terminal that we are in the foreground of into raw mode for a while."""
     if not os.isatty(fd) or os.tcgetpgrp(fd) != os.getpgrp():
         yield

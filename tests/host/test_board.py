@@ -578,12 +578,12 @@ def test_100_kb_in_raw_paste_mode_arrive_whole(desk):
     board.read_until(b"exit\r\n>")
     board.write(b"\x05A\x01")
     board.read_until(b"R\x01")
-    window = struct.unpack("<H", _take(board, 2))[0]
+    window = struct.unpack("<H", board.read(2))[0]
     assert window == 128
     room, sent = 0, 0
     while sent < len(source):
         if room == 0:
-            assert _take(board, 1) == b"\x01"
+            assert board.read(1) == b"\x01"
             room = window
         piece = source[sent : sent + room]
         board.write(piece)
@@ -596,19 +596,6 @@ def test_100_kb_in_raw_paste_mode_arrive_whole(desk):
         assert hashlib.sha256(data.encode()).hexdigest().encode() in out
     else:
         assert out == b"compiled\r\n\x04"
-
-
-def _take(board, n, timeout=10):
-    """The next n bytes of the console."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        with board._news:
-            start = board._read - board._cut
-            if len(board._log) - start >= n:
-                board._read += n
-                return bytes(board._log[start : start + n])
-        time.sleep(0.001)
-    raise AssertionError("nothing came")
 
 
 # The command
