@@ -27,16 +27,17 @@ def free_port() -> int:
 class Running:
     """A board whose boot.py has started the server."""
 
-    def __init__(self, console: Board, port: int, directory: Path, ready: str):
+    def __init__(self, console: Board, port: int, directory: Path, ready: str, prompt: bool):
         self.console, self.port, self.directory = console, port, directory
         self.address = ("127.0.0.1", port)
-        self._ready = ready.encode()
+        self._ready, self._prompt = ready.encode(), prompt
         self.wait()
 
     def wait(self):
         """Until boot.py is through."""
         self.console.read_until(self._ready, 20)
-        self.console.read_until(b">>> ", 20)
+        if self._prompt:
+            self.console.read_until(b">>> ", 20)
 
     @property
     def url(self) -> str:
@@ -66,28 +67,30 @@ class Unix:
     def __repr__(self):
         return self.name
 
-    def board(self, directory: Path, boot="", env=None, ready="wss_repl: listening", port=None, options="", call=None):
-        """Start a board. boot: lines before the server starts; options: more arguments for start()."""
+    def board(self, directory: Path, boot="", ready="wss_repl: listening", port=None, options="", call=None, **more):
+        """Start a board. boot: lines before the server starts; options: more arguments for start(); call: instead of
+        start(); ready: what boot.py prints last; prompt=False: no prompt follows; env: variables for the firmware."""
         port = port or free_port()
         directory.mkdir(parents=True, exist_ok=True)
-        call = call or "wss_repl.start(port=%d, password='secret'%s)" % (port, options)
+        if call is None:
+            call = "wss_repl.start(port=%d, password='secret'%s)" % (port, options)
         (directory / "boot.py").write_text("%s\nimport wss_repl\n%s\n" % (boot, call))
         if self.files:
             shutil.copytree(ROOT / "lib", directory / "lib", dirs_exist_ok=True)
-        return Booted(self, directory, port, env or {}, ready)
+        return Booted(self, directory, port, ready, **more)
 
 
 class Booted:
     """Context manager around a Running board."""
 
-    def __init__(self, target: Unix, directory: Path, port: int, env: dict, ready: str):
-        self._args = (target, directory, port, env, ready)
+    def __init__(self, target: Unix, directory: Path, port: int, ready: str, prompt=True, env=None):
+        self._args = (target, directory, port, ready, prompt, env)
 
     def __enter__(self) -> Running:
-        target, directory, port, env, ready = self._args
+        target, directory, port, ready, prompt, env = self._args
         self._board = Board(directory, target.bits, env=env, lib=directory / "lib" if target.files else None)
         try:
-            return Running(self._board, port, directory, ready)
+            return Running(self._board, port, directory, ready, prompt)
         except BaseException:
             sys.stderr.write(self._board.log.decode(errors="replace")[-4000:])
             self._board.close()

@@ -31,7 +31,7 @@ def read(source, names, what):
         except OSError as e:
             if e.errno == 2:
                 continue
-            raise ValueError("%s can't be read (%s)" % (name, e))
+            raise ValueError("%s can't be read (%s): copy it again" % (name, e))
         if len(data) > _FILE_MAX:
             raise ValueError("%s is over %d bytes" % (name, _FILE_MAX))
         return ders(data, name), name

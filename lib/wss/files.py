@@ -71,6 +71,8 @@ class Files:
                 return
             elif op == _SKIP:
                 return
+            elif not self._have and not data[i]:
+                i += 1  # acknowledgements sent ahead of a get that has ended meanwhile
             else:
                 k = min(n - i, _REQUEST_LEN - self._have)
                 self._request[self._have : self._have + k] = data[i : i + k]

@@ -44,7 +44,7 @@ class Listener:
         sock.setblocking(False)
         self._poll.register(sock, select.POLLIN)
         port.on_readable(sock, self._callback)
-        if isinstance(address, bytes):  # the unix port gives a raw sockaddr: family, port, IPv4
+        if not isinstance(address, tuple):  # the unix port gives a raw sockaddr: family, port, IPv4
             address = (".".join([str(b) for b in address[4:8]]), address[2] << 8 | address[3])
         return sock, address
 

@@ -123,7 +123,6 @@ class Session:
     def _overdue(self):
         stage = self.stage
         if stage == _DENIED:
-            self.server.refused("wrong password")
             self.reply(frame(TEXT, b"\r\nAccess denied\r\n"))
             self.close(frame(CLOSE, close_payload(1008)))
         elif stage == _JUDGE:
@@ -230,6 +229,7 @@ class Session:
                 self._contest()
         else:
             self._input = b""
+            self.server.refused("wrong password")
             self._enter(_DENIED, backoff.wrong(self.address[0], now))
 
     def _contest(self):

@@ -10,6 +10,7 @@ INPUT_MAX = const(1024)  # typed ahead of the program, beside the firmware's own
 _LINE_MAX = const(1020)  # payload of one output frame
 _RING = const(250)  # of ESP32's 260: what does not fit is dropped there (ports/esp32/mphalport.c)
 _HELD_MS = const(60)  # the ring untouched for this long: the program is not reading
+_FOLLOW = const(50)
 _ASIDE_MAX = const(256)  # printed from inside our own step
 _CTRL_C = const(3)
 
@@ -44,6 +45,7 @@ class Terminal(IOBase):
         self._writing = False
         self._aside = b""
         self._flush_cb = self._flush
+        self._follow_cb = self._follow
         self.lost = 0  # bytes printed from inside our own step that found no room
 
     def detach(self):
@@ -91,6 +93,7 @@ class Terminal(IOBase):
         if port.dupterm_notify:
             if not self._credit:
                 if not self._server.ring.empty():
+                    port.soon(self._follow_cb, _FOLLOW)
                     return None
                 self._credit = _RING
             self._credit -= 1
@@ -99,6 +102,14 @@ class Terminal(IOBase):
         if self._break < self._start:
             self._break = -1
         return 1
+
+    def _follow(self, left):
+        # The ring is full and more waits: look again at the VM's next checks, a few times, because a REPL that reads without
+        # echo empties it at once and the timer's next tick is far; a program that does not read is left alone.
+        if self._start < self._end:
+            self.rearm()
+            if left and not self._notified:
+                port.soon(self._follow_cb, left - 1)
 
     def rearm(self):
         """Have the firmware fetch what waits here. Called after every step and write."""
