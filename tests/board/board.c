@@ -70,25 +70,32 @@ static bool something_pending(void) {
 }
 
 // A board starts with its clock at 2000-01-01. BOARD_CLOCK (seconds) shifts the clock that Python and mbedTLS see.
-static long clock_shift(void) {
-    const char *s = getenv("BOARD_CLOCK");
-    return s ? atol(s) : 0;
+int __wrap_gettimeofday(struct timeval *tv, void *zone) {
+    (void)zone;
+    const char *shift = getenv("BOARD_CLOCK");
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    tv->tv_sec = t.tv_sec + (shift ? atol(shift) : 0);
+    tv->tv_usec = t.tv_nsec / 1000;
+    return 0;
 }
 
-int __real_gettimeofday(struct timeval *t, void *zone);
-int __wrap_gettimeofday(struct timeval *t, void *zone) {
-    int ret = __real_gettimeofday(t, zone);
-    t->tv_sec += clock_shift();
-    return ret;
-}
-
-time_t __real_time(time_t *t);
 time_t __wrap_time(time_t *t) {
-    time_t now = __real_time(NULL) + clock_shift();
+    struct timeval tv;
+    __wrap_gettimeofday(&tv, NULL);
     if (t) {
-        *t = now;
+        *t = tv.tv_sec;
     }
-    return now;
+    return tv.tv_sec;
+}
+
+// Their names in a 32-bit program with a 64-bit time_t, which the unix port has since 1.26.
+int __wrap___gettimeofday64(struct timeval *tv, void *zone) {
+    return __wrap_gettimeofday(tv, zone);
+}
+
+time_t __wrap___time64(time_t *t) {
+    return __wrap_time(t);
 }
 
 /******************************************************************************/

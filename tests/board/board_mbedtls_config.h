@@ -9,6 +9,7 @@
 
 // ESP-IDF's defaults that MicroPython's common file leaves out.
 #define MBEDTLS_CCM_C
+#define MBEDTLS_GCM_C // in the common file since 1.24
 #define MBEDTLS_BASE64_C
 #define MBEDTLS_PEM_PARSE_C
 #define MBEDTLS_SSL_KEEP_PEER_CERTIFICATE

@@ -501,7 +501,6 @@ def test_ctrl_c_interrupts_a_boot_py_that_never_ends(desk):
 RESETS = {
     "ctrl-d": b"\x04",
     "raw": b"\x01\x04",
-    "SystemExit": b"raise SystemExit\r",
     "soft_reset": b"import machine; machine.soft_reset()\r",
     "reset": b"import machine; machine.reset()\r",
 }
