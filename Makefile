@@ -39,3 +39,16 @@ clean: ## delete what was built; what was fetched stays
 	rm -rf build/firmware
 distclean: ## delete everything that make made
 	rm -rf build $(VENV)
+
+.PHONY: run test lint
+run: $(VENV)/.stamp ## firmware, keys, a board with its secure REPL, and you in it
+	@$(VENV)/bin/python tools/firmware.py path --bits 64 >/dev/null
+	@exec $(VENV)/bin/python tools/run.py
+
+# TESTS= picks files or anything else pytest takes; TARGET= what to run on (tests/targets.py)
+test: $(VENV)/.stamp lint ## the tests; TARGET=unix,unix32,mip TESTS=tests/host/test_held.py
+	@$(VENV)/bin/python tools/firmware.py build
+	@$(VENV)/bin/python -m pytest $(if $(TARGET),--target $(TARGET)) $(TESTS)
+
+lint: $(VENV)/.stamp ## ruff
+	@$(VENV)/bin/ruff check -q .

@@ -69,7 +69,8 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     _server.start_timer(_port.timer(timer))
     listen_s = _server.listener.sock
     _lacks = lacks
-    _url = ["%s://%s:%d" % ("wss" if ssl else "ws", a, number) for a in _port.addresses()]
+    hosts = _port.addresses() if host == "0.0.0.0" else (host,)
+    _url = ["%s://%s:%d" % ("wss" if ssl else "ws", a, number) for a in hosts]
     print("wss_repl: listening on", ", ".join(_url))
     for lack in lacks:
         print("wss_repl: warning:", lack)

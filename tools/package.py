@@ -1,0 +1,20 @@
+#!/usr/bin/env python3
+"""Write package.json, which `mpremote mip install` reads: every module in lib/, beside the path it gets on the board."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def package() -> str:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    files = sorted(p.relative_to(ROOT / "lib").as_posix() for p in (ROOT / "lib").rglob("*.py"))
+    return json.dumps({"urls": [[f, "lib/" + f] for f in files], "deps": [], "version": version}, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "package.json").write_text(package())
+    sys.exit(0)
