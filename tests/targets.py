@@ -2,6 +2,8 @@
 
 unix: the stand-in firmware with the bundle frozen in, 64 bits. unix32: the same at 32 bits with a 160 KB heap.
 mip: unix, with the modules as files in the board's /lib, as `mpremote mip install` puts them there.
+pull: unix, whose stdin pulls from os.dupterm as ESP32's does from 1.27 on. slow: unix, whose socket callbacks come every 80 ms, as
+an ESP32's do while it waits.
 """
 
 import shutil
@@ -63,6 +65,7 @@ class Unix:
         self.name = name
         self.bits = 32 if "32" in name else 64
         self.files = "mip" in name
+        self.env = {"pull": {"BOARD_STDIN": "pull"}, "slow": {"BOARD_SOCKET_MS": "80"}}.get(name, {})
 
     def __repr__(self):
         return self.name
@@ -88,7 +91,7 @@ class Booted:
 
     def __enter__(self) -> Running:
         target, directory, port, ready, prompt, env = self._args
-        self._board = Board(directory, target.bits, env=env, lib=directory / "lib" if target.files else None)
+        self._board = Board(directory, target.bits, env=target.env | (env or {}), lib=directory / "lib" if target.files else None)
         try:
             return Running(self._board, port, directory, ready, prompt)
         except BaseException:

@@ -227,5 +227,6 @@ def test_200_rounds_leave_the_heap_where_it_was(connect, board):
     fds = len(os.listdir("/proc/%d/fd" % board.console.pid))
     for _ in range(200):
         round_trip()
-    assert alloc() - first <= 0
+    # One object left behind a round would be 3,200 bytes at least; a collector that scans the stack keeps a stray one
+    assert alloc() - first < 1600
     assert len(os.listdir("/proc/%d/fd" % board.console.pid)) == fds
