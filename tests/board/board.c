@@ -512,6 +512,59 @@ MP_DEFINE_CONST_OBJ_TYPE(
     );
 
 /******************************************************************************/
+// machine.RTC (ports/esp32/machine_rtc.c): the clock can be set, and keeps its time through resets but not without power
+
+static mp_obj_t rtc_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
+    mp_arg_check_num(n_args, n_kw, 0, 1, false);
+    return MP_OBJ_FROM_PTR(mp_obj_malloc(mp_obj_base_t, type));
+}
+
+// (year, month, day, weekday, hour, minute, second, microsecond) in UTC
+static mp_obj_t rtc_datetime(size_t n_args, const mp_obj_t *args) {
+    struct timeval now;
+    __wrap_gettimeofday(&now, NULL);
+    struct tm tm;
+    if (n_args == 1) {
+        gmtime_r(&now.tv_sec, &tm);
+        int values[] = { tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, (tm.tm_wday + 6) % 7, tm.tm_hour, tm.tm_min,
+                         tm.tm_sec, now.tv_usec };
+        mp_obj_t items[8];
+        for (int i = 0; i < 8; ++i) {
+            items[i] = MP_OBJ_NEW_SMALL_INT(values[i]);
+        }
+        return mp_obj_new_tuple(8, items);
+    }
+    mp_obj_t *items;
+    mp_obj_get_array_fixed_n(args[1], 8, &items);
+    memset(&tm, 0, sizeof(tm));
+    tm.tm_year = mp_obj_get_int(items[0]) - 1900;
+    tm.tm_mon = mp_obj_get_int(items[1]) - 1;
+    tm.tm_mday = mp_obj_get_int(items[2]);
+    tm.tm_hour = mp_obj_get_int(items[4]);
+    tm.tm_min = mp_obj_get_int(items[5]);
+    tm.tm_sec = mp_obj_get_int(items[6]);
+    const char *shift = getenv("BOARD_CLOCK");
+    char text[24];
+    snprintf(text, sizeof(text), "%ld", (long)(timegm(&tm) - now.tv_sec) + (shift ? atol(shift) : 0));
+    setenv("BOARD_CLOCK", text, 1);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(rtc_datetime_obj, 1, 2, rtc_datetime);
+
+static const mp_rom_map_elem_t rtc_locals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR_datetime), MP_ROM_PTR(&rtc_datetime_obj) },
+};
+static MP_DEFINE_CONST_DICT(rtc_locals, rtc_locals_table);
+
+MP_DEFINE_CONST_OBJ_TYPE(
+    board_rtc_type,
+    MP_QSTR_RTC,
+    MP_TYPE_FLAG_NONE,
+    make_new, rtc_make_new,
+    locals_dict, &rtc_locals
+    );
+
+/******************************************************************************/
 // Identity, start and reset (ports/esp32/main.c)
 
 // Six bytes as an ESP32 has, from BOARD_UID (hexadecimal) where a test needs two boards.
