@@ -2,7 +2,7 @@
 # In: file names or bytes, PEM or DER.  Out: a tls.SSLContext that lets nobody in without a certificate.  Next: session.py.
 from micropython import const
 
-from wss import port
+from wss import port, trust
 from wss.pem import ders
 
 _FILE_MAX = const(8192)  # bytes; a P-256 certificate has 600, a PEM of ten CAs 8,000
@@ -58,4 +58,7 @@ def context(key=None, cert=None, ca=None):
             ctx.load_verify_locations(der)
     except (ValueError, OSError) as e:
         raise ValueError("%s can't be used (%s): copy it again" % (name, e.args[-1] if e.args else e))
-    return ctx, [] if _SERVER_AUTH in cert[0] else ["extended key usage: the board's key would open other boards as a host"]
+    lacks = trust.install(ctx, cert[0])
+    if _SERVER_AUTH not in cert[0]:
+        lacks.append("extended key usage: the board's key would open other boards as a host")
+    return ctx, lacks

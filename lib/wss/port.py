@@ -56,6 +56,27 @@ def addresses():
     return found or ["0.0.0.0"]
 
 
+def on_certificate(context, callback):
+    """Call callback(DER, depth) for each certificate of a peer's chain; False where the firmware can't."""
+    try:
+        context.verify_callback = callback
+        return True
+    except AttributeError:
+        return False
+
+
+def set_clock(date):
+    """Set the clock to (year, month, day, hour, minute, second) in UTC; False where there is none to set."""
+    try:
+        from machine import RTC
+
+        y, month, d, h, m, s = date
+        RTC().datetime((y, month, d, 0, h, m, s, 0))
+        return True
+    except (ImportError, OSError, ValueError):
+        return False
+
+
 def on_readable(sock, callback):
     """Call callback(sock) from the event poll hook while sock is readable; False where the port can't."""
     try:

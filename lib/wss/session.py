@@ -4,7 +4,7 @@ import os
 import select
 from micropython import const
 
-from wss import port
+from wss import port, trust
 from wss.files import Files
 from wss.frames import CLOSE, PING, PONG, TEXT, Decoder, ProtocolError, close_payload, frame
 from wss.listener import PENDING_MAX, Listener, weakest
@@ -259,6 +259,8 @@ class Session:
         self.term = Terminal(server, self)
         self.stage = _OPEN
         server.session = self
+        if server.context:
+            trust.remember()
         self.attached = os.dupterm(self.term)
         server.changed(self)
         self._replies.append(frame(TEXT, b"\r\nWebREPL connected\r\n>>> "))
@@ -415,7 +417,10 @@ class Server:
             self.drop(s, "out of memory")
             return
         except (OSError, ValueError) as e:  # a certificate that does not verify is a ValueError (extmod/modtls_mbedtls.c)
-            self.drop(s, "TLS: %s" % (e.args[-1] if e.args else e) if s.stage == _REQUEST else "connection lost")
+            why = trust.reason() if s.stage == _REQUEST else ("connection lost", None)
+            why = why or ("TLS: %s" % (e.args[-1] if e.args else e), None)
+            self.drop(s, why[0])
+            self.last = why[1] or self.last
             return
         self.refused(cause)
         s.close(last)

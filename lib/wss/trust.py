@@ -1,0 +1,215 @@
+# Which hosts are turned away although the CA signed them, and what time it is at least.
+# In: certificates in DER, wss_trust.txt, wss_time.txt.  Out: let in or not, and why; the clock.  Next: session.py.
+import time
+from binascii import hexlify
+from hashlib import sha256
+from micropython import const
+
+from wss import port
+
+FILE = "wss_trust.txt"
+_CLOCK = "wss_time.txt"
+
+_FILE_MAX = const(16384)  # bytes: 200 fingerprints
+_DAY = const(86400)
+_REFUSE = const(-0x3000)  # MBEDTLS_ERR_X509_FATAL_ERROR: the peer gets the alert access_denied
+
+_why = None  # (cause, details) of the latest refusal
+_depth = 0
+
+
+class Damaged(ValueError):
+    pass
+
+
+def _tlv(der, i, tag=None):
+    # (tag, start, end) of the DER value at i (X.690 section 8.1)
+    t = der[i]
+    n = der[i + 1]
+    i += 2
+    if n & 128:
+        k = n & 127
+        n = int.from_bytes(bytes(der[i : i + k]), "big")
+        i += k
+    if i + n > len(der) or (tag is not None and t != tag):
+        raise ValueError("not a certificate")
+    return t, i, i + n
+
+
+def fields(cert):
+    """(serial in hex, not before, not after) of a certificate in DER (RFC 5280 section 4.1).
+
+    Dates are (year, month, day, hour, minute, second) in UTC. Raises ValueError.
+    """
+    try:
+        i = _tlv(cert, _tlv(cert, 0, 0x30)[1], 0x30)[1]
+        t, start, end = _tlv(cert, i)
+        if t == 0xA0:  # version
+            _, start, end = _tlv(cert, end, 2)
+        serial = hexlify(cert[start:end]).decode().lstrip("0")
+        for _ in range(3):  # signature algorithm, issuer, validity
+            _, start, end = _tlv(cert, end, 0x30)
+        t, a, b = _tlv(cert, start)
+        first = _date(t, bytes(cert[a:b]))
+        t, a, b = _tlv(cert, b)
+        return serial, first, _date(t, bytes(cert[a:b]))
+    except IndexError:
+        raise ValueError("not a certificate")
+
+
+def _date(tag, text):
+    # UTCTime or GeneralizedTime (RFC 5280 section 4.1.2.5)
+    if tag == 0x17:
+        text = (b"19" if text >= b"5" else b"20") + text
+    return (int(text[:4]),) + tuple([int(text[i : i + 2]) for i in range(4, 14, 2)])
+
+
+def show(date):
+    """A date as text."""
+    return "%04d-%02d-%02d %02d:%02d UTC" % date[:5]
+
+
+def listed(serial="", fingerprint="", name=FILE):
+    """(revoked, pinned) for a certificate, both False when there is no list. Raises Damaged, OSError.
+
+    Read anew for each login, so that what arrives over wss counts from the next one on, and line by line, so that it
+    costs no memory. pinned is None when the list pins nobody.
+    """
+    revoked = False
+    pinned = None
+    n = total = 0
+    line = ""
+    try:
+        f = open(name)
+    except OSError as e:
+        if e.errno == 2:
+            return False, None
+        raise
+    with f:
+        while True:
+            line = f.readline(200)
+            if not line:
+                # A list cut off in the middle would let in those at its end
+                raise Damaged("%s is cut off" % name)
+            n += 1
+            total += len(line)
+            if total > _FILE_MAX:
+                raise Damaged("%s is over %d bytes" % (name, _FILE_MAX))
+            words = line.split("#")[0].split()
+            if not words:
+                continue
+            if words == ["end"]:
+                return revoked, pinned
+            if words == ["pinned"]:  # nobody but those listed, even if that is nobody
+                pinned = pinned or False
+                continue
+            if len(words) != 2 or words[0] not in ("revoked", "pinned") or not 0 < len(words[1]) <= 64:
+                raise Damaged("%s is malformed in line %d" % (name, n))
+            which = words[1].lower()
+            for c in which:
+                if c not in "0123456789abcdef":
+                    raise Damaged("%s is malformed in line %d" % (name, n))
+            which = which.lstrip("0") if len(which) < 64 else which
+            hit = which == serial or which == fingerprint
+            if words[0] == "revoked":
+                revoked = revoked or hit
+            else:
+                pinned = pinned or hit
+
+
+def verify(cert, depth):
+    """mbedTLS's question about each certificate of a chain, from the root to the leaf (depth 0): 0 lets it pass.
+
+    Must not raise: C code that can't be unwound is above (extmod/modtls_mbedtls.c, ssl_sock_cert_verify).
+    """
+    global _why, _depth
+    try:
+        if depth >= _depth:
+            _why = None
+        _depth = depth
+        serial, first, last = fields(cert)
+        now = time.gmtime()[:6]
+        if not first <= now <= last and not _why:
+            # mbedTLS refuses it; here it's said which one and when
+            _why = "not valid now", "%s certificate %s is valid from %s to %s, and here it is %s" % (
+                "CA" if depth else "host", serial, show(first), show(last), show(now)
+            )  # fmt: skip
+        if depth:
+            return 0
+        revoked, pinned = listed(serial, hexlify(sha256(cert).digest()).decode())
+        if revoked:
+            _why = "revoked", "host certificate %s is revoked in %s" % (serial, FILE)
+        elif pinned is False:
+            _why = "not pinned", "host certificate %s is not among the pinned ones in %s" % (serial, FILE)
+        else:
+            return 0
+    except Damaged as e:
+        _why = "trust list", "%s: send it again" % e
+    except (Exception, KeyboardInterrupt) as e:
+        _why = "trust list", "the host certificate can't be checked (%r)" % e
+    return _REFUSE
+
+
+def reason():
+    """(cause, details) if the latest chain was turned away here, once; None otherwise."""
+    global _why
+    why = _why
+    _why = None
+    return why
+
+
+def install(context, cert):
+    """Have context ask verify(), and set a clock that can't be right. Returns warnings.
+
+    cert: the board's own certificate in DER. Raises ValueError when there is a list that can't be honoured.
+    """
+    try:
+        listed()
+    except (ValueError, OSError) as e:
+        raise ValueError("%s: send it again, or remove it" % e)
+    if not port.on_certificate(context, verify):
+        try:
+            open(FILE).close()
+        except OSError:
+            return _clock(cert)
+        raise ValueError("this firmware can't look at certificates, so %s can't be honoured: use 1.23 or later" % FILE)
+    return _clock(cert)
+
+
+def _clock(cert):
+    # A board boots in 2000, when no certificate was valid. It is not before its own certificate, nor before a login.
+    try:
+        _, first, last = fields(cert)
+    except ValueError:
+        return ["the dates of the board's certificate can't be read"]
+    floor = max(first, _stored())
+    now = time.gmtime()[:6]
+    if now < floor:
+        if not port.set_clock(floor):
+            return ["the clock shows %s, it is %s or later, and it can't be set from here" % (show(now), show(floor))]
+        now = time.gmtime()[:6]
+    if now > last:
+        return ["the board's certificate expired on %s, and here it is %s" % (show(last), show(now))]
+    return []
+
+
+def _stored():
+    try:
+        with open(_CLOCK) as f:
+            date = tuple([int(x) for x in f.read(40).split()])
+            return date if len(date) == 6 else ()
+    except (OSError, ValueError):
+        return ()
+
+
+def remember():
+    """Note the time, after a login; flash wears, so once a day at most."""
+    now = time.gmtime()[:6]
+    stored = _stored()
+    if stored[:3] >= now[:3]:
+        return
+    try:
+        with open(_CLOCK, "w") as f:
+            f.write("%d %d %d %d %d %d\n" % now)
+    except OSError:
+        pass  # a full flash must not end a login
