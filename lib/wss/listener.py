@@ -42,6 +42,7 @@ class Listener:
         except OSError:
             return None
         sock.setblocking(False)
+        port.no_delay(sock)
         self._poll.register(sock, select.POLLIN)
         port.on_readable(sock, self._callback)
         if not isinstance(address, tuple):  # the unix port gives a raw sockaddr: family, port, IPv4

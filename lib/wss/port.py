@@ -1,6 +1,7 @@
 # Every question about the firmware is asked here, by trying; nowhere else.
 # In: nothing.  Out: the native TLS module, the dupterm hooks, a timer, a lock.  Next: everybody.
 import os
+import socket
 import sys
 import time
 from micropython import const, schedule
@@ -15,6 +16,7 @@ except ImportError:
 
 _SOCKET_CALLBACK = const(20)  # the "register callback" option of ports/esp32/modsocket.c and extmod/modlwip.c
 _SOL_SOCKET = const(1)
+_IPPROTO_TCP = const(6)
 
 dupterm = getattr(os, "dupterm", None)
 dupterm_notify = getattr(os, "dupterm_notify", None)
@@ -84,6 +86,14 @@ def on_readable(sock, callback):
         return True
     except (OSError, TypeError):
         return False
+
+
+def no_delay(sock):
+    """Have small frames leave at once: with Nagle's algorithm each waits for the peer's delayed acknowledgement, 40 ms."""
+    try:
+        sock.setsockopt(_IPPROTO_TCP, getattr(socket, "TCP_NODELAY", 1), 1)  # modlwip.c has its own number for it
+    except OSError:
+        pass
 
 
 def soon(callback, arg=None):
