@@ -131,8 +131,9 @@ def verify(cert, depth):
         now = time.gmtime()[:6]
         if not first <= now <= last and not _why:
             # mbedTLS refuses it; here it's said which one and when
-            _why = "not valid now", "%s certificate %s is valid from %s to %s, and here it is %s" % (
-                "CA" if depth else "host", serial, show(first), show(last), show(now)
+            when = "expired" if now > last else "from the future"
+            _why = when, "%s certificate %s is %s: it is valid from %s to %s, and here it is %s" % (
+                "CA" if depth else "host", serial, when, show(first), show(last), show(now)
             )  # fmt: skip
         if depth:
             return 0

@@ -149,8 +149,8 @@ def test_get_of_what_is_not_there_or_a_directory(connect, board):
 
 def test_a_put_cut_off_leaves_the_old_file_and_no_other(connect, board):
     (board.directory / "config.py").write_text("old")
-    before = sorted(p.name for p in board.directory.iterdir())
     peer = connect().login()
+    before = sorted(p.name for p in board.directory.iterdir())
     peer.request(1, b"config.py", 100_000)
     assert peer.reply() == 0
     peer.binary(b"n" * 1024)
