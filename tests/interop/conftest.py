@@ -1,0 +1,122 @@
+"""Real clients, as they come from their registries, against a board whose keys `wssctl` made.
+
+One board a module and target: a client must leave it the way it found it, which `desk_is_free` checks after each test.
+"""
+
+import os
+import ssl
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import venvs
+from peers import Identity
+from targets import UID, Running, free_port
+
+PASSWORD = "secret"
+PASSPHRASE = "passphrase1"  # upydev splits PASSWORD:PASSPHRASE at the colon and its own command line at spaces
+USER = "ana"  # upydev names the HOST files by $USER
+
+# OpenSSL 3.2 and later takes no CCM8 below security level 0, and upydev asks for nothing else in TLS 1.2.
+OPENSSL_CONF = "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nCipherString = DEFAULT:@SECLEVEL=0\n"
+
+
+@dataclass
+class Desk:
+    """A running board, the folder of keys that opens it, and an environment to start clients in."""
+
+    board: Running
+    keys: Path
+    env: dict
+
+    @property
+    def target(self) -> str:
+        return "127.0.0.1:%d" % self.board.port
+
+    @property
+    def host(self) -> Identity:
+        cert, key = next(self.keys.glob("HOST_cert@*.pem")), next(self.keys.glob("HOST_key@*.pem"))
+        return Identity(self.keys / "ROOT_CA_cert.pem", cert, key, PASSPHRASE)
+
+    @property
+    def directory(self) -> Path:
+        return self.board.directory
+
+    def status(self, key: str) -> str:
+        self.board.console.write(b"print('~' * 9)\r")
+        self.board.console.read_until(b"~" * 9)  # what clients made the console show may be no text
+        return self.board.run("print(wss_repl.status().get(%r))" % key)
+
+
+def wssctl(folder: Path, *arguments) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "wssctl", *map(str, arguments)],
+        env=os.environ | {"WSSCTL_KEYS": str(folder), "WSSCTL_PASSPHRASE": PASSPHRASE, "USER": USER},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def desk(target, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("desk")
+    keys, board = folder / "keys", folder / "board"
+    board.mkdir()
+    port = free_port()
+    wssctl(keys, "ca", "init")
+    wssctl(keys, "host", "init")
+    wssctl(keys, "device", "init", UID, "--name", "localhost", "--ip", "127.0.0.1", "--port", port, "--out", board)
+    env = os.environ | {"USER": USER, "HOME": str(folder), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    if ssl.OPENSSL_VERSION_INFO >= (3, 2):
+        (folder / "openssl.cnf").write_text(OPENSSL_CONF)
+        env["OPENSSL_CONF"] = str(folder / "openssl.cnf")
+    with target.board(board, port=port) as running:
+        yield Desk(running, keys, env)
+
+
+@pytest.fixture(autouse=True)
+def desk_is_free(request):
+    """Every client, however it ended, leaves the board's terminal to the next one."""
+    yield
+    if "desk" in request.fixturenames:
+        desk = request.getfixturevalue("desk")
+        deadline = time.monotonic() + 5
+        while (client := desk.status("client")) != "None":
+            assert time.monotonic() < deadline, f"{client} still has the board's terminal"
+            time.sleep(0.05)
+
+
+def _client(make, *arguments):
+    try:
+        return make(*arguments)
+    except venvs.NoClient as e:
+        if os.environ.get("CI"):
+            raise  # what tests are for; a machine without a registry may go without
+        pytest.skip(str(e))
+
+
+@pytest.fixture(scope="session")
+def upydev_bin() -> Path:
+    """The commands of upydev 0.4.3 with upydevice 0.3.8."""
+    return _client(venvs.make, "upydev", (venvs.HERE / "upydev.txt").read_text(), True)
+
+
+@pytest.fixture(scope="session")
+def webrepl_bin() -> Path:
+    """The commands of PyPI's webrepl, which is webrepl_cli as a package, and of belay."""
+    return _client(venvs.make, "webrepl", "webrepl==0.2.0\nbelay==0.30.1\n")
+
+
+@pytest.fixture(scope="session")
+def wscat() -> Path:
+    return _client(venvs.npm, "wscat@6.1.0") / "wscat"

@@ -1,0 +1,105 @@
+"""webrepl_cli's protocol as its heirs speak it, PyPI's webrepl 0.2.0 and belay 0.30.1: unmasked frames, header and payload
+apart, a request in two parts, and plain ws only. So through a TLS forwarder, and to a board told to take plain ws."""
+
+import os
+import subprocess
+
+import pytest
+from conftest import PASSWORD
+from forwarder import Forwarder
+from targets import free_port
+
+
+@pytest.fixture(scope="module")
+def forwarder(desk):
+    with Forwarder(desk.board.address, desk.host.context()) as forwarder:
+        yield forwarder
+        assert forwarder.suites and all("GCM" in suite for suite in forwarder.suites)
+
+
+@pytest.fixture(scope="module")
+def plain(target, tmp_path_factory):
+    """A board that speaks ws, because it was told to by name."""
+    port = free_port()
+    call = "wss_repl.start(port=%d, password=%r, ssl=False)" % (port, PASSWORD)
+    with target.board(tmp_path_factory.mktemp("plain"), port=port, call=call) as running:
+        assert "ws://" in running.run("print(wss_repl.status()['listening'])")
+        yield running
+
+
+@pytest.fixture(params=["forwarded", "plain"])
+def way(request):
+    """(port, the board's directory) of both ways in."""
+    if request.param == "plain":
+        board = request.getfixturevalue("plain")
+        return board.port, board.directory
+    return request.getfixturevalue("forwarder").port, request.getfixturevalue("desk").directory
+
+
+def run(*arguments, code=0, **kwargs) -> str:
+    done = subprocess.run(
+        [str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, timeout=30, **kwargs,
+    )  # fmt: skip
+    assert code is None or done.returncode == code, done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def webrepl(target, way, webrepl_bin, tmp_path):
+    """webrepl(command, ...): PyPI's webreplcmd."""
+
+    def webrepl(*arguments, password=PASSWORD):
+        command = [webrepl_bin / "webreplcmd", "-i", "127.0.0.1", "-P", way[0], "-p", password]
+        return run(*command, *arguments, cwd=tmp_path)
+
+    return webrepl
+
+
+def test_webrepl_command(webrepl):
+    assert webrepl("cmd", "print(6*7)").split() == ["print(6*7)", "42"]
+
+
+def test_webrepl_version(webrepl):
+    assert webrepl("ver").startswith("[i] Version  1 ")
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1_000_000])
+def test_webrepl_put(webrepl, way, tmp_path, size):
+    content = os.urandom(size)
+    (tmp_path / "here").write_bytes(content)
+    assert webrepl("put", "here", "there") == ""
+    assert (way[1] / "there").read_bytes() == content
+
+
+@pytest.mark.parametrize("size", [0, 1, 4090, 1_000_000])
+def test_webrepl_get(webrepl, way, tmp_path, size):
+    content = os.urandom(size)
+    (way[1] / "there").write_bytes(content)
+    assert webrepl("get", "there", "here") == ""
+    assert (tmp_path / "here").read_bytes() == content
+
+
+def test_webrepl_is_told_of_a_wrong_password(webrepl):
+    assert "Check your password" in webrepl("ver", password="wrong")
+    assert webrepl("ver").startswith("[i] Version  1 ")
+
+
+def test_belay(target, way, webrepl_bin):
+    """Raw REPL over text frames. belay soft-resets a board unless told not to, which ends any network session."""
+    program = r"""
+import sys
+from belay.pyboard import Pyboard, PyboardException
+board = Pyboard(sys.argv[1], password=sys.argv[2])
+board.enter_raw_repl(soft_reset=False)
+print(board.exec("print(6*7)").decode().strip())
+print(len(board.exec("for i in range(1000): print(i, 'x' * 50)\n")))
+try:
+    board.exec("1/0")
+except PyboardException as e:
+    print("ZeroDivisionError" in str(e))
+board.exit_raw_repl()
+board.close()
+"""
+    told = run(webrepl_bin / "python", "-c", program, "ws://127.0.0.1:%d" % way[0], PASSWORD)
+    assert told.splitlines() == ["42", str(sum(len(f"{i} {'x' * 50}\r\n") for i in range(1000))), "True"]
