@@ -1,0 +1,604 @@
+# ussl as WiPy and pycom had it and ssl as MicroPython 1.21 had it, over the TLS of today's firmware.
+# In: sockets, keys and certificates.  Out: sockets that speak TLS.  Next: wss/pem.py takes PEM files apart.
+#
+# Bytes go SSLSocket -> the firmware's SSLSocket -> _Wire -> socket. _Wire is there because the firmware's handshake is
+# one call that nothing else can end, because a socket's error (a timeout, too) is the end of the firmware's TLS, and
+# because its close() forgets the socket after a handshake that failed.
+import io
+import select
+from errno import EAGAIN, EBADF, EINPROGRESS, EINVAL, ENOTCONN, ETIMEDOUT
+from time import ticks_add, ticks_diff, ticks_ms
+from micropython import const
+
+from wss.pem import ders
+
+try:
+    import tls  # MicroPython 1.23 and later: the C module
+except ImportError:
+    import ssl as tls
+
+CERT_NONE = 0
+CERT_OPTIONAL = 1
+CERT_REQUIRED = 2
+PROTOCOL_TLS_CLIENT = tls.PROTOCOL_TLS_CLIENT
+PROTOCOL_TLS_SERVER = tls.PROTOCOL_TLS_SERVER
+IPPROTO_SEC = 0  # the usual protocol of a stream socket: TLS begins in wrap_socket(), not in the socket
+
+_CERT_DIR = "/flash/cert/"
+
+_HANDSHAKE_MS = const(30000)  # where no timeout is known: several times what an ESP32 needs with RSA at both ends
+_VERIFY_FAILED = const(-0x2700)  # MBEDTLS_ERR_X509_CERT_VERIFY_FAILED
+_DTLS = const(2)  # the bit that PROTOCOL_DTLS_CLIENT and _SERVER have in common
+
+# py/stream.h
+_POLL = const(3)
+_CLOSE = const(4)
+_RD = const(1)
+_WR = const(4)
+_HUP = const(16)
+_NVAL = const(32)
+
+
+def __getattr__(name):
+    # MBEDTLS_VERSION, PROTOCOL_DTLS_CLIENT and whatever else this firmware has
+    return getattr(tls, name)
+
+
+class SSLError(OSError):
+    """A TLS failure. errno is mbedTLS's number, negative (mbedtls/error.h); args[1] says it in words."""
+
+    def __str__(self):
+        # as the firmware's ValueError reads, which programs and MicroPython's own tests print
+        args = self.args
+        return "\n%s\n" % args[1] if args[:1] == (_VERIFY_FAILED,) else str(args)
+
+
+def _error(e):
+    # The exception to raise for one that the firmware's TLS raised (extmod/modtls_mbedtls.c)
+    text = e.args[-1] if e.args else ""
+    if isinstance(e, ValueError):
+        # a line for each thing that is wrong with the certificate; other ValueErrors are about arguments
+        return SSLError(_VERIFY_FAILED, text.strip()) if text[:1] == "\n" else e
+    n = e.errno
+    if n is None or n >= 0:
+        return e
+    if n > -256:  # the socket's own error, which comes back from mbedTLS negative
+        return OSError(-n)
+    return SSLError(n, text if len(e.args) > 1 else "mbedTLS error -0x%04X" % -n)
+
+
+class _No:
+    # Stands where a TLS session is not yet, or a socket no longer.
+    def __init__(self, code):
+        self._code = code
+
+    def __getattr__(self, name):
+        raise OSError(self._code)
+
+
+_IDLE = _No(ENOTCONN)
+_CLOSED = _No(EBADF)
+
+
+class _Stream(io.IOBase):
+    # What C code asks of a stream besides data. self._on is what is polled: a socket, or the firmware's TLS over it.
+    _poller = None
+
+    def _ready(self, flags, ms=0):
+        p = self._poller
+        if p:
+            p.modify(self._on, flags)
+        else:
+            p = self._poller = select.poll()
+            p.register(self._on, flags)
+        for found in p.ipoll(ms):
+            return found[1]
+        return 0
+
+    def ioctl(self, request, arg):
+        if request == _POLL:
+            return _NVAL if self._on is None else self._ready(arg)
+        if request == _CLOSE:
+            self.close()
+            return 0
+        return -EINVAL
+
+
+class _Wire(_Stream):
+    # The socket as mbedTLS sees it. Nothing goes on here after self._end (ticks_ms; None: no end), however the peer
+    # drips: neither the handshake nor, later, a call under a timeout. Most errors are returned, not raised: then
+    # mbedTLS knows that the session is over.
+    _timed = False  # the socket doesn't block, calls wait here
+
+    def __init__(self, sock, end):
+        self._on = sock
+        self._end = end
+
+    def _move(self, f, buf, flags):
+        while True:
+            left = 1 if self._end is None else ticks_diff(self._end, ticks_ms())
+            if left <= 0:
+                raise OSError(ETIMEDOUT)
+            r = f(buf)
+            if r is not None or not self._timed:
+                return r
+            self._ready(flags, left)
+
+    def _sip(self, buf):
+        # The first byte waits as the socket was told to. The rest must not: readinto() would wait anew for each.
+        n = self._on.readinto(buf, 1)
+        if n and len(buf) > 1 and self._ready(_RD) & _RD:
+            more = self._on.recv(min(len(buf) - 1, 1024))
+            n += len(more)
+            buf[1:n] = more
+        return n
+
+    def readinto(self, buf):
+        try:
+            return self._move(self._sip, buf, _RD)
+        except OSError as e:
+            return -abs(e.errno)
+
+    def write(self, buf):
+        try:
+            return self._move(self._on.write, buf, _WR)
+        except OSError as e:
+            return -abs(e.errno)
+
+    def _read(self, buf):
+        return self._move(self._on.readinto, buf, _RD)
+
+    def open(self, timed):
+        # After the handshake. What a read raises goes through mbedTLS, which will ask for the same bytes again: so
+        # sessions survive a timeout. Without one, reads go straight to the socket.
+        self._end = None
+        self._timed = timed
+        self.readinto = self._read if timed else self._on.readinto
+
+    def close(self):
+        sock, self._on = self._on, None
+        if sock is not None:
+            sock.close()
+
+
+def _nothing(buf):
+    return None
+
+
+def _drop(sock):
+    # Bytes left unread would make this a reset, and the alert that says why would never arrive.
+    try:
+        sock.setblocking(False)
+        sock.read(2048)
+    except OSError:
+        pass
+    sock.close()
+
+
+def _host(addr):
+    # The host in what connect() takes: (host, port), or on the unix port a packed sockaddr. None if there is none.
+    if isinstance(addr, (tuple, list)):
+        return addr[0]
+    import socket
+
+    try:
+        addr = socket.sockaddr(addr)
+        return socket.inet_ntop(addr[0], addr[1])
+    except (AttributeError, TypeError, OSError):
+        return None
+
+
+class SSLSocket(_Stream):
+    """A socket that speaks TLS; wrap_socket() makes them.
+
+    Blocking, non-blocking and timeouts as a socket has them. A timeout bounds each call in total, connect() and
+    accept() with their handshakes too; after one in a read the session goes on, in a write it is over. In non-blocking
+    mode the stream methods (read, readinto, readline, write) return None where the socket methods (recv, send and their
+    kin) raise OSError(EAGAIN), as the firmware's sockets do. Every TLS failure is an SSLError.
+    """
+
+    _io = _IDLE
+    _ms = None  # timeout; None: left to the socket
+    _nb = False
+    _up = False  # the handshake is known to be over
+    _peer = None
+
+    def __init__(self, ctx, sock, server, handshake, host, more, wire):
+        self._ctx = ctx
+        self._sock = self._on = sock
+        self._server = server
+        self._handshake = handshake
+        self._host = host
+        self._more = more
+        self._wire = wire  # True: to be made
+
+    def _start(self, handshake, end):
+        wire = self._wire and _Wire(self._sock, end)
+        try:
+            self._io = self._ctx.wrap_socket(
+                wire or self._sock,
+                server_side=self._server,
+                do_handshake_on_connect=handshake,
+                server_hostname=self._host,
+                **self._more,
+            )
+        except (OSError, ValueError) as e:
+            raise _error(e)
+        self._wire = wire
+        self._on = self._io
+        self._poller = None
+        self._up = handshake
+        if wire:
+            wire.open(self._ms is not None)
+
+    def connect(self, addr):
+        """Connect, and do the handshake. Without server_hostname, CERT_REQUIRED verifies the host in addr."""
+        if self._server:
+            raise ValueError("connect() needs server_side=False")
+        sock = self._sock
+        if self._io is not _IDLE:
+            return sock.connect(addr)
+        given = self._host
+        if given is None and self._ctx.verify_mode == CERT_REQUIRED:
+            self._host = _host(addr)
+            if not self._host:
+                raise ValueError("CERT_REQUIRED requires server_hostname")
+        end = ticks_add(ticks_ms(), self._ms or 0)
+        later = None
+        try:
+            sock.connect(addr)
+        except OSError as e:
+            if not self._nb or e.errno != EINPROGRESS:
+                raise
+            later = e
+        self._peer = addr
+        up = False
+        try:
+            if self._ms:
+                sock.setblocking(False)
+            else:
+                end = ticks_add(ticks_ms(), _HANDSHAKE_MS)
+            self._start(self._handshake and not self._nb, end)
+            up = True
+        except SSLError as e:
+            if given is None and self._host and e.errno == _VERIFY_FAILED:
+                e = SSLError(e.errno, "%s (%s: pass server_hostname)" % (e.args[1], self._host))
+            raise e
+        finally:
+            if not up:
+                self._sock = self._io = _CLOSED
+                self._on = None
+                _drop(sock)
+        if later:
+            raise later
+
+    def accept(self):
+        """(SSLSocket, address) of the next connection, after its handshake. One that fails is closed and raises."""
+        if not self._server:
+            raise ValueError("accept() needs server_side=True")
+        sock, addr = self._sock.accept()
+        up = False
+        try:
+            s = SSLSocket(self._ctx, sock, True, self._handshake, None, self._more, True)
+            s._peer = addr
+            now = self._handshake and not self._nb
+            if now:
+                sock.setblocking(False)
+            s._start(now, ticks_add(ticks_ms(), self._ms or _HANDSHAKE_MS))
+            s.setblocking(not self._nb)
+            up = True
+        finally:
+            if not up:
+                _drop(sock)
+        return s, addr
+
+    def setblocking(self, flag):
+        self._sock.setblocking(flag)
+        self._ms = None
+        self._nb = not flag
+        if self._io is not _IDLE and self._wire:
+            self._wire.open(False)
+
+    def settimeout(self, seconds):
+        """None: block; 0: don't; else the seconds that a call may take in all."""
+        if not seconds:
+            return self.setblocking(seconds is None)
+        self._nb = False
+        self._sock.settimeout(seconds)
+        if self._wire:
+            self._ms = int(seconds * 1000) or 1
+            if self._io is not _IDLE:
+                self._sock.setblocking(False)
+                self._wire.open(True)
+
+    def _do(self, f, arg):
+        if self._ms:
+            self._wire._end = ticks_add(ticks_ms(), self._ms)
+        try:
+            r = f(arg)
+        except (OSError, ValueError) as e:
+            raise OSError(EBADF) if self._on is None else _error(e)
+        if r:
+            self._up = True
+        return r
+
+    def read(self, n=-1):
+        """n bytes, fewer at the end of the stream; all up to there for -1."""
+        return self._do(self._io.read, n)
+
+    def readline(self, n=-1):
+        return self._do(self._io.readline, n)
+
+    def readinto(self, buf, n=None):
+        """Fill buf, or its first n bytes; returns how many bytes came, fewer at the end of the stream."""
+        return self._do(self._io.readinto, buf if n is None else memoryview(buf)[:n])
+
+    def write(self, buf, *part):
+        """write(buf), write(buf, n) or write(buf, offset, n). After None, repeat it with the same bytes."""
+        if part:
+            start = part[0] if len(part) > 1 else 0
+            buf = memoryview(buf)[start : start + part[-1]]
+        return self._do(self._io.write, buf)
+
+    def recv(self, n):
+        """Up to n bytes, as soon as there are any; b"" at the end of the stream."""
+        r = self._do(getattr(self._io, "recv", None) or self._recv, n)
+        if r is None:
+            raise OSError(EAGAIN)
+        return r
+
+    def _recv(self, n):
+        # Up to 1.24 the firmware only has read(), which waits for all n. So wait for one byte, then have mbedTLS give
+        # what it holds of the same record, by keeping the socket from it.
+        tls = self._io
+        r = tls.read(1)
+        wire = self._wire
+        if r and n > 1 and wire:
+            readinto, wire.readinto = wire.readinto, _nothing
+            r += tls.read(n - 1) or b""
+            wire.readinto = readinto
+        return r
+
+    def recv_into(self, buf, n=0):
+        r = self.recv(n or len(buf))
+        memoryview(buf)[: len(r)] = r
+        return len(r)
+
+    def recvfrom(self, n):
+        """(data, address): the peer's, None where it isn't known (the socket was connected before it was wrapped)."""
+        return self.recv(n), self._peer
+
+    def send(self, data):
+        r = self._do(self._io.write, data)
+        if r is None:
+            raise OSError(EAGAIN)
+        return r
+
+    def sendall(self, data):
+        if self.write(data) != len(data):
+            raise OSError(EAGAIN)
+
+    def sendto(self, data, *to):
+        """send(data), if to is the peer: TLS reaches no one else."""
+        if not to or to[-1] != self._peer:
+            raise ValueError("use send()")
+        return self.send(data)
+
+    def makefile(self, mode="rwb", *buffering):
+        """The socket itself, which reads and writes bytes as a file does."""
+        if "b" not in mode:
+            raise ValueError("makefile() gives bytes")
+        return self
+
+    def cipher(self):
+        """(cipher suite, TLS version), None before the handshake."""
+        # asked then, the firmware's own crashes (mbedtls_ssl_get_ciphersuite returns NULL)
+        return self._io.cipher() if self._up else None
+
+    def close(self):
+        if self._on is None:
+            return
+        self._on = None
+        self._up = False
+        if self._io is _IDLE:
+            self._sock.close()
+        else:
+            self._io.close()
+            if self._wire:
+                self._wire.close()
+        self._sock = _CLOSED
+
+    def __getattr__(self, name):
+        # The firmware's TLS socket has getpeercert(); the socket has bind, listen, setsockopt, fileno, getpeername...
+        # Nothing may pass by TLS: whatever some firmware calls recv-something or send-something stays out.
+        if name == "getpeercert":
+            return getattr(self._io, name)
+        if name[:4] in ("recv", "send", "read", "writ"):
+            raise AttributeError(name)
+        return getattr(self._sock, name)
+
+    def __repr__(self):
+        return "<SSLSocket>"
+
+
+def _is_key(der):
+    # RFC 8017 A.1.2, RFC 5915 and RFC 5958 begin with a version, an INTEGER; a certificate with a SEQUENCE
+    if not der:
+        return False
+    start = 2 + (der[1] & 127 if der[1:2] >= b"\x80" else 0)
+    return der[start : start + 1] == b"\x02"
+
+
+def _blocks(source):
+    # The DER blocks of a file (a str) or of its content (bytes, or a str that is PEM)
+    name = "PEM data"
+    if isinstance(source, str):
+        if "-----BEGIN " in source:
+            source = source.encode()
+        else:
+            name = source
+            try:
+                with open(name, "rb") as f:
+                    source = f.read()
+            except OSError as e:
+                raise OSError(e.errno, "can't read " + name)
+    elif not isinstance(source, (bytes, bytearray, memoryview)):
+        return [source]  # for the firmware to refuse
+    source = bytes(source)
+    return ders(source, name) if b"-----BEGIN " in source else [source]
+
+
+class SSLContext:
+    """Settings for any number of connections. It has what the firmware's tls.SSLContext has, and takes files as well.
+
+    protocol: PROTOCOL_TLS_CLIENT, PROTOCOL_TLS_SERVER, or PROTOCOL_DTLS_* where the firmware has them.
+    verify_mode starts as CERT_NONE for both, as in 1.21.
+    """
+
+    def __init__(self, protocol):
+        object.__setattr__(self, "_ctx", tls.SSLContext(protocol))
+        object.__setattr__(self, "_dtls", protocol & _DTLS)
+        self.verify_mode = CERT_NONE
+
+    def __getattr__(self, name):
+        return getattr(self._ctx, name)
+
+    def __setattr__(self, name, value):
+        if name == "verify_mode" and value not in (CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED):
+            raise ValueError("not a CERT_ constant")
+        setattr(self._ctx, name, value)
+        # axTLS takes the setting and does nothing with it
+        if getattr(self._ctx, name) != value:
+            raise ValueError("not in this firmware: " + name)
+
+    def get_ciphers(self):
+        return self._ctx.get_ciphers()
+
+    def set_ciphers(self, names):
+        try:
+            self._ctx.set_ciphers(names)
+        except OSError as e:
+            raise _error(e)
+
+    def load_cert_chain(self, certfile, keyfile=None):
+        """Our certificate, with its intermediates if any, and key. Each is a path or the content, PEM or DER. keyfile
+        can be left out if certfile is a PEM with both, or the key is in /flash/cert/private.key. Raises ValueError,
+        OSError for a file that can't be read."""
+        certs = _blocks(certfile)
+        keys = certs if keyfile is None else _blocks(keyfile)
+        found = [k for k in keys if _is_key(k)]
+        if not found and keyfile is None:
+            found = _blocks(_default("private.key"))
+            if not found[0]:
+                raise ValueError("no private key: pass keyfile")
+        key = (found or keys)[0]
+        if len(certs) > 1:
+            certs = [c for c in certs if not _is_key(c)]
+        for cert in certs:
+            try:
+                self._ctx.load_cert_chain(cert, key)
+            except ValueError:
+                if cert is certs[0]:
+                    raise
+                # mbedtls_pk_parse_key() refuses a PKCS #8 key once it has one, and forgets that one
+                self._ctx.load_cert_chain(cert, key)
+
+    def load_verify_locations(self, cafile=None, cadata=None):
+        """CA certificates to trust: a path or the content, PEM (any number) or DER. More calls add more."""
+        if cafile is None and cadata is None:
+            raise TypeError("no cafile or cadata")
+        for source in (cafile, cadata):
+            if source is not None:
+                for der in _blocks(source):
+                    self._ctx.load_verify_locations(der)
+
+    def wrap_socket(self, sock, *, server_side=False, do_handshake_on_connect=True, server_hostname=None, **more):
+        """An SSLSocket over sock.
+
+        A connected socket starts now: ValueError where CERT_REQUIRED needs a server_hostname, SSLError when the
+        handshake fails; sock then stays open and the caller's. One that isn't connected starts in connect(), a
+        listening one in accept(). Any other stream that C code can use will do too.
+        """
+        if server_side and server_hostname:
+            raise ValueError("server_hostname is for clients")
+        is_socket = not self._dtls and hasattr(sock, "recv")
+        s = SSLSocket(self._ctx, sock, bool(server_side), do_handshake_on_connect, server_hostname, more, is_socket)
+        if is_socket:
+            found = s._ready(_RD | _WR)
+            if found & (_HUP | _RD) == _HUP or server_side and not found & _WR:
+                s._poller = None
+                return s
+        s._start(do_handshake_on_connect, ticks_add(ticks_ms(), _HANDSHAKE_MS))
+        return s
+
+
+def wrap_socket(sock, *args, **kwargs):
+    """An SSLSocket over sock. Two orders of arguments are in use; the type of the second argument tells which is meant:
+
+    wrap_socket(sock, keyfile, certfile, server_side, cert_reqs, ca_certs)   a path, bytes or None: WiPy
+    wrap_socket(sock, server_side, keyfile, certfile, cert_reqs, cadata, server_hostname, do_handshake)   a bool: 1.21
+
+    By name, all of them and key, cert go together. Keys and certificates are paths or contents, PEM or DER. Raises
+    ValueError or TypeError for arguments that can't be honoured, SSLError when the handshake fails.
+    """
+    return (_v1_21 if args and isinstance(args[0], (bool, int)) else _wipy)(sock, *args, **kwargs)
+
+
+def _wipy(sock, keyfile=None, certfile=None, server_side=False, cert_reqs=CERT_NONE, ca_certs=None, **more):
+    return _v1_21(sock, server_side, keyfile, certfile, cert_reqs, ca_certs=ca_certs, **more)
+
+
+def _one(a, b):
+    if a is not None and b is not None:
+        raise TypeError("given twice")
+    return b if a is None else a
+
+
+def _default(name):
+    try:
+        open(_CERT_DIR + name).close()
+        return _CERT_DIR + name
+    except OSError:
+        return None
+
+
+def _v1_21(
+    sock,
+    server_side=False,
+    keyfile=None,
+    certfile=None,
+    cert_reqs=CERT_NONE,
+    cadata=None,
+    server_hostname=None,
+    do_handshake=True,
+    *,
+    key=None,
+    cert=None,
+    ca_certs=None,
+):
+    ctx = SSLContext(PROTOCOL_TLS_SERVER if server_side else PROTOCOL_TLS_CLIENT)
+    ctx.verify_mode = cert_reqs
+    key = _one(keyfile, key)
+    cert = _one(certfile, cert)
+    cadata = _one(ca_certs, cadata)
+    if cert is None and key is None:
+        if server_side or cert_reqs == CERT_REQUIRED:
+            cert = _default("cert.pem")
+            key = _default("private.key")
+            if not (cert and key):
+                if server_side and do_handshake:
+                    raise ValueError("a server needs certfile and keyfile")
+                cert = key = None
+    elif cert is None:
+        cert = _default("cert.pem")
+    if cert is not None or key is not None:
+        ctx.load_cert_chain(cert, key)
+    if cadata is None and cert_reqs != CERT_NONE:
+        cadata = _default("ca.pem")
+        if cadata is None and cert_reqs == CERT_REQUIRED:
+            raise ValueError("CERT_REQUIRED needs ca_certs or cadata")
+    if cadata is not None:
+        ctx.load_verify_locations(cadata)
+    return ctx.wrap_socket(
+        sock, server_side=server_side, do_handshake_on_connect=do_handshake, server_hostname=server_hostname
+    )

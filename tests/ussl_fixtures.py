@@ -1,0 +1,64 @@
+"""The fixtures of ussl's tests.
+
+`mpy` is MicroPython: `unix` (the stand-in firmware, 64 bits), `unix32` (the same at 32 bits with a heap of 160 KB),
+both with ussl compiled as mip installs it, and `stock` (Debian's package with a copy of lib/). With MICROPYTHON=path,
+it is that binary instead.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import firmware
+import pytest
+import stock
+from ussl_support import MicroPython, Pki
+
+LIB = Path(__file__).resolve().parent.parent / "lib"
+FILES = ("ussl.py", "wss/pem.py")  # all that ussl consists of
+
+
+def _commands(name: str) -> list[str]:
+    if os.environ.get("MICROPYTHON"):
+        return [os.environ["MICROPYTHON"]]
+    try:
+        if name == "stock":
+            return stock.stock()
+        return [str(firmware.firmware(32 if name == "unix32" else 64))] + ["-X", "heapsize=160k"] * (name == "unix32")
+    except firmware.FirmwareError as e:
+        pytest.skip(f"no MicroPython for {name}: {e}")
+
+
+NAMES = ["given"] if os.environ.get("MICROPYTHON") else ["unix", "unix32", "stock"]
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def mpy(request, tmp_path_factory) -> MicroPython:
+    command = _commands(request.param)
+    lib = tmp_path_factory.mktemp("lib")
+    (lib / "wss").mkdir()
+    for file in FILES:
+        if request.param in ("unix", "unix32"):
+            to = (lib / file).with_suffix(".mpy")
+            subprocess.run([firmware.mpy_cross(), "-O3", "-o", to, LIB / file], check=True)
+        else:
+            shutil.copy(LIB / file, lib / file)
+    return MicroPython(request.param, command, lib)
+
+
+@pytest.fixture(scope="session")
+def bits(mpy) -> int:
+    code = "import sys; print(sys.maxsize > 1 << 32)"
+    out = subprocess.run([*mpy.command, "-c", code], capture_output=True, text=True, check=True).stdout
+    return 64 if out.strip() == "True" else 32
+
+
+@pytest.fixture(scope="session")
+def pkis(tmp_path_factory) -> dict[str, Pki]:
+    return {kind: Pki(tmp_path_factory.mktemp(kind), kind) for kind in ("ec", "rsa")}
+
+
+@pytest.fixture(scope="session")
+def pki(pkis) -> Pki:
+    return pkis["ec"]
