@@ -1,8 +1,10 @@
 # Key, certificate and CA: found, read, and given to a TLS context.
 # In: file names or bytes, PEM or DER.  Out: a tls.SSLContext that lets nobody in without a certificate.  Next: session.py.
+import os
 from micropython import const
 
 from wss import port, trust
+from wss.files import replace
 from wss.pem import ders
 
 _FILE_MAX = const(8192)  # bytes; a P-256 certificate has 600, a PEM of ten CAs 8,000
@@ -38,6 +40,23 @@ def read(source, names, what):
     raise ValueError("no %s: put %s on the board (wssctl device init makes it)" % (what, source or names[0]))
 
 
+def finish(names):
+    """Finish a replacement of key, certificate and CA that lost power between its renames.
+
+    All are written as NAME.new, the key first; then they are renamed, the key first. So what waits without a key is due.
+    """
+    waiting = []
+    for (name, *_) in names:
+        try:
+            os.stat(name + ".new")
+            waiting.append(name)
+        except OSError:
+            pass
+    if names[0][0] not in waiting:
+        for name in waiting:
+            replace(name + ".new", name)
+
+
 def context(key=None, cert=None, ca=None):
     """(server-side tls.SSLContext with CERT_REQUIRED, list of what the certificate lacks).
 
@@ -45,6 +64,10 @@ def context(key=None, cert=None, ca=None):
     """
     tls = port.tls
     names = places(port.uid())
+    try:
+        finish(names)
+    except OSError:
+        pass  # what is there is tried
     key, key_name = read(key, names[0], "private key")
     cert, name = read(cert, names[1], "certificate")
     ca, ca_name = read(ca, names[2], "CA certificate")

@@ -127,7 +127,7 @@ class Files:
         try:
             self._close()
             if not error:
-                _replace(name + _PART, name)
+                replace(name + _PART, name)
         except OSError as e:
             error = e.errno or _EIO
         if error:
@@ -179,7 +179,8 @@ def _remove(name):
         pass
 
 
-def _replace(new, old):
+def replace(new, old):
+    """Rename new to old, which may exist. Raises OSError; then old is as it was."""
     # littlefs and POSIX replace in one step. FAT's rename refuses an existing target (FR_EXIST): there the
     # old file steps aside first, so that at every moment one of the two is whole.
     try:
