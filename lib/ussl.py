@@ -60,11 +60,13 @@ def _error(e):
         # a line for each thing that is wrong with the certificate; other ValueErrors are about arguments
         return SSLError(_VERIFY_FAILED, text.strip()) if text[:1] == "\n" else e
     n = e.errno
+    if len(e.args) > 1:
+        return SSLError(n, text)
     if n is None or n >= 0:
         return e
     if n > -256:  # the socket's own error, which comes back from mbedTLS negative
         return OSError(-n)
-    return SSLError(n, text if len(e.args) > 1 else "mbedTLS error -0x%04X" % -n)
+    return SSLError(n, "mbedTLS error -0x%04X" % -n)
 
 
 class _No:
@@ -163,6 +165,10 @@ class _Wire(_Stream):
 
 def _nothing(buf):
     return None
+
+
+def _end(buf):
+    return 0
 
 
 def _drop(sock):
@@ -320,6 +326,9 @@ class SSLSocket(_Stream):
             raise OSError(EBADF) if self._on is None else _error(e)
         if r:
             self._up = True
+        elif r is not None and arg and self._wire:
+            # the end; asked once more, mbedTLS would wait for another record
+            self._wire.readinto = _end
         return r
 
     def read(self, n=-1):
@@ -512,7 +521,9 @@ class SSLContext:
                 for der in _blocks(source):
                     self._ctx.load_verify_locations(der)
 
-    def wrap_socket(self, sock, *, server_side=False, do_handshake_on_connect=True, server_hostname=None, **more):
+    def wrap_socket(
+        self, sock, *, server_side=False, do_handshake_on_connect=True, server_hostname=None, client_id=None
+    ):
         """An SSLSocket over sock.
 
         A connected socket starts now: ValueError where CERT_REQUIRED needs a server_hostname, SSLError when the
@@ -521,6 +532,7 @@ class SSLContext:
         """
         if server_side and server_hostname:
             raise ValueError("server_hostname is for clients")
+        more = {} if client_id is None else {"client_id": client_id}  # DTLS servers of 1.26 and later want it
         is_socket = not self._dtls and hasattr(sock, "recv")
         s = SSLSocket(self._ctx, sock, bool(server_side), do_handshake_on_connect, server_hostname, more, is_socket)
         if is_socket:

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,9 +212,12 @@ def client_context(ca: Leaf, leaf: Leaf | None = None, maximum=None) -> ssl.SSLC
 
 
 def _allow(context: ssl.SSLContext, maximum):
-    context.minimum_version = ssl.TLSVersion.TLSv1
-    context.maximum_version = maximum
-    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the old versions are what we want
+        context.maximum_version = maximum
+        if maximum < ssl.TLSVersion.TLSv1_2:
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.set_ciphers("ALL:@SECLEVEL=0")
 
 
 class Peer:
