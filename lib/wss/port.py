@@ -121,7 +121,10 @@ def timer(which=None):
     if which is not None:
         return Timer(which) if isinstance(which, int) else which
     try:
-        return Timer(-1)
+        # Virtual timers are new objects; ESP32 up to 1.24 takes two bits of the id, so that -1 is the one and only 3
+        t = Timer(-1)
+        if t is not Timer(-1):
+            return t
     except (ValueError, OSError):
         pass
     for i in (3, 2, 1, 0):
