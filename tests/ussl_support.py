@@ -66,7 +66,8 @@ class MicroPython:
         path.write_text(PRELUDE + script)
         env = {"PATH": os.environ["PATH"], "MICROPYPATH": f"{self.lib}:.frozen"}
         command = [*self.command, str(path), *map(str, args)]
-        return Script(subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        pipe = subprocess.PIPE
+        return Script(subprocess.Popen(command, bufsize=0, cwd=cwd, env=env, stdout=pipe, stderr=subprocess.STDOUT))
 
     def run(self, script: str, cwd: Path, *args, timeout=20.0) -> list[str]:
         """Run a script; the lines that it printed. An uncaught exception or a crash fails the test."""
@@ -265,6 +266,7 @@ def tls_peer(context: ssl.SSLContext, talk) -> Peer:
     def handle(connection):
         with context.wrap_socket(connection, server_side=True) as tls:
             talk(tls)
+            tls.setblocking(False)  # say so, without waiting for an answer
             with contextlib.suppress(OSError):
                 tls.unwrap()
 

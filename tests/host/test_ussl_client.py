@@ -409,6 +409,25 @@ print(fds() - before)
         assert got == ["b'hello' b''"] * 3 + ["b'hello' 0", "0"]
 
 
+def test_end_stays_the_end(mpy, tmp_path, pki):
+    # The peer has ended the session but keeps the connection, and waits for us to say so too.
+    def talk(tls):
+        tls.sendall(b"hello")
+        tls.unwrap()
+
+    script = """
+import time
+for f in (lambda s: s.recv(9), lambda s: s.read(9), lambda s: s.readline(), lambda s: s.readinto(bytearray(9))):
+    s = ussl.wrap_socket(tcp(int(sys.argv[1])))
+    start = time.ticks_ms()
+    print(s.read(5), s.read(0), f(s), f(s), f(s), time.ticks_diff(time.ticks_ms(), start) < 3000)
+    s.close()
+"""
+    with tls_peer(server_context(pki.server), talk) as peer:
+        got = mpy.run(script, tmp_path, peer.port)
+    assert got == ["b'hello' b'' b'' b'' b'' True"] * 3 + ["b'hello' b'' 0 0 0 True"]
+
+
 def test_requests_style(mpy, tmp_path, pki):
     # urequests of 1.12 to 1.21, line by line where it touches the socket
     def talk(tls):
