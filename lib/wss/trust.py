@@ -1,5 +1,6 @@
 # Which hosts are turned away although the CA signed them, and what time it is at least.
 # In: certificates in DER, wss_trust.txt, wss_time.txt.  Out: let in or not, and why; the clock.  Next: session.py.
+import os
 import time
 from binascii import hexlify
 from hashlib import sha256
@@ -14,6 +15,7 @@ _FILE_MAX = const(16384)  # bytes: 200 fingerprints
 _DAY = const(86400)
 _REFUSE = const(-0x3000)  # MBEDTLS_ERR_X509_FATAL_ERROR: the peer gets the alert access_denied
 
+_home = ""  # the folder of both, as it was at the start: a program's os.chdir must not hide the list
 _why = None  # (cause, details) of the latest refusal
 _depth = 0
 
@@ -69,7 +71,7 @@ def show(date):
     return "%04d-%02d-%02d %02d:%02d UTC" % date[:5]
 
 
-def listed(serial="", fingerprint="", name=FILE):
+def listed(serial="", fingerprint="", name=None):
     """(revoked, pinned) for a certificate, both False when there is no list. Raises Damaged, OSError.
 
     Read anew for each login, so that what arrives over wss counts from the next one on, and line by line, so that it
@@ -79,6 +81,7 @@ def listed(serial="", fingerprint="", name=FILE):
     pinned = None
     n = total = 0
     line = ""
+    name = name or _home + FILE
     try:
         f = open(name)
     except OSError as e:
@@ -164,13 +167,15 @@ def install(context, cert):
 
     cert: the board's own certificate in DER. Raises ValueError when there is a list that can't be honoured.
     """
+    global _home
+    _home = os.getcwd().rstrip("/") + "/"
     try:
         listed()
     except (ValueError, OSError) as e:
         raise ValueError("%s: send it again, or remove it" % e)
     if not port.on_certificate(context, verify):
         try:
-            open(FILE).close()
+            open(_home + FILE).close()
         except OSError:
             return _clock(cert)
         raise ValueError("this firmware can't look at certificates, so %s can't be honoured: use 1.23 or later" % FILE)
@@ -196,7 +201,7 @@ def _clock(cert):
 
 def _stored():
     try:
-        with open(_CLOCK) as f:
+        with open(_home + _CLOCK) as f:
             date = tuple([int(x) for x in f.read(40).split()])
             return date if len(date) == 6 else ()
     except (OSError, ValueError):
@@ -210,7 +215,7 @@ def remember():
     if stored[:3] >= now[:3]:
         return
     try:
-        with open(_CLOCK, "w") as f:
+        with open(_home + _CLOCK, "w") as f:
             f.write("%d %d %d %d %d %d\n" % now)
     except OSError:
         pass  # a full flash must not end a login
