@@ -1,5 +1,6 @@
 """A client program under test: on a pseudo-terminal, where it believes a person is typing, or on pipes."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -76,10 +77,8 @@ class Console:
 
     def __exit__(self, *_):
         # The whole group: upydev and wscat have programs of their own under them.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.proc.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.proc.wait()
         if self._terminal:
             os.close(self._in)

@@ -1,4 +1,4 @@
-"""Plain ws on one side, wss with a client certificate on the other: what clients that know no TLS need in front of them."""
+"""Plain ws on one side, wss with a client certificate on the other: what clients without TLS need in front of them."""
 
 import select
 import socket
@@ -43,6 +43,14 @@ class Forwarder:
         assert not self._thread.is_alive(), "a client has not gone"
 
 
+def _hang_up(secure: ssl.SSLSocket):
+    """Leave as a polite client: closing with input unread would be a reset, which may overtake what was sent before."""
+    secure.shutdown(socket.SHUT_WR)
+    secure.settimeout(5)
+    while secure.recv(16384):
+        pass
+
+
 def _shovel(plain: socket.socket, secure: ssl.SSLSocket):
     while True:
         ready = [secure] if secure.pending() else select.select([plain, secure], [], [], 60)[0]
@@ -52,8 +60,10 @@ def _shovel(plain: socket.socket, secure: ssl.SSLSocket):
             if source in ready:
                 data = source.recv(16384)
                 if not data:
+                    if source is plain:
+                        _hang_up(secure)
                     return
                 to.sendall(data)
                 if source is plain and hasattr(socket, "TCP_QUICKACK"):
-                    # These clients write a frame's header and payload apart; Linux would hold the second one back for 40 ms.
+                    # These clients write a frame's header and payload apart: without this, 40 ms between them.
                     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

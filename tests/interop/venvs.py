@@ -1,6 +1,6 @@
 """Private virtual environments for clients whose pins must not meet ours, under build/venvs/.
 
-make(name, requirements) is quick when nothing changed: a stamp holds the requirement list and the Python it was made with.
+make() is quick when nothing changed: a stamp holds the requirement list and the Python it was made with.
 """
 
 import fcntl
