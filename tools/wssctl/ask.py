@@ -66,6 +66,13 @@ def later(question: str, file: str | None, *variables: str, option: str) -> Call
     return answer
 
 
+def yes(question: str, option: str) -> bool:
+    """Raises UsageError when there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} There is no terminal to ask on: {option} says yes.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def _typed(question: str) -> str:
     if not (sys.stdin and sys.stdin.isatty()) and not os.path.exists("/dev/tty"):
         raise EOFError

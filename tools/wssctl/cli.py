@@ -43,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
     _nested = False
 
     def parse_known_args(self, args=None, namespace=None):
-        if self._nested or self._subparsers:
+        if self._nested or self._subparsers or any(a.nargs == argparse.REMAINDER for a in self._actions):
             return super().parse_known_args(args, namespace)
         self._nested = True  # it calls this method for each of its two passes
         try:
@@ -112,6 +112,21 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("paths", nargs="+", metavar="PATH", help="files on the board, then a local name, folder or '-'")
     p.set_defaults(call=_lazy("board", "get"))
 
+    p = commands.add_parser(
+        "mpremote",
+        parents=[remote],
+        help="stock mpremote on a board",
+        usage="wssctl mpremote [options] BOARD [COMMAND...]",
+        description=(
+            "Runs mpremote's commands, for instance `wssctl mpremote board.local fs cp main.py :`, "
+            "`mount .`, `mip install NAME`, `repl`. Options come before BOARD. As on a cable, a command starts with a "
+            "soft reset; `resume` before it leaves the program's state alone."
+        ),
+    )
+    p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as after `mpremote connect PORT`")
+    p.set_defaults(call=_lazy("mpremote", "main"))
+
+    key_commands(commands, keys, remote)
     make = argparse.ArgumentParser(add_help=False, parents=[keys])
     make.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 825)")
@@ -141,6 +156,44 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("uid", metavar="UID", nargs="?")
     p.set_defaults(call=_lazy("keys", "device_status"))
     return parser
+
+
+def key_commands(commands, keys, remote) -> None:
+    """From nothing to a board with keys, and for years after."""
+    cable = argparse.ArgumentParser(add_help=False, parents=[keys])
+    cable.add_argument("port", metavar="PORT", help="/dev/ttyUSB0, u0, COM3, auto: what `mpremote connect` takes")
+    cable.add_argument("--uid", help="refuse any board but this one")
+    cable.add_argument("--over-network", action="store_true", help="PORT may be a URL: secrets pass a network")
+
+    names = argparse.ArgumentParser(add_help=False, parents=[cable])
+    names.add_argument("--name", action="append", default=[], help="its name, NAME.local is added; may be repeated")
+    names.add_argument("--ip", action="append", default=[], help="its address, beside those it has; may be repeated")
+    names.add_argument("--wss-port", type=int, default=8833, metavar="N", help="where it listens (8833)")
+    names.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
+    names.add_argument("--yes", action="store_true", help="replace keys of another ROOT CA without asking")
+
+    p = commands.add_parser(
+        "setup",
+        parents=[names],
+        help="a board on a cable, from the box to a wss prompt",
+        description=(
+            "Makes your keys if you have none, installs wss_repl if the firmware lacks it, gives the board its key and "
+            "certificate, password, clock and boot.py, restarts it and logs in over wss. Safe to run again."
+        ),
+    )
+    p.add_argument("--password-file", metavar="FILE", help="its first line is the password for the board's REPL")
+    p.add_argument("--group", action="append", default=[], help="put it into this group; may be repeated")
+    p.add_argument("--host-made", action="store_true", help="make the board's key here, not on the board")
+    p.add_argument("--new-keys", action="store_true", help="new keys even if those on the board are in order")
+    p.add_argument("--timeout", type=float, default=15.0, metavar="S", help="seconds to wait for the login (15)")
+    p.set_defaults(call=_lazy("provision", "setup"))
+
+    p = commands.add_parser(
+        "enrol", parents=[names], help="a board on a cable makes its own key", description="The key stays on the board."
+    )
+    p.set_defaults(call=_lazy("provision", "enrol"))
+    p = commands.add_parser("remove", parents=[cable], help="undo `setup` on a board on a cable")
+    p.set_defaults(call=_lazy("provision", "remove"))
 
 
 def _group(commands, name: str, text: str):

@@ -21,7 +21,7 @@ def ca_init(args) -> int:
         "WSSCTL_PASSPHRASE",
         option="--passphrase-file",
     )
-    authority = ca.Authority.create(args.name or f"ROOT CA {_who()}"[:64], days=_days(args, ca.CA_DAYS))
+    authority = ca.Authority.create(args.name or f"ROOT CA {who()}"[:64], days=_days(args, ca.CA_DAYS))
     store.write({store.ca_key: authority.key_pem(passphrase), store.ca_cert: authority.cert_pem}, args.force)
     print(f"Made {store.ca_cert} and its key. Keep a copy of both, and the passphrase, away from this machine.")
     return 0
@@ -31,11 +31,11 @@ def host_init(args) -> int:
     store = Store(args.keys)
     key, cert = store.host_files(host_id(args.user) if args.user else None)
     _refuse_present(args, key, cert)
-    authority = _authority(args, store)
+    authority = load_authority(args, store)
     passphrase = ask.new_secret(
         "Passphrase for the new HOST key", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
-    key_pem, cert_pem = authority.host(_who(args.user)[:59], passphrase, days=_days(args, ca.LEAF_DAYS))
+    key_pem, cert_pem = authority.host(who(args.user)[:59], passphrase, days=_days(args, ca.LEAF_DAYS))
     store.write({key: key_pem, cert: cert_pem}, args.force)
     print(f"Made {cert} and its key, valid until {_until(cert_pem, 'host')}.")
     return 0
@@ -50,7 +50,7 @@ def device_init(args) -> int:
     if args.out and not Path(args.out).is_dir():
         raise UsageError(f"--out {args.out} is not a folder; create it first, or mount the board there.")
     _refuse_present(args, *files.values(), *(outside[r] for r in ("key_der", "cert_der") if outside))
-    authority = _authority(args, store)
+    authority = load_authority(args, store)
     made = authority.device(
         uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT], days=_days(args, ca.LEAF_DAYS)
     )
@@ -113,7 +113,7 @@ def device_status(args) -> int:
     return 0 if ok else 1
 
 
-def _authority(args, store: Store) -> ca.Authority:
+def load_authority(args, store: Store) -> ca.Authority:
     cert_pem = store.read(store.find_ca_cert())
     if not store.ca_key.exists():
         raise KeyFileError(
@@ -172,5 +172,5 @@ def _until(cert_pem: bytes, role: str) -> str:
     return f"{ca.report(cert_pem, role).not_after:%Y-%m-%d}"
 
 
-def _who(user: str | None = None) -> str:
+def who(user: str | None = None) -> str:
     return f"{user or user_name()}@{platform.node() or 'host'}"

@@ -1,0 +1,229 @@
+"""A board on a cable, through mpremote: what it is, its files, code run on it. Several files are replaced together:
+written beside their names first, compared, then renamed."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable
+
+from mpremote.commands import CommandError, do_connect
+from mpremote.main import State
+from mpremote.transport import TransportError, TransportExecError
+from serial import SerialException
+
+from .errors import BoardError, ConnectionLost, Unreachable, UsageError
+
+_CHUNK = 512  # bytes of a file a command: its source has up to four times that, and a board's heap is small
+_SHORTCUT = {"a": "/dev/ttyACM", "u": "/dev/ttyUSB", "c": "COM"}  # mpremote's own (mpremote/main.py)
+NEW = ".new"
+_FULL = "The board's file system is full; delete files there, or use a board with more flash."
+
+_ABOUT = """
+import os, sys, time
+a = {"python": sys.implementation.name, "path": sys.path, "machine": getattr(sys.implementation, "_machine", "")}
+try:
+    from machine import unique_id
+    a["uid"] = "".join("%02x" % b for b in unique_id())
+except ImportError:
+    a["uid"] = ""
+try:
+    import wss_repl
+    a["bundle"] = True
+    from wss.port import addresses
+    a["addresses"] = [i for i in addresses() if i != "0.0.0.0"]
+except ImportError as e:
+    a["bundle"] = False
+    a["why"] = str(e)
+    a["addresses"] = []
+a["files"] = os.listdir("/")
+s = os.statvfs("/")
+a["free"] = s[0] * s[3]
+a["time"] = time.gmtime()[:6]
+import json
+print(json.dumps(a))
+"""
+
+# A rename replaces on littlefs and POSIX; FAT's refuses (FR_EXIST)
+_RENAME = """
+import os
+for n in %r:
+    try:
+        os.rename(n + ".new", n)
+    except OSError:
+        os.remove(n)
+        os.rename(n + ".new", n)
+"""
+_REMOVE = """
+import os
+for n in %r:
+    try:
+        os.remove(n)
+    except OSError as e:
+        if e.errno != 2:
+            raise
+"""
+
+
+class Cable:
+    """`with Cable(port) as board: ...`. Raises Unreachable, ConnectionLost, BoardError."""
+
+    def __init__(self, port: str):
+        self.port = port
+        if m := re.fullmatch(r"([auc])(\d+)", port):
+            port = _SHORTCUT[m[1]] + m[2]
+        state = State()
+        args = type("Args", (), {"device": [port]})
+        try:
+            do_connect(state, args)
+        except (CommandError, TransportError, OSError, ValueError) as e:
+            raise Unreachable(
+                f"Cannot open {self.port} ({str(e).rstrip('.')}); is the board plugged in? `mpremote connect list` shows "
+                "the ports there are."
+            ) from None
+        self._transport = state.transport
+        # On a pseudo-terminal mpremote reads without looking first, and would wait for ever
+        self._transport.serial.timeout = 10
+        try:
+            with self._words(), contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what confused it
+                self._transport.enter_raw_repl(soft_reset=False)
+        except BaseException as e:
+            self._hang_up()
+            if isinstance(e, ConnectionLost):
+                raise Unreachable(
+                    f"{self.port} does not answer as a MicroPython board; is it the right port, and is MicroPython on it?"
+                ) from None
+            raise
+
+    def __enter__(self) -> "Cable":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        with contextlib.suppress(Exception):
+            if self._transport.in_raw_repl:
+                self._transport.exit_raw_repl()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError, SerialException):
+            self._transport.close()
+
+    @contextlib.contextmanager
+    def _words(self):
+        try:
+            yield
+        except TransportExecError as e:
+            lines = e.error_output.strip().splitlines() or ["it gave no reason"]
+            raise BoardError(_board_words(lines[-1])) from None
+        except OSError as e:
+            # mpremote turns the board's errno into this process's OSError; a port that went away is one as well
+            if isinstance(e, SerialException) or e.errno in (None, errno.EIO, errno.EBADF, errno.ENXIO, errno.ENODEV):
+                raise self._gone(e) from None
+            if e.errno == errno.ENOSPC:
+                raise BoardError(_FULL) from None
+            raise BoardError(f"The board refuses ({errno.errorcode.get(e.errno, e.errno)}: {e.strerror}).") from None
+        except TransportError as e:
+            raise self._gone(e) from None
+
+    def _gone(self, e: Exception) -> ConnectionLost:
+        return ConnectionLost(f"The board on {self.port} stopped answering ({str(e).rstrip('.')}); is it plugged in?")
+
+    def exec(self, code: str, output: Callable[[bytes], None] | None = None) -> str:
+        """Runs code; returns what it printed, or hands that to `output` as it comes."""
+        consumer = output and (lambda data: None if data == b"\x04" else output(data))  # mpremote passes the end mark on
+        with self._words():
+            got = self._transport.exec(code, data_consumer=consumer)
+        return got.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def about(self) -> dict:
+        """uid, bundle (whether wss_repl imports), why (not), addresses, files, free (bytes), time, path, machine."""
+        try:
+            return json.loads(self.exec(_ABOUT))
+        except ValueError:
+            raise ConnectionLost(f"{self.port} answers strangely; reset the board and try again.") from None
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content, None when there is none."""
+        with self._words():
+            return self._transport.fs_readfile(name, chunk_size=_CHUNK) if self._transport.fs_exists(name) else None
+
+    def same(self, name: str, data: bytes) -> bool:
+        """Whether the board's file holds `data`."""
+        with self._words():
+            if not self._transport.fs_exists(name):
+                return False
+            return self._transport.fs_hashfile(name, "sha256") == hashlib.sha256(data).digest()
+
+    def replace(self, files: dict[str, bytes], progress: Callable[[str], None] = lambda name: None) -> None:
+        """Writes all of `files` or, when there is no room for one of them, none; they take their places at the end, in
+        the order given."""
+        self.stage(files, progress)
+        self.commit(list(files))
+
+    def stage(self, files: dict[str, bytes], progress: Callable[[str], None] = lambda name: None) -> None:
+        try:
+            for name, data in files.items():
+                progress(name)
+                with self._words():
+                    self._transport.fs_writefile(name + NEW, data, chunk_size=_CHUNK)
+                if not self.same(name + NEW, data):
+                    raise BoardError(f"The board did not store {name} as sent; is its flash worn?")
+        except BoardError as e:
+            # the last one first: a certificate that waits without its key would be put in place (wss/credentials.py)
+            with contextlib.suppress(BoardError, ConnectionLost):
+                self.exec("try:\n f.close()\nexcept Exception:\n pass")
+                self.remove([name + NEW for name in reversed(files)])
+            raise BoardError(f"{e} Nothing was changed.") from None
+
+    def commit(self, names: list[str]) -> None:
+        self.exec(_RENAME % (names,))
+
+    def remove(self, names: list[str]) -> None:
+        self.exec(_REMOVE % (names,))
+
+    def folder(self, name: str) -> None:
+        self.exec(f"import os\ntry:\n os.mkdir({name!r})\nexcept OSError as e:\n if e.errno != 17:\n  raise\n")
+
+    def set_clock(self, utc) -> bool:
+        """Sets the board's clock; False when it has none."""
+        fields = (utc.year, utc.month, utc.day, utc.weekday(), utc.hour, utc.minute, utc.second, 0)
+        code = f"try:\n from machine import RTC\n RTC().datetime({fields})\n print(1)\nexcept ImportError:\n print(0)"
+        return self.exec(code).strip() == "1"
+
+    def restart(self, wanted: bytes, timeout: float = 20) -> str:
+        """A soft reset, as Ctrl-D does it; returns what boot.py printed up to the end of the line with `wanted` in it, or
+        all of it until the prompt or the timeout."""
+        transport = self._transport
+        with self._words():
+            transport.exit_raw_repl()
+            transport.serial.timeout = 0.1
+            transport.read_until(1, b">>> ", timeout=2)
+            transport.serial.write(b"\x04")
+            said = transport.read_until(1, b"soft reboot", timeout_overall=timeout)
+            if not said.endswith(b"soft reboot"):
+                raise ConnectionLost("The board does not take the soft reset; press its reset button, then try again.")
+            said = b""
+            while True:
+                line = transport.read_until(1, b"\n", timeout=3, timeout_overall=timeout)
+                said += line
+                if wanted in line or not line.endswith(b"\n"):
+                    return said.decode("utf-8", "replace").replace("\r", "")
+
+
+def _board_words(line: str) -> str:
+    if "ENOSPC" in line or "[Errno 28]" in line or line.startswith("OSError: 28"):
+        return _FULL
+    if line.startswith("MemoryError"):
+        return "The board is out of memory; reset it and try again."
+    return f"The board refuses ({line.rstrip('.')})."
+
+
+def refuse_network(port: str, asked: bool) -> None:
+    """Keys and passwords go over a cable unless the network is asked for by name."""
+    if "://" in port and not asked:
+        raise UsageError(
+            f"{port} is a network, and this sends secrets: use the cable, or say --over-network if you trust every "
+            "machine on the way."
+        )

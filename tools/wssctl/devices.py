@@ -1,0 +1,232 @@
+"""The boards this user knows, by name and group: devices.json beside the keys. And what is remembered for them: passwords
+and passphrases, in the system's keyring where there is one, else in a file with mode 0600, only when asked."""
+
+import contextlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+
+from . import ca
+from .errors import KeyFileError, UsageError
+from .store import Store, write_files
+
+WARNING_DAYS = 30  # before a certificate's end
+_SERVICE = "wssctl"
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+    uid: str = ""
+    host: str = ""
+    port: int = ca.WSS_PORT
+    groups: list[str] = field(default_factory=list)
+    serial: str = ""
+    not_after: str = ""  # ISO 8601
+    last_seen: str = ""
+
+    @property
+    def url(self) -> str:
+        return f"wss://[{self.host}]:{self.port}" if ":" in self.host else f"wss://{self.host}:{self.port}"
+
+    def days_left(self, now: datetime | None = None) -> int | None:
+        if not self.not_after:
+            return None
+        return (datetime.fromisoformat(self.not_after) - (now or datetime.now(UTC))).days
+
+
+class Registry:
+    def __init__(self, store: Store):
+        self.path = store.folder / "devices.json"
+
+    def load(self) -> dict[str, Device]:
+        if not self.path.exists():
+            return {}
+        try:
+            rows = json.loads(self.path.read_text(encoding="utf-8"))["devices"]
+            return {name: Device(name, **row) for name, row in rows.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise KeyFileError(f"Cannot read {self.path} ({e}); repair it, or move it away and add the boards anew.") from None
+
+    def save(self, boards: dict[str, Device]) -> None:
+        rows = {n: {k: v for k, v in asdict(d).items() if k != "name"} for n, d in sorted(boards.items())}
+        write_files({self.path: (json.dumps({"devices": rows}, indent=1) + "\n").encode()}, force=True)
+
+    def name_of(self, uid: str) -> str | None:
+        return next((d.name for d in self.load().values() if uid and d.uid == uid), None)
+
+    def addresses(self, name: str | None) -> list[str]:
+        """The IP address a board was reached at, if it was one."""
+        device = self.load().get(name or "")
+        return [device.host] if device and re.fullmatch(r"[0-9.]+|[0-9a-f:]+", device.host) else []
+
+    def update(
+        self, name: str, *, cert: bytes | None = None, groups: list[str] | None = None, seen: bool = True, **changes
+    ) -> Device:
+        """Adds or changes one; raises UsageError for a name that could be taken for something else."""
+        boards = self.load()
+        if uid := changes.get("uid"):
+            if name in boards and boards[name].uid not in ("", uid):
+                raise UsageError(
+                    f"{name} is already the name of board {boards[name].uid}; take another with --name, or forget the old "
+                    f"one with `wssctl devices forget {name}`."
+                )
+            for other in [n for n, d in boards.items() if d.uid == uid and n != name]:
+                boards[name] = replace(boards.pop(other), name=name)
+        device = boards.get(name) or Device(check_name(name))
+        if cert is not None:
+            report = ca.report(cert, "device")
+            changes |= {"serial": report.serial, "not_after": report.not_after.isoformat()}
+        if groups:
+            changes["groups"] = sorted({*device.groups, *map(check_name, (g.removeprefix("@") for g in groups))})
+        if seen:
+            changes["last_seen"] = datetime.now(UTC).replace(microsecond=0).isoformat()
+        boards[name] = replace(device, **changes)
+        self.save(boards)
+        return boards[name]
+
+    def find(self, text: str) -> Device | None:
+        """The board of that name, `upydev`'s way too (shl@name). None for what is an address."""
+        return self.load().get(text) if "://" not in text else None
+
+    def select(self, words: list[str]) -> list[Device]:
+        """Boards by name and @group, all of them for no words. Raises UsageError for an unknown one."""
+        boards = self.load()
+        found = {} if words else dict(boards)
+        for word in words:
+            if word.startswith("@"):
+                members = {n: d for n, d in boards.items() if word[1:] in d.groups}
+                if not members:
+                    raise UsageError(f"There is no group {word}; `wssctl devices` lists what there is.")
+                found |= members
+            elif word in boards:
+                found[word] = boards[word]
+            else:
+                raise UsageError(f"There is no board {word!r}; `wssctl devices` lists them, `devices add` adds one.")
+        return list(found.values())
+
+
+def check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
+        raise UsageError(f"{name!r} is no name for a board: take letters, digits, '-', '_' and dots.")
+    return name
+
+
+# Remembered secrets
+
+
+def _keyring():
+    try:
+        import keyring
+        from keyring.backends import fail, null
+
+        backend = keyring.get_keyring()
+        return None if isinstance(backend, (fail.Keyring, null.Keyring)) else keyring
+    except ImportError:
+        return None
+
+
+def _file(store: Store):
+    return store.folder / "remembered.json"
+
+
+def _load(store: Store) -> dict[str, str]:
+    path = _file(store)
+    if not path.exists():
+        return {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(known, dict):
+            raise ValueError("no object")
+        return known
+    except (OSError, ValueError) as e:
+        raise KeyFileError(f"Cannot read {path} ({e}); delete it, then remember the secrets anew.") from None
+
+
+def remember(store: Store, what: str, secret: str | None) -> str:
+    """Keeps a secret, or forgets it for None; `what` is "password:NAME" or "passphrase:FILE". Returns where it is."""
+    if ring := _keyring():
+        entry = f"{store.folder}/{what}"
+        if secret is None:
+            with contextlib.suppress(Exception):  # keyring's backends raise errors of their own for "not there"
+                ring.delete_password(_SERVICE, entry)
+        else:
+            ring.set_password(_SERVICE, entry, secret)
+            return "the system's keyring"
+    known = _load(store)
+    if secret is None and what not in known:
+        return ""
+    known.pop(what, None)
+    if secret is not None:
+        known[what] = secret
+    write_files({_file(store): json.dumps(known).encode()}, force=True)
+    return str(_file(store))
+
+
+def remembered(store: Store, what: str) -> str | None:
+    known = _load(store).get(what)
+    if known is None and (ring := _keyring()):
+        with contextlib.suppress(Exception):  # a locked keyring: ask instead
+            known = ring.get_password(_SERVICE, f"{store.folder}/{what}")
+    return known
+
+
+# Commands
+
+
+def list_(args) -> int:
+    boards = Registry(Store(args.keys)).select(args.board)
+    if not boards:
+        print("No boards yet: `wssctl setup PORT` sets one up, `wssctl devices add NAME ADDRESS` adds one that is.")
+        return 0
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("name", "address", "groups", "id", "valid until", "last seen", "serial"):
+        table.add_column(head, overflow="fold")
+    late = []
+    for d in boards:
+        left = d.days_left()
+        state = "?" if left is None else d.not_after[:10]
+        if left is not None and left < WARNING_DAYS:
+            state += " EXPIRED" if left < 0 else f" ({left} days)"
+            late.append(d.name)
+        groups = " ".join("@" + g for g in d.groups)
+        address = d.host + ("" if d.port == ca.WSS_PORT else f":{d.port}")
+        table.add_row(d.name, address, groups, d.uid, state, d.last_seen[:16].replace("T", " "), d.serial[:8])
+    console = Console(width=None if __import__("sys").stdout.isatty() else 200)
+    console.print(table)
+    if late:
+        print(f"Expiring: {', '.join(late)}. `wssctl devices renew` renews all that are due.")
+    return 0
+
+
+def add(args) -> int:
+    from .link import parse_target
+
+    target = parse_target(args.address)
+    store = Store(args.keys)
+    changes: dict = {"host": target.host, "port": target.port}
+    if args.uid:
+        changes["uid"] = args.uid.lower()
+        path = store.device_files(changes["uid"])["cert_pem"]
+        if path.exists():
+            changes["cert"] = store.read(path)
+    device = Registry(store).update(args.name, groups=args.group, seen=False, **changes)
+    print(f"{device.name} is {device.url}" + "".join(f", @{g}" for g in device.groups))
+    return 0
+
+
+def forget(args) -> int:
+    store = Store(args.keys)
+    registry = Registry(store)
+    boards = registry.load()
+    for device in registry.select(args.board):
+        del boards[device.name]
+        remember(store, f"password:{device.name}", None)
+        print(f"Forgot {device.name}; its key files are kept.")
+    registry.save(boards)
+    return 0

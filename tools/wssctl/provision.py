@@ -1,0 +1,439 @@
+"""`wssctl setup`, `wssctl remove`, `wssctl enrol`: a board on a cable gets what it needs for wss, or loses it again."""
+
+import re
+import secrets
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from . import ask, ca, devices, keys
+from .cable import Cable, refuse_network
+from .client import Client
+from .errors import BoardError, KeyFileError, Unreachable, UsageError
+from .link import Credentials, Target
+from .store import Store, check_uid
+
+MAX_PASSWORD = 64  # lib/wss/login.py
+BEGIN, END = "# wssctl setup begin", "# wssctl setup end"
+_BLOCK = re.compile(rf"^{BEGIN}[^\n]*\n.*?^{END}[^\n]*(?:\n|\Z)", re.M | re.S)
+_SPACE = 8192  # bytes that must stay free on the board: littlefs moves whole blocks
+_CLOCK_OFF = 5  # seconds
+TRUST, CLOCK = "wss_trust.txt", "wss_time.txt"
+
+
+def setup(args) -> int:
+    refuse_network(args.port, args.over_network)
+    store = Store(args.keys)
+    with Cable(args.port) as board:
+        about = _about(board, args)
+        uid = about["uid"]
+        name = args.name[0] if args.name else devices.Registry(store).name_of(uid) or f"board-{uid[-6:]}"
+        say(f"{about['machine'] or 'A board'}, id {uid}, as {name}")
+        bundle = _missing_bundle(board, about)
+        room = sum(map(len, bundle.values())) + _SPACE
+        if about["free"] < room:
+            raise BoardError(
+                f"The board has {about['free']} bytes free and {room} are needed; delete files there. Nothing was changed."
+            )
+        passphrase = _passphrase(args, store)
+        password = _password(args)
+        authority = _authority(args, store, passphrase)
+        _host(args, store, authority, passphrase)
+        if bundle:
+            _install(board, bundle, about)
+        addresses = list(dict.fromkeys([*args.ip, *about["addresses"]]))
+        _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
+        _configure(board, about, args, password, bundle)
+        _clock(board, about)
+        report = board.restart(b"wss_repl:")
+        if "wss_repl: listening" not in report:
+            said = [line for line in report.splitlines() if line.startswith("wss_repl") or "Error" in line]
+            raise BoardError(
+                f"The board is set up, but its server did not start ({said[-1] if said else 'boot.py said nothing'}); "
+                "look at boot.py."
+            )
+        say("boot.py ran, the server listens")
+    host = args.ip[0] if args.ip else addresses[0] if addresses else f"{name}.local"
+    entry = devices.Registry(store).update(
+        name, uid=uid, host=host, port=args.wss_port, groups=args.group, cert=store.read(store.device_files(uid)["cert_pem"])
+    )
+    if not addresses:
+        raise Unreachable(
+            f"The board is set up but in no network: connect it in its boot.py (network.WLAN), then `wssctl repl {name}`."
+        )
+    _login(args, store, entry, passphrase, password)
+    say(f"Connected over wss as a host the board knows. From now on: wssctl repl {name}")
+    return 0
+
+
+def enrol(args) -> int:
+    refuse_network(args.port, args.over_network)
+    store = Store(args.keys)
+    registry = devices.Registry(store)
+    with Cable(args.port) as board:
+        about = _about(board, args)
+        uid = about["uid"]
+        known = registry.name_of(uid)
+        names = args.name or ([known] if known else [f"board-{uid[-6:]}"])
+        addresses = list(dict.fromkeys([*args.ip, *about["addresses"], *registry.addresses(known)]))
+        authority = keys.load_authority(args, store)
+        _confirm_foreign(args, board, about, authority)
+        _enrol(args, store, board, authority, uid, names, addresses)
+    host = addresses[0] if addresses else f"{names[0]}.local"
+    registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=store.read(store.device_files(uid)["cert_pem"]))
+    print(f"The board {names[0]} made its own key; the certificate is on it. It counts from the next start of wss_repl.")
+    return 0
+
+
+def remove(args) -> int:
+    with Cable(args.port) as board:
+        about = board.about()
+        uid = about["uid"]
+        boot = (board.read("boot.py") or b"").decode("utf-8", "surrogateescape")
+        block = _BLOCK.search(boot)
+        added = set(re.findall(r"\w+", block[0].split("\n", 1)[0].partition(":")[2])) if block else set()
+        if block:  # first, so that the server does not look for what goes next
+            rest = _BLOCK.sub("", boot)
+            if "boot" in added and not rest.strip():
+                board.remove(["boot.py"])
+            else:
+                board.replace({"boot.py": rest.encode("utf-8", "surrogateescape")})
+        gone = [f"SSL_key{uid}.der", f"SSL_certificate{uid}.der", "ROOT_CA_cert.pem", TRUST, CLOCK]
+        board.remove([f for n in gone for f in (n + ".new", n)] + ["boot.py.new", "webrepl_cfg.py.new"])
+        if "webrepl_cfg.before.py" in about["files"]:
+            board.exec("import os\nos.rename('webrepl_cfg.before.py', 'webrepl_cfg.py')")
+        elif block:
+            board.remove(["webrepl_cfg.py"])
+        if "lib" in added:
+            root = _lib_folder(about)
+            board.remove([f"{root}/{name}" for name in _bundle()])
+            board.exec(f"import os\ntry:\n os.rmdir('{root}/wss')\nexcept OSError:\n pass")
+        board.restart(b">>> ", timeout=5)
+    say(f"The board {uid} has no keys, password or wss_repl start of ours any more; its key files here are kept.")
+    if not block:
+        say("(Its boot.py had no block of `wssctl setup`; what else starts a server there is as it was.)")
+    return 0
+
+
+# What the board is
+
+
+def _about(board: Cable, args) -> dict:
+    about = board.about()
+    if not about["uid"] or about["python"] != "micropython":
+        raise BoardError("This board has no machine.unique_id(), which its key files are named after; it cannot be set up.")
+    check_uid(about["uid"])
+    if args.uid and args.uid.lower() != about["uid"]:
+        raise BoardError(f"This is board {about['uid']}, not {args.uid}; is it the right port? Nothing was changed.")
+    if not about["bundle"] and "needs" in about.get("why", ""):
+        raise BoardError(f"{about['why'].rstrip('.')}; take a current firmware. Nothing was changed.")
+    return about
+
+
+def _bundle() -> dict[str, bytes]:
+    """The device's modules by their path under lib/."""
+    here = Path(__file__).parent
+    for root in (here / "bundle", here.parent.parent / "lib"):
+        if (root / "wss_repl.py").exists():
+            break
+    else:
+        raise KeyFileError("This installation of wssctl lacks the board's modules; install it again.")
+    files = [*root.glob("wss/*.py"), *root.glob("*.py")]
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(files) if p.name != "__init__.py"}
+
+
+def _lib_folder(about: dict) -> str:
+    return next((p for p in about["path"] if p.endswith("/lib") and not p.startswith("/rom")), "/lib")
+
+
+def _missing_bundle(board: Cable, about: dict) -> dict[str, bytes]:
+    """What has to be installed, by its place on the board: nothing where it is frozen in."""
+    root = _lib_folder(about)
+    if about["bundle"] and "OK" not in board.exec(f"import os\ntry:\n os.stat('{root}/wss_repl.py')\n print('OK')\nexcept OSError:\n pass"):
+        return {}
+    return {f"{root}/{n}": data for n, data in _bundle().items() if not board.same(f"{root}/{n}", data)}
+
+
+def _install(board: Cable, bundle: dict[str, bytes], about: dict) -> None:
+    root = _lib_folder(about)
+    board.folder(root)
+    board.folder(f"{root}/wss")
+    with steps("Installing wss_repl", len(bundle)) as step:
+        board.replace(bundle, step)
+
+
+# Keys
+
+
+def _passphrase(args, store: Store) -> str:
+    text = "Passphrase of the ROOT CA key" if store.ca_key.exists() else "Passphrase for your new keys"
+    passphrase = ask.secret(
+        text, args.ca_passphrase_file or args.passphrase_file, "WSSCTL_CA_PASSPHRASE", "WSSCTL_PASSPHRASE",
+        option="--passphrase-file",
+    )  # fmt: skip
+    if not store.ca_key.exists() and len(passphrase) < ask.MIN_PASSPHRASE:
+        raise UsageError(f"{len(passphrase)} characters are too few, take {ask.MIN_PASSPHRASE} or more. Nothing was changed.")
+    return passphrase
+
+
+def _password(args) -> str:
+    password = ask.secret(
+        "Password for the board's REPL", args.password_file, "WSSCTL_PASSWORD", option="--password-file"
+    )
+    return check_password(password)
+
+
+def check_password(password: str) -> str:
+    if not 0 < len(password.encode()) <= MAX_PASSWORD or any(c in password for c in "\r\n\0"):
+        raise UsageError(f"A board's password has 1 to {MAX_PASSWORD} bytes and no line end. Nothing was changed.")
+    return password
+
+
+def _authority(args, store: Store, passphrase: str) -> ca.Authority:
+    if store.ca_cert.exists() and store.ca_key.exists():
+        return ca.Authority.load(store.read(store.ca_cert), store.read(store.ca_key), passphrase)
+    if store.ca_cert.exists():
+        raise KeyFileError(f"There is no {store.ca_key.name} in {store.folder}, so nothing can be signed here; restore it.")
+    authority = ca.Authority.create(f"ROOT CA {keys.who()}"[:64])
+    store.write({store.ca_key: authority.key_pem(passphrase), store.ca_cert: authority.cert_pem})
+    say(f"Made a ROOT CA in {store.folder}. Keep a copy of it, and the passphrase, elsewhere.")
+    return authority
+
+
+def _host(args, store: Store, authority: ca.Authority, passphrase: str) -> None:
+    key, cert = store.host_files()
+    if cert.exists() and key.exists():
+        return
+    if store.hosts():
+        return  # find_host() chooses, or says why not
+    key_pem, cert_pem = authority.host(keys.who()[:59], passphrase)
+    store.write({key: key_pem, cert: cert_pem}, force=cert.exists() != key.exists())
+    say(f"Made this machine's HOST key, {cert.name}")
+
+
+def _keys(args, store: Store, board: Cable, authority: ca.Authority, about: dict, names: list, addresses: list) -> None:
+    uid = about["uid"]
+    if not args.new_keys and _keys_fit(store, board, authority, uid, names, addresses):
+        say("The board's keys are in order and stay")
+        return
+    _confirm_foreign(args, board, about, authority)
+    if not args.host_made:
+        _enrol(args, store, board, authority, uid, names, addresses)
+        return
+    made = authority.device(uid, names=names, addresses=addresses, ports=[args.wss_port])
+    files = store.device_files(uid)
+    board.stage(_board_files(uid, made.cert_der, authority.cert_pem, made.key_der))
+    store.write({path: getattr(made, role) for role, path in files.items()}, force=True)
+    board.commit(list(_board_files(uid, b"", b"", b"")))
+    say("Sent CA, certificate and key over the cable")
+
+
+def _board_files(uid: str, cert_der: bytes, ca_pem: bytes, key_der: bytes | None = None) -> dict[str, bytes]:
+    """In the order that lib/wss/credentials.py can finish after a loss of power: the key first."""
+    files = {} if key_der is None else {f"SSL_key{uid}.der": key_der}
+    return files | {f"SSL_certificate{uid}.der": cert_der, "ROOT_CA_cert.pem": ca_pem}
+
+
+def _keys_fit(store: Store, board: Cable, authority: ca.Authority, uid: str, names: list, addresses: list) -> bool:
+    """Whether the board holds the certificate that is in the store, it suits, and the board's key belongs to it."""
+    path = store.device_files(uid)["cert_pem"]
+    if not path.exists() or not board.same("ROOT_CA_cert.pem", authority.cert_pem):
+        return False
+    cert = ca.load_cert(store.read(path), "device certificate")
+    if not board.same(f"SSL_certificate{uid}.der", cert.public_bytes(serialization.Encoding.DER)):
+        return False
+    report = ca.report(store.read(path), "device", authority.cert_pem)
+    wanted = {*names, *addresses}
+    if not report.signed_by_ca or report.days_left() < devices.WARNING_DAYS or not wanted <= set(report.names):
+        return False
+    # the SEC1 key ends with its public point: it is enough to look at that
+    point = cert.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    code = f"print(open('SSL_key{uid}.der', 'rb').read()[-65:] == {point!r})"
+    try:
+        return board.exec(code).strip() == "True"
+    except BoardError:
+        return False
+
+
+def _confirm_foreign(args, board: Cable, about: dict, authority: ca.Authority) -> None:
+    """A board with keys of another CA is somebody's board."""
+    if "ROOT_CA_cert.pem" not in about["files"] or args.yes:
+        return
+    there = board.read("ROOT_CA_cert.pem") or b""
+    if there.strip() == authority.cert_pem.strip() or authority.cert_pem.strip() in there:
+        return
+    if not ask.yes("The board trusts another ROOT CA than yours. Replace its keys?", option="--yes"):
+        raise BoardError("The board belongs to another ROOT CA and was left alone.")
+
+
+def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, names: list, addresses: list) -> None:
+    """The board makes its key and a request; only the request and the certificate pass the cable."""
+    source = _bundle()["wss/enrol.py"].decode()
+    # the module itself goes over where the board has no bundle: wssctl enrol comes before any installation, too
+    code = f"try:\n from wss.enrol import make\nexcept ImportError:\n exec({_without_comments(source)!r})\n"
+    code += (
+        "import gc, sys, time\nfrom binascii import hexlify\ngc.collect()\nt = time.ticks_ms()\n"
+        f"key, csr = make({uid!r}, {secrets.token_bytes(32)!r}, lambda n: sys.stdout.write('.'))\n"
+        "t = time.ticks_diff(time.ticks_ms(), t)\n"
+        "if csr[:1] != b'0':\n from wss.pem import ders\n key, csr = ders(key, '')[0], ders(csr, '')[0]\n"
+        f"with open('SSL_key{uid}.der.new', 'wb') as f: f.write(key)\n"
+        "print('!', t, hexlify(csr).decode())\nkey = csr = None\n"
+    )
+    said = bytearray()
+    with steps("The board makes its key", 5) as step:
+
+        def output(data: bytes) -> None:
+            said.extend(data)
+            if data == b".":
+                step("")
+
+        board.exec(code, output)
+    try:
+        ms, csr_hex = said.partition(b"!")[2].decode().split()
+        request = load_request(bytes.fromhex(csr_hex))
+    except (ValueError, IndexError):
+        raise BoardError("The board sent no readable certificate request; reset it and try again.") from None
+    say(f"The board made its own key in {int(ms) / 1000:.1f} s; it never leaves the board")
+    cert = authority.sign_device(request.public_key(), uid, names=names, addresses=addresses, ports=[args.wss_port])
+    der = cert.public_bytes(serialization.Encoding.DER)
+    files = store.device_files(uid)
+    board.stage(_board_files(uid, der, authority.cert_pem))
+    store.write({files["cert_der"]: der, files["cert_pem"]: cert.public_bytes(serialization.Encoding.PEM)}, force=True)
+    files["key_der"].unlink(missing_ok=True)  # of a key that the board no longer has
+    board.commit(list(_board_files(uid, b"", b"", b"")))
+
+
+def _without_comments(source: str) -> str:
+    """For a board's heap."""
+    return re.sub(r'^\s*(#.*|""".*?"""|"""(?:.|\n)*?""")\n', "", source, flags=re.M)
+
+
+def load_request(data: bytes) -> x509.CertificateSigningRequest:
+    """A PKCS #10 request, PEM or DER, of a P-256 key, with a good signature. Raises ValueError."""
+    csr = x509.load_der_x509_csr(data) if data[:1] == b"0" else x509.load_pem_x509_csr(data)
+    key = csr.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("its key is not a P-256 key")
+    try:
+        if not csr.is_signature_valid:
+            raise ValueError("its signature is wrong")
+    except InvalidSignature:
+        raise ValueError("its signature is wrong") from None
+    return csr
+
+
+# Password, boot.py, clock
+
+
+def _configure(board: Cable, about: dict, args, password: str, bundle: dict) -> None:
+    files = {}
+    config = b"PASS = %a\n" % password
+    there = board.read("webrepl_cfg.py")
+    boot = board.read("boot.py")
+    text = (boot or b"").decode("utf-8", "surrogateescape")
+    block = _BLOCK.search(text)
+    if there != config:
+        if there is not None and not block and "webrepl_cfg.before.py" not in about["files"]:
+            files["webrepl_cfg.before.py"] = there
+        files["webrepl_cfg.py"] = config
+    added = set(re.findall(r"\w+", block[0].split("\n", 1)[0].partition(":")[2])) if block else set()
+    added |= ({"lib"} if bundle else set()) | ({"boot"} if boot is None else set())
+    port = "" if args.wss_port == ca.WSS_PORT else f"port={args.wss_port}"
+    ours = (
+        f"{BEGIN}: {' '.join(sorted(added))}".rstrip(": ") + "\n"
+        "try:\n"
+        "    import wss_repl\n"
+        f"    wss_repl.start({port})\n"
+        "except Exception as e:  # the board must boot all the same\n"
+        "    print('wss_repl: not started:', e)\n"
+        f"{END} (`wssctl remove` takes this out again)\n"
+    )
+    if block:
+        new = text[: block.start()] + ours + text[block.end() :]
+    else:
+        new = text + ("\n" if text and not text.endswith("\n") else "") + ours
+    if re.search(r"^\s*webrepl\.start", text, re.M):
+        say("NOTE: boot.py starts plain WebREPL (webrepl.start) as well: it listens unencrypted; take it out there.")
+    if new != text:
+        files["boot.py"] = new.encode("utf-8", "surrogateescape")
+    if files:
+        board.replace(files)
+        say(f"Wrote {', '.join(files)}")
+
+
+def _clock(board: Cable, about: dict) -> None:
+    try:
+        there = datetime(*about["time"], tzinfo=UTC)
+    except ValueError:
+        there = datetime(2000, 1, 1, tzinfo=UTC)
+    now = datetime.now(UTC)
+    if abs(there - now) < timedelta(seconds=_CLOCK_OFF):
+        return
+    if board.set_clock(now):
+        board.remove([CLOCK])  # noted under a clock that was wrong
+        say(f"Set the board's clock (it showed {there:%Y-%m-%d %H:%M})")
+    else:
+        say(f"NOTE: the board's clock shows {there:%Y-%m-%d %H:%M} UTC and cannot be set; certificates depend on it.")
+
+
+def _login(args, store: Store, entry: devices.Device, passphrase: str, password: str) -> None:
+    key, cert = store.find_host()
+    answer = ask.later(
+        f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
+    )
+    try:
+        ca.load_key(store.read(key), passphrase, "HOST key")
+        answer = passphrase
+    except KeyFileError:
+        pass  # an older HOST key with another passphrase
+    target = Target(True, entry.host, entry.port, "/takeover")
+    deadline = time.monotonic() + args.timeout
+    while True:
+        try:
+            with Client.connect(
+                target, Credentials(store.find_ca_cert(), cert, key, answer), password, timeout=args.timeout
+            ) as client:
+                result = client.exec("print(6*7)")
+                if result.output.strip() != b"42":
+                    raise BoardError(f"The board answers strangely over wss ({result.output!r}).")
+                say(f"{client.tls_line}")
+                return
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+# Output
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class steps:
+    """A line that grows on a terminal, one line before and nothing else in a file."""
+
+    def __init__(self, text: str, total: int):
+        self.text, self.total, self.done = text, total, 0
+        self.live = sys.stderr.isatty()
+
+    def __enter__(self):
+        print(f"{self.text} ...", end="" if self.live else "\n", file=sys.stderr, flush=True)
+        return self
+
+    def __call__(self, _name: str) -> None:
+        self.done += 1
+        if self.live:
+            print(f"\r{self.text} ... {min(self.done, self.total)}/{self.total}", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, kind, *exc) -> None:
+        if self.live:
+            print(file=sys.stderr, flush=True)
+
