@@ -17,12 +17,33 @@ from .store import Store
 _BAR_FROM = 64 * 1024
 
 
+class Dialler:
+    """Connects to the board that the command line names, as often as it is called, and asks for secrets once.
+
+    It asks before it connects: a board gives a client that is not logged in a few seconds only.
+    """
+
+    def __init__(self, args):
+        self.target = parse_target(args.url, args.takeover)
+        self.timeout = args.timeout
+        self._server_name = args.server_name
+        self._credentials = credentials_for(args) if self.target.secure else None
+        question = f"Password of {self.target.host}"
+        self._password = ask.secret(question, args.password_file, "WSSCTL_PASSWORD", option="--password-file")
+
+    def __call__(self, timeout: float | None = None) -> Client:
+        """Raises what Client.connect() raises."""
+        return Client.connect(
+            self.target,
+            self._credentials,
+            self._password,
+            server_name=self._server_name,
+            timeout=timeout or self.timeout,
+        )
+
+
 def connect(args) -> Client:
-    """Asks for what is missing before it connects: a board gives a client that is not logged in a few seconds only."""
-    target = parse_target(args.url, args.takeover)
-    credentials = credentials_for(args) if target.secure else None
-    password = ask.secret(f"Password of {target.host}", args.password_file, "WSSCTL_PASSWORD", option="--password-file")
-    return Client.connect(target, credentials, password, server_name=args.server_name, timeout=args.timeout)
+    return Dialler(args)()
 
 
 def credentials_for(args) -> Credentials:

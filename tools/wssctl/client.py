@@ -24,8 +24,8 @@ MAX_FILE = 0xFFFFFFFF  # the size field has 32 bits
 
 _PUT_PIECE = 4096  # well under the 16 KB record that a board's TLS buffer holds
 # Pieces of a get under way at once on wss. More than 1 saves a round trip a piece and leaves spare acknowledgements
-# behind the end, which a board must ignore: stock WebREPL (ws) takes them for the next request, and wss_repl yet, too.
-_ACKS_AHEAD = 1
+# behind the end: wss_repl ignores them (lib/wss/files.py), stock WebREPL (ws) takes them for the next request.
+_ACKS_AHEAD = 8
 
 _LOGGED_IN, _DENIED = b"WebREPL connected", b"Access denied"
 PROMPT = b">>> "
@@ -97,7 +97,7 @@ class Client:
         said = self._login_answer(_LOGGED_IN)
         if _LOGGED_IN not in said:
             raise _login_refusal(said, self.link.target)
-        self._read_until(PROMPT, self.timeout)
+        self.read_until(PROMPT, self.timeout)
 
     def _login_answer(self, wanted: bytes) -> bytes:
         """What the board says until `wanted`, a denial, or its end of the connection."""
@@ -131,7 +131,7 @@ class Client:
         del self.link.text[:]
         return data
 
-    def _read_until(self, end: bytes, timeout: float | None, sink: Callable[[bytes], None] | None = None) -> bytes:
+    def read_until(self, end: bytes, timeout: float | None, sink: Callable[[bytes], None] | None = None) -> bytes:
         """Returns what precedes `end`, which is taken too, or hands it to `sink` as it comes. `timeout` counts from the
         last byte that came."""
         text, searched = self.link.text, 0
@@ -182,33 +182,33 @@ class Client:
     def enter_raw(self) -> None:
         self.write(b"\r\x03\x03")  # as mpremote: end the line that is typed, stop the program that runs
         self.write(b"\r\x01")
-        self._read_until(b"raw REPL; CTRL-B to exit\r\n>", self.timeout)
+        self.read_until(b"raw REPL; CTRL-B to exit\r\n>", self.timeout)
 
     def leave_raw(self) -> None:
         try:
             self.write(b"\r\x02")
-            self._read_until(PROMPT, self.timeout)
+            self.read_until(PROMPT, self.timeout)
         except ConnectionLost:
             pass  # the session is over either way, and what it said before counts
 
     def _send_code(self, code: bytes) -> None:
         self.write(b"\x05A\x01")
-        answer = self._take(2)
+        answer = self.take(2)
         if answer == b"R\x01":
             self._raw_paste(code)
         else:  # b"R\0" knows and refuses raw paste; a REPL without it (before 1.14) answers with a prompt
             if answer != b"R\x00":
-                self._read_until(b">", self.timeout)
+                self.read_until(b">", self.timeout)
             self.write(code + b"\x04")
-            if (answer := self._take(2)) != b"OK":
+            if (answer := self.take(2)) != b"OK":
                 raise BoardError(f"The board does not take the code (it answered {answer!r}); reset it and try again.")
 
     def _raw_paste(self, code: bytes) -> None:
-        step = int.from_bytes(self._take(2), "little")
+        step = int.from_bytes(self.take(2), "little")
         room, at = step, 0
         while at < len(code):
             while self.link.text or room == 0:
-                byte = self._take(1)
+                byte = self.take(1)
                 if byte == b"\x01":
                     room += step
                 elif byte == b"\x04":  # the board wants no more: it is out of memory, or it saw Ctrl-C
@@ -223,17 +223,18 @@ class Client:
             at += len(piece)
             room -= len(piece)
         self.write(b"\x04")
-        while (byte := self._take(1)) == b"\x01":
+        while (byte := self.take(1)) == b"\x01":
             pass
         if byte != b"\x04":
             raise ConnectionLost(f"The board did not confirm the code (it answered {byte!r}); reset it and try again.")
 
     def _outcome(self, output: Callable[[bytes], None] | None, timeout: float | None) -> Result:
-        out = self._read_until(b"\x04", timeout, output)
-        error = self._read_until(b"\x04>", self.timeout)
+        out = self.read_until(b"\x04", timeout, output)
+        error = self.read_until(b"\x04>", self.timeout)
         return Result(out, error.decode("utf-8", "replace").replace("\r\n", "\n"))
 
-    def _take(self, n: int) -> bytes:
+    def take(self, n: int) -> bytes:
+        """The next `n` bytes of the terminal. Raises ConnectionLost when they do not come in time."""
         while len(self.link.text) < n:
             if not self.link.wait(self.timeout):
                 raise ConnectionLost(

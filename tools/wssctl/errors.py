@@ -26,6 +26,10 @@ class TrustError(WssctlError):
     exit_code = 4
 
 
+class HandshakeCut(TrustError):
+    """The board hung up in the middle of the TLS handshake, as it does when it is being reset."""
+
+
 class LoginError(WssctlError):
     """TLS is up and the board refuses the session."""
 

@@ -24,7 +24,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from .errors import ConnectionLost, KeyFileError, SessionInUse, TrustError, Unreachable, UsageError
+from .errors import ConnectionLost, HandshakeCut, KeyFileError, SessionInUse, TrustError, Unreachable, UsageError
 
 WSS_PORT, WS_PORT = 8833, 8266
 
@@ -195,6 +195,10 @@ class Link:
         if not isinstance(self._sock, ssl.SSLSocket) or not (cipher := self._sock.cipher()):
             return None
         return self._sock.version(), cipher[0], cipher[2]
+
+    def fileno(self) -> int:
+        """The socket's: readable means that wait(0) may find something."""
+        return self._sock.fileno()
 
     @property
     def backlog(self) -> int:
@@ -495,7 +499,7 @@ def _tls_problem(
             "try again, or reset the board."
         )
     if isinstance(e, (ConnectionError, ssl.SSLEOFError)) or reason == "UNEXPECTED_EOF_WHILE_READING":
-        return TrustError(
+        return HandshakeCut(
             f"{target.host} closed the connection during the TLS handshake; it may not accept this HOST certificate, "
             "lack its own (`wss_repl.status()` there tells), or speak plain WebREPL (ws:// typed out)."
         )

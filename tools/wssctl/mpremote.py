@@ -1,0 +1,30 @@
+"""`wssctl mpremote`: stock mpremote, in this process, with a board behind wss as its port."""
+
+import sys
+
+from . import protocol_wss
+from .board import Dialler
+from .errors import BoardError, UsageError
+
+
+def main(args) -> int:
+    try:
+        from mpremote import main as stock
+        from mpremote.transport import TransportError
+    except ImportError:
+        raise UsageError("mpremote is not installed beside wssctl: pip install mpremote.") from None
+    names = ("keys", "password_file", "passphrase_file", "host_id", "server_name", "takeover", "timeout")
+    protocol_wss.install(**{name: getattr(args, name) for name in names})
+    dial = Dialler(args)
+    url = dial.target.url.removesuffix("/")
+    protocol_wss.Serial.ready = url, protocol_wss.first(dial), dial
+    sys.argv = ["mpremote", "connect", url, *args.command]
+    try:
+        code = stock.main()
+    except protocol_wss.Lost as e:
+        code = e.exit_code
+    except TransportError as e:
+        said = str(e).rstrip(".")
+        raise BoardError(f"mpremote: {said}; `wssctl mpremote BOARD reset` starts the board afresh.") from None
+    lost = protocol_wss.Serial.lost
+    return lost.exit_code if lost else code
