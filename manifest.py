@@ -2,9 +2,12 @@
 # Paths in it are relative to it. Parts can be left out: include("path/to/this/manifest.py", ussl=False, helper=False)
 import os
 
-options.defaults(ussl=True, helper=True)
+options.defaults(ussl=True, helper=True, page=True)
 
-package("wss", base_path="lib")
+stages = sorted(f for f in os.listdir("lib/wss") if f.endswith(".py"))
+if not options.page:  # what a browser gets: 6 KB of flash
+    stages.remove("page.py")
+package("wss", files=stages, base_path="lib")
 module("wss_repl.py", base_path="lib")
 if options.helper:
     module("wss_helper.py", base_path="lib")

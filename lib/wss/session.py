@@ -169,6 +169,10 @@ class Session:
                 raise Refused(431, "request too long")
             return
         response, path = answer(request[:end])
+        if not path:  # the page: a browser connects anew for what it does on it
+            self.close(response)
+            self._enter(_CLOSING, _REQUEST_MS)
+            return
         self.takeover = path.startswith(b"/takeover")
         self._input = b""
         self._replies.append(response)

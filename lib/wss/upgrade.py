@@ -49,6 +49,7 @@ def headers(lines):
 def answer(request):
     """The 101 response and the path for a whole request (bytes up to and with the empty line).
 
+    A browser's plain GET of / gets the page where the firmware has it: (response, None).
     Raises Refused: 400 not HTTP or no key, 405 not GET, 426 not an upgrade or another version, 431 too long.
     """
     if len(request) > REQUEST_MAX:
@@ -60,6 +61,13 @@ def answer(request):
     if first[0] != b"GET":
         raise Refused(405, "only GET")
     found = headers(lines)
+    if first[1] == b"/" and b"upgrade" not in found:
+        try:
+            from wss.page import RESPONSE
+
+            return memoryview(RESPONSE), None
+        except ImportError:
+            pass
     if found.get(b"upgrade", b"").lower() != b"websocket" or b"upgrade" not in found.get(b"connection", b"").lower():
         raise Refused(426, "this is a MicroPython WebREPL: open it with a WebSocket client")
     key = found.get(b"sec-websocket-key", b"")

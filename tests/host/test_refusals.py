@@ -143,7 +143,7 @@ def test_wrong_password(nobody_got_in, connect, password):
     ("request_", "status"),
     [
         (b"POST / HTTP/1.1\r\n\r\n", b"405"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"426"),
+        (b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n", b"426"),
         (REQUEST % b"/" + b"", None),
         ((REQUEST % b"/").replace(b"dGhlIHNhbXBsZSBub25jZQ==", b""), b"400"),
         ((REQUEST % b"/").replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"k" * 65), b"400"),
