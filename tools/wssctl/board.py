@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import ask
+from . import ask, devices
 from .client import Client
 from .errors import KeyFileError, UsageError
 from .link import Credentials, parse_target
@@ -24,12 +24,20 @@ class Dialler:
     """
 
     def __init__(self, args):
-        self.target = parse_target(args.url, args.takeover)
+        store = Store(args.keys)
+        self.device = devices.Registry(store).find(args.url)
+        self.target = parse_target(self.device.url if self.device else args.url, args.takeover)
         self.timeout = args.timeout
         self._server_name = args.server_name
         self._credentials = credentials_for(args) if self.target.secure else None
-        question = f"Password of {self.target.host}"
-        self._password = ask.secret(question, args.password_file, "WSSCTL_PASSWORD", option="--password-file")
+        if self.device:
+            devices.warn(self.device)
+        self._password = ask.given(args.password_file, "WSSCTL_PASSWORD") or devices.remembered(
+            store, f"password:{args.url}"
+        )
+        if self._password is None:
+            question = f"Password of {self.device.name if self.device else self.target.host}"
+            self._password = ask.secret(question, None, "WSSCTL_PASSWORD", option="--password-file")
 
     def __call__(self, timeout: float | None = None) -> Client:
         """Raises what Client.connect() raises."""
@@ -53,10 +61,11 @@ def credentials_for(args) -> Credentials:
         key, cert = store.host_files(args.host_id)
     else:
         key, cert = store.find_host()
-    passphrase = ask.later(
+    typed = ask.later(
         f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
-    return Credentials(ca, cert, key, passphrase)
+    known = ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE") or devices.remembered(store, f"passphrase:{key.name}")
+    return Credentials(ca, cert, key, known or typed)
 
 
 def exec_(args) -> int:

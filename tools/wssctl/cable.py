@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import time
 from collections.abc import Callable
 
 from mpremote.commands import CommandError, do_connect
@@ -80,20 +81,23 @@ class Cable:
             do_connect(state, args)
         except (CommandError, TransportError, OSError, ValueError) as e:
             raise Unreachable(
-                f"Cannot open {self.port} ({str(e).rstrip('.')}); is the board plugged in? `mpremote connect list` shows "
-                "the ports there are."
+                f"Cannot open {self.port} ({str(e).rstrip('.')}); is the board plugged in? `mpremote connect list` "
+                "shows the ports there are."
             ) from None
         self._transport = state.transport
         # On a pseudo-terminal mpremote reads without looking first, and would wait for ever
-        self._transport.serial.timeout = 10
+        self._transport.serial.timeout = 2
         try:
             with self._words(), contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what confused it
-                self._transport.enter_raw_repl(soft_reset=False)
+                self._transport.enter_raw_repl(soft_reset=False, timeout_overall=5)
+            self._transport.serial.timeout = 10
+            self.exec("import os\nos.chdir('/')")  # all names are relative to it
         except BaseException as e:
             self._hang_up()
             if isinstance(e, ConnectionLost):
                 raise Unreachable(
-                    f"{self.port} does not answer as a MicroPython board; is it the right port, and is MicroPython on it?"
+                    f"{self.port} does not answer as a MicroPython board; is it the right port, with MicroPython "
+                    "on it?"
                 ) from None
             raise
 
@@ -132,7 +136,8 @@ class Cable:
 
     def exec(self, code: str, output: Callable[[bytes], None] | None = None) -> str:
         """Runs code; returns what it printed, or hands that to `output` as it comes."""
-        consumer = output and (lambda data: None if data == b"\x04" else output(data))  # mpremote passes the end mark on
+        # mpremote passes the end mark on
+        consumer = output and (lambda data: None if data == b"\x04" else output(data))
         with self._words():
             got = self._transport.exec(code, data_consumer=consumer)
         return got.decode("utf-8", "replace").replace("\r\n", "\n")
@@ -193,8 +198,8 @@ class Cable:
         return self.exec(code).strip() == "1"
 
     def restart(self, wanted: bytes, timeout: float = 20) -> str:
-        """A soft reset, as Ctrl-D does it; returns what boot.py printed up to the end of the line with `wanted` in it, or
-        all of it until the prompt or the timeout."""
+        """A soft reset, as Ctrl-D does it; returns what boot.py printed up to the end of the line with `wanted` in it,
+        or all of it until the prompt or the timeout."""
         transport = self._transport
         with self._words():
             transport.exit_raw_repl()
@@ -204,12 +209,12 @@ class Cable:
             said = transport.read_until(1, b"soft reboot", timeout_overall=timeout)
             if not said.endswith(b"soft reboot"):
                 raise ConnectionLost("The board does not take the soft reset; press its reset button, then try again.")
-            said = b""
-            while True:
-                line = transport.read_until(1, b"\n", timeout=3, timeout_overall=timeout)
-                said += line
-                if wanted in line or not line.endswith(b"\n"):
-                    return said.decode("utf-8", "replace").replace("\r", "")
+            said, deadline = b"", time.monotonic() + timeout
+            while time.monotonic() < deadline and not said.endswith(b"\n>>> "):
+                said += transport.serial.read(transport.serial.in_waiting or 1)
+                if (at := said.find(wanted)) >= 0 and b"\n" in said[at:]:
+                    break
+            return said.decode("utf-8", "replace").replace("\r", "")
 
 
 def _board_words(line: str) -> str:

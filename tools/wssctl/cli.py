@@ -195,6 +195,24 @@ def key_commands(commands, keys, remote) -> None:
     p = commands.add_parser("remove", parents=[cable], help="undo `setup` on a board on a cable")
     p.set_defaults(call=_lazy("provision", "remove"))
 
+    many = argparse.ArgumentParser(add_help=False, parents=[keys])
+    many.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
+    p = commands.add_parser("devices", help="the boards you have, their names and groups; `devices list`", parents=[])
+    actions = p.add_subparsers(metavar="ACTION")
+    p.set_defaults(call=_lazy("devices", "list_"), keys=None, board=[])
+    actions.add_parser("list", parents=[many], help="names, addresses, expiry").set_defaults(
+        call=_lazy("devices", "list_")
+    )
+    p = actions.add_parser("add", parents=[keys], help="a name for a board that is set up, or a new address or group")
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("address", metavar="ADDRESS")
+    p.add_argument("--uid", help="its id, by which its certificate here is found")
+    p.add_argument("--group", action="append", default=[], help="may be repeated")
+    p.set_defaults(call=_lazy("devices", "add"))
+    p = actions.add_parser("forget", parents=[keys], help="drop a name; key files are kept")
+    p.add_argument("board", nargs="+", metavar="BOARD")
+    p.set_defaults(call=_lazy("devices", "forget"))
+
 
 def _group(commands, name: str, text: str):
     return commands.add_parser(name, help=text, description=text).add_subparsers(metavar="ACTION", required=True)

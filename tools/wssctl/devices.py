@@ -1,9 +1,10 @@
-"""The boards this user knows, by name and group: devices.json beside the keys. And what is remembered for them: passwords
-and passphrases, in the system's keyring where there is one, else in a file with mode 0600, only when asked."""
+"""The boards this user knows, by name and group: devices.json beside the keys. And what is remembered for them:
+passwords and passphrases, in the system's keyring where there is one, else in a 0600 file, and only when asked."""
 
 import contextlib
 import json
 import re
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -47,7 +48,9 @@ class Registry:
             rows = json.loads(self.path.read_text(encoding="utf-8"))["devices"]
             return {name: Device(name, **row) for name, row in rows.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            raise KeyFileError(f"Cannot read {self.path} ({e}); repair it, or move it away and add the boards anew.") from None
+            raise KeyFileError(
+                f"Cannot read {self.path} ({e}); repair it, or move it away and add the boards anew."
+            ) from None
 
     def save(self, boards: dict[str, Device]) -> None:
         rows = {n: {k: v for k, v in asdict(d).items() if k != "name"} for n, d in sorted(boards.items())}
@@ -69,8 +72,8 @@ class Registry:
         if uid := changes.get("uid"):
             if name in boards and boards[name].uid not in ("", uid):
                 raise UsageError(
-                    f"{name} is already the name of board {boards[name].uid}; take another with --name, or forget the old "
-                    f"one with `wssctl devices forget {name}`."
+                    f"{name} is already the name of board {boards[name].uid}; take another with --name, or forget the "
+                    f"old one with `wssctl devices forget {name}`."
                 )
             for other in [n for n, d in boards.items() if d.uid == uid and n != name]:
                 boards[name] = replace(boards.pop(other), name=name)
@@ -111,6 +114,13 @@ def check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
         raise UsageError(f"{name!r} is no name for a board: take letters, digits, '-', '_' and dots.")
     return name
+
+
+def warn(device: Device) -> None:
+    left = device.days_left()
+    if left is not None and left < WARNING_DAYS:
+        when = f"has expired ({device.not_after[:10]})" if left < 0 else f"expires in {left} days"
+        print(f"NOTE: the certificate of {device.name} {when}; `wssctl devices renew {device.name}`.", file=sys.stderr)
 
 
 # Remembered secrets
@@ -197,7 +207,7 @@ def list_(args) -> int:
         groups = " ".join("@" + g for g in d.groups)
         address = d.host + ("" if d.port == ca.WSS_PORT else f":{d.port}")
         table.add_row(d.name, address, groups, d.uid, state, d.last_seen[:16].replace("T", " "), d.serial[:8])
-    console = Console(width=None if __import__("sys").stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     if late:
         print(f"Expiring: {', '.join(late)}. `wssctl devices renew` renews all that are due.")

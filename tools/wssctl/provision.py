@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from . import ask, ca, devices, keys
-from .cable import Cable, refuse_network
+from .cable import NEW, Cable, refuse_network
 from .client import Client
 from .errors import BoardError, KeyFileError, Unreachable, UsageError
 from .link import Credentials, Target
@@ -39,7 +39,8 @@ def setup(args) -> int:
         room = sum(map(len, bundle.values())) + _SPACE
         if about["free"] < room:
             raise BoardError(
-                f"The board has {about['free']} bytes free and {room} are needed; delete files there. Nothing was changed."
+                f"The board has {about['free']} bytes free and {room} are needed; delete files there. "
+                "Nothing was changed."
             )
         passphrase = _passphrase(args, store)
         password = _password(args)
@@ -60,12 +61,14 @@ def setup(args) -> int:
             )
         say("boot.py ran, the server listens")
     host = args.ip[0] if args.ip else addresses[0] if addresses else f"{name}.local"
+    cert = store.read(store.device_files(uid)["cert_pem"])
     entry = devices.Registry(store).update(
-        name, uid=uid, host=host, port=args.wss_port, groups=args.group, cert=store.read(store.device_files(uid)["cert_pem"])
+        name, uid=uid, host=host, port=args.wss_port, groups=args.group, cert=cert
     )
     if not addresses:
         raise Unreachable(
-            f"The board is set up but in no network: connect it in its boot.py (network.WLAN), then `wssctl repl {name}`."
+            "The board is set up but in no network: connect it in its boot.py (network.WLAN), then "
+            f"`wssctl repl {name}`."
         )
     _login(args, store, entry, passphrase, password)
     say(f"Connected over wss as a host the board knows. From now on: wssctl repl {name}")
@@ -86,8 +89,9 @@ def enrol(args) -> int:
         _confirm_foreign(args, board, about, authority)
         _enrol(args, store, board, authority, uid, names, addresses)
     host = addresses[0] if addresses else f"{names[0]}.local"
-    registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=store.read(store.device_files(uid)["cert_pem"]))
-    print(f"The board {names[0]} made its own key; the certificate is on it. It counts from the next start of wss_repl.")
+    cert = store.read(store.device_files(uid)["cert_pem"])
+    registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=cert)
+    print(f"The certificate is on {names[0]}. It counts from the next start of wss_repl, or after a reset.")
     return 0
 
 
@@ -127,7 +131,7 @@ def remove(args) -> int:
 def _about(board: Cable, args) -> dict:
     about = board.about()
     if not about["uid"] or about["python"] != "micropython":
-        raise BoardError("This board has no machine.unique_id(), which its key files are named after; it cannot be set up.")
+        raise BoardError("This board has no machine.unique_id(), which its key files are named after: not supported.")
     check_uid(about["uid"])
     if args.uid and args.uid.lower() != about["uid"]:
         raise BoardError(f"This is board {about['uid']}, not {args.uid}; is it the right port? Nothing was changed.")
@@ -149,13 +153,13 @@ def _bundle() -> dict[str, bytes]:
 
 
 def _lib_folder(about: dict) -> str:
-    return next((p for p in about["path"] if p.endswith("/lib") and not p.startswith("/rom")), "/lib")
+    return next((p for p in about["path"] if p.endswith("/lib") and not p.startswith("/rom")), "/lib").lstrip("/")
 
 
 def _missing_bundle(board: Cable, about: dict) -> dict[str, bytes]:
     """What has to be installed, by its place on the board: nothing where it is frozen in."""
     root = _lib_folder(about)
-    if about["bundle"] and "OK" not in board.exec(f"import os\ntry:\n os.stat('{root}/wss_repl.py')\n print('OK')\nexcept OSError:\n pass"):
+    if about["bundle"] and board.read(f"{root}/wss_repl.py") is None:
         return {}
     return {f"{root}/{n}": data for n, data in _bundle().items() if not board.same(f"{root}/{n}", data)}
 
@@ -178,7 +182,9 @@ def _passphrase(args, store: Store) -> str:
         option="--passphrase-file",
     )  # fmt: skip
     if not store.ca_key.exists() and len(passphrase) < ask.MIN_PASSPHRASE:
-        raise UsageError(f"{len(passphrase)} characters are too few, take {ask.MIN_PASSPHRASE} or more. Nothing was changed.")
+        raise UsageError(
+            f"{len(passphrase)} characters are too few, take {ask.MIN_PASSPHRASE} or more. Nothing was changed."
+        )
     return passphrase
 
 
@@ -199,7 +205,7 @@ def _authority(args, store: Store, passphrase: str) -> ca.Authority:
     if store.ca_cert.exists() and store.ca_key.exists():
         return ca.Authority.load(store.read(store.ca_cert), store.read(store.ca_key), passphrase)
     if store.ca_cert.exists():
-        raise KeyFileError(f"There is no {store.ca_key.name} in {store.folder}, so nothing can be signed here; restore it.")
+        raise KeyFileError(f"There is no {store.ca_key.name} in {store.folder}, so nothing can be signed; restore it.")
     authority = ca.Authority.create(f"ROOT CA {keys.who()}"[:64])
     store.write({store.ca_key: authority.key_pem(passphrase), store.ca_cert: authority.cert_pem})
     say(f"Made a ROOT CA in {store.folder}. Keep a copy of it, and the passphrase, elsewhere.")
@@ -220,6 +226,7 @@ def _host(args, store: Store, authority: ca.Authority, passphrase: str) -> None:
 def _keys(args, store: Store, board: Cable, authority: ca.Authority, about: dict, names: list, addresses: list) -> None:
     uid = about["uid"]
     if not args.new_keys and _keys_fit(store, board, authority, uid, names, addresses):
+        board.remove([n + NEW for n in reversed(_board_files(uid, b"", b"", b""))])  # of an attempt that was cut off
         say("The board's keys are in order and stay")
         return
     _confirm_foreign(args, board, about, authority)

@@ -1,0 +1,326 @@
+"""wssctl setup, enrol and remove, with real mpremote on a pseudo-terminal, against a factory-fresh board."""
+
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import pytest
+from board import Board
+from peers import Identity, Peer
+from targets import UID, free_port
+from wssctl import provision
+from wssctl.ca import Authority
+from wssctl.cable import Cable
+from wssctl.errors import BoardError, ConnectionLost
+
+PASSPHRASE, PASSWORD = "correct horse", "sesame 23"
+
+
+class Desk:
+    """A board on a pty, and a user with nothing but an empty folder."""
+
+    def __init__(self, path, bits):
+        self.path, self.bits = path, bits
+        self.files, self.keys = path / "board", path / "keys"
+        self.files.mkdir()
+        self.port = free_port()
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("WSSCTL")} | {"USER": "ana"}
+        self.env |= {"WSSCTL_KEYS": str(self.keys)}
+        self.secrets = {"WSSCTL_PASSPHRASE": PASSPHRASE, "WSSCTL_PASSWORD": PASSWORD}
+        self.board = None
+
+    def start(self, **env):
+        self.board = Board(self.files, self.bits, pty=True, env=env)
+        return self.board
+
+    def command(self, *words):
+        words = [self.board.tty if w == "PORT" else w for w in words]
+        if words[0] in ("setup", "enrol"):
+            words += ["--wss-port", str(self.port), "--ip", "127.0.0.1", "--name", "room1"]
+        return [sys.executable, "-m", "wssctl", *words]
+
+    def run(self, *words, status=0, secrets=True, env=None):
+        env = self.env | (self.secrets if secrets else {}) | (env or {})
+        done = subprocess.run(
+            self.command(*words), env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def peer(self, password=PASSWORD):
+        host = next(self.keys.glob("HOST_cert@*.pem"))
+        key = host.with_name(host.name.replace("cert", "key"))
+        return Peer(("127.0.0.1", self.port), Identity(self.keys / "ROOT_CA_cert.pem", host, key, PASSPHRASE)).login(
+            password
+        )
+
+    def listing(self):
+        return {p.relative_to(self.files).as_posix(): p.read_bytes() for p in self.files.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def desk(target, tmp_path):
+    desk = Desk(tmp_path, target.bits)
+    yield desk
+    if desk.board:
+        desk.board.close()
+
+
+def answer(command, env, answers, timeout=60):
+    """Runs a command on a terminal of its own, typing an answer at each question; (exit status, what was shown)."""
+    pid, fd = pty.fork()
+    if not pid:
+        os.execvpe(command[0], command, env)
+    seen, asked, deadline = b"", 0, time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if select.select([fd], [], [], 0.5)[0]:
+            try:
+                data = os.read(fd, 4096)
+            except OSError:
+                break
+            if not data:
+                break
+            seen += data
+            if seen.endswith(b": ") and asked < len(answers) and seen.count(b": ", seen.rfind(b"\n")) == 1:
+                time.sleep(0.05)
+                os.write(fd, answers[asked].encode() + b"\n")
+                asked += 1
+    _, status = os.waitpid(pid, 0)
+    assert asked == len(answers), seen
+    return os.waitstatus_to_exitcode(status), seen.decode()
+
+
+def test_from_the_box_to_a_wss_prompt_with_two_answers(desk):
+    long_ago = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp() - time.time())
+    desk.start(BOARD_CLOCK=str(long_ago))
+    status, seen = answer(desk.command("setup", "PORT"), desk.env, [PASSPHRASE, PASSWORD])
+    assert status == 0, seen
+    assert re.findall(r"(\S+[^:\r\n]*): ?\r?$", seen, re.M)[:2] == [
+        "Passphrase for your new keys",
+        "Password for the board's REPL",
+    ]
+    assert PASSPHRASE not in seen and PASSWORD not in seen
+    assert "Connected over wss" in seen and "it never leaves the board" in seen
+    assert not (desk.keys / f"SSL_key{UID}.der").exists()
+    peer = desk.peer()
+    assert peer.command("print(6*7)") == b"42\r\n"
+    year, month, day = peer.value("__import__('time').gmtime()[:3]")
+    assert datetime(year, month, day, tzinfo=UTC).date() == datetime.now(UTC).date()
+    peer.close()
+    # the name is enough from now on
+    assert "5\n" in desk.run("exec", "room1", "print(2+3)")
+    assert "room1" in desk.run("devices")
+
+
+def test_again_changes_nothing_and_remove_leaves_the_board_as_it_was(desk):
+    (desk.files / "boot.py").write_bytes(b"import sys\nprint('mine', sys.version)  # \xc3\xa4")
+    (desk.files / "webrepl_cfg.py").write_text("PASS = 'old'\n")
+    before = desk.listing()
+    desk.start()
+    desk.run("setup", "PORT")
+    once = desk.listing()
+    assert once["boot.py"].startswith(before["boot.py"] + b"\n# wssctl setup begin")
+    assert "stay" in desk.run("setup", "PORT")
+    assert desk.listing() == once
+    desk.board.restart()
+    desk.board.read_until(b"wss_repl: listening", 10)
+    desk.peer().close()
+    desk.run("remove", "PORT")
+    assert desk.listing() == before | {"boot.py": before["boot.py"] + b"\n"}
+    with pytest.raises(ConnectionRefusedError):
+        desk.peer()
+
+
+def test_remove_deletes_what_was_not_there_before_and_twice_is_fine(desk):
+    desk.start()
+    desk.run("setup", "PORT")
+    desk.run("remove", "PORT")
+    assert desk.listing() == {}
+    assert "no block" in desk.run("remove", "PORT")
+
+
+def test_the_bundle_is_installed_where_it_is_not_frozen_in(desk):
+    (desk.files / "boot.py").write_text("import sys\nsys.path.remove('.frozen')\n")
+    before = desk.listing()
+    desk.start()
+    assert "Installing wss_repl" in desk.run("setup", "PORT")
+    assert (desk.files / "lib/wss/session.py").exists()
+    desk.peer().close()
+    assert "Installing" not in desk.run("setup", "PORT")
+    (desk.files / "lib/wss/login.py").write_text("broken(")
+    assert "Installing wss_repl" in desk.run("setup", "PORT")
+    desk.peer().close()
+    desk.run("remove", "PORT")
+    assert desk.listing() == before
+
+
+def test_keys_made_here_when_asked_for(desk):
+    desk.start()
+    desk.run("setup", "PORT", "--host-made")
+    assert (desk.keys / f"SSL_key{UID}.der").read_bytes() == (desk.files / f"SSL_key{UID}.der").read_bytes()
+    desk.peer().close()
+    old = desk.listing()
+    desk.run("setup", "PORT", "--new-keys")  # on the board, now
+    assert not (desk.keys / f"SSL_key{UID}.der").exists()
+    assert old[f"SSL_key{UID}.der"] != (desk.files / f"SSL_key{UID}.der").read_bytes()
+    desk.peer().close()
+
+
+def test_enrol_makes_a_new_key_on_the_board(desk):
+    desk.start()
+    desk.run("setup", "PORT")
+    old = desk.listing()
+    desk.run("enrol", "PORT")
+    new = desk.listing()
+    assert {n for n in new if new[n] != old.get(n)} == {f"SSL_key{UID}.der", f"SSL_certificate{UID}.der"}
+    desk.board.restart()
+    desk.board.read_until(b"wss_repl: listening", 10)
+    desk.peer().close()
+
+
+def test_enrol_on_a_board_without_the_bundle(desk):
+    (desk.files / "boot.py").write_text("import sys\nsys.path.remove('.frozen')\n")
+    desk.start()
+    desk.run("ca", "init", secrets=True)
+    desk.run("enrol", "PORT")
+    assert (desk.files / f"SSL_key{UID}.der").stat().st_size == 121
+
+
+# What goes wrong
+
+
+def test_wrong_passphrase(desk):
+    desk.start()
+    desk.run("setup", "PORT")
+    before = desk.listing()
+    text = desk.run("setup", "PORT", "--new-keys", status=7, env={"WSSCTL_PASSPHRASE": "wrong wrong"})
+    assert "Wrong passphrase" in text and desk.listing() == before
+
+
+def test_a_short_passphrase_or_a_password_the_board_cannot_take(desk):
+    desk.start()
+    assert "too few" in desk.run("setup", "PORT", status=2, env={"WSSCTL_PASSPHRASE": "short"})
+    assert "1 to 64 bytes" in desk.run("setup", "PORT", status=2, env={"WSSCTL_PASSWORD": "x" * 65})
+    assert not desk.keys.exists() and desk.listing() == {}
+
+
+def test_nobody_to_ask(desk):
+    desk.start()
+    assert "no terminal to ask on" in desk.run("setup", "PORT", status=2, secrets=False)
+    assert not desk.keys.exists() and desk.listing() == {}
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root can write anywhere")
+def test_a_folder_that_cannot_be_written(desk, tmp_path):
+    desk.start()
+    text = desk.run("setup", "PORT", status=7, env={"WSSCTL_KEYS": "/proc/wssctl"})
+    assert "Cannot write" in text and desk.listing() == {}
+
+
+def test_another_board_than_the_one_meant(desk):
+    desk.start()
+    assert f"This is board {UID}" in desk.run("setup", "PORT", "--uid", "aabbccddeeff", status=1)
+    assert desk.listing() == {} and not desk.keys.exists()
+
+
+def test_no_board_there(desk, tmp_path):
+    desk.start()
+    assert "Cannot open" in desk.run("setup", "/dev/ttyNOT", status=3)
+    master, slave = pty.openpty()
+    try:
+        assert "does not answer as a MicroPython board" in desk.run("setup", os.ttyname(slave), status=3)
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert not desk.keys.exists()
+
+
+def test_a_network_only_when_asked_by_name(desk):
+    desk.start()
+    assert "is a network" in desk.run("setup", "socket://127.0.0.1:2323", status=2)
+
+
+def test_a_board_of_another_root_ca_is_left_alone(desk, keys):
+    shutil.copytree(keys.board, desk.files, dirs_exist_ok=True)
+    before = desk.listing()
+    desk.start()
+    assert "--yes" in desk.run("setup", "PORT", status=2)
+    assert desk.listing() == before
+    desk.run("setup", "PORT", "--yes")
+    desk.peer().close()
+
+
+def test_a_full_file_system(desk):
+    """A littlefs of 24 KB in RAM: too small for the bundle, and then for its keys too."""
+    ram = (
+        "import os, vfs\n"
+        "class Ram:\n"
+        "    def __init__(self, n): self.data = bytearray(n * 512)\n"
+        "    def readblocks(self, n, buf, off=0): buf[:] = self.data[n * 512 + off : n * 512 + off + len(buf)]\n"
+        "    def writeblocks(self, n, buf, off=0): self.data[n * 512 + off : n * 512 + off + len(buf)] = buf\n"
+        "    def ioctl(self, op, arg): return %d if op == 4 else 512 if op == 5 else 0\n"
+        "ram = Ram(%d)\nvfs.VfsLfs2.mkfs(ram)\nvfs.umount('/')\nvfs.mount(ram, '/')\nos.chdir('/')\n"
+    )
+    for blocks, filler in ((16, 0), (64, 26000)):
+        if desk.board:
+            desk.board.close()
+        boot = ram % (blocks, blocks) + f"with open('big', 'w') as f: f.write('x' * {filler})\n"
+        (desk.files / "boot.py").write_text(boot)
+        desk.start()
+        text = desk.run("setup", "PORT", status=1)
+        assert "bytes free" in text and "Nothing was changed" in text
+        with Cable(desk.board.tty) as board:
+            assert board.about()["files"] == ["big"]
+            # and where the size was not known before
+            with pytest.raises(BoardError, match="file system is full; .* Nothing was changed"):
+                board.replace({"one": b"1" * 1000, "two": os.urandom(30_000)})
+            assert board.about()["files"] == ["big"]
+
+
+@pytest.mark.parametrize("after", range(0, 9, 2))
+def test_power_lost_in_the_middle_leaves_a_board_that_works(desk, after):
+    """New keys, and a loss of power after some of the file operations: the board serves with one pair or the other."""
+    desk.start()
+    desk.run("setup", "PORT")
+    authority = Authority.load(
+        (desk.keys / "ROOT_CA_cert.pem").read_bytes(), (desk.keys / "ROOT_CA_key.pem").read_bytes(), PASSPHRASE
+    )
+    made = authority.device(UID, names=["room1"], addresses=["127.0.0.1"])
+    files = provision._board_files(UID, made.cert_der, authority.cert_pem, made.key_der)
+    steps = [("write", n) for n in files] + [("rename", n) for n in files] + [("end", "")]
+    with Cable(desk.board.tty) as board:
+        for what, name in steps[:after]:
+            if what == "write":
+                board.stage({name: files[name]})
+            elif what == "rename":
+                board.commit([name])
+    desk.board.restart()
+    desk.board.read_until(b"wss_repl: listening", 10)
+    peer = desk.peer()
+    shown = peer.tls.getpeercert(True)
+    assert (shown == made.cert_der) == (after > 3)
+    peer.close()
+    desk.run("setup", "PORT")
+    assert not [n for n in desk.listing() if n.endswith(".new")]
+    desk.peer().close()
+
+
+def test_unplugged_in_the_middle(desk):
+    """The port goes away while files are sent."""
+    desk.start()
+    with Cable(desk.board.tty) as board:
+        board._transport.serial.timeout = 1
+
+        def pull(name):
+            desk.board.kill()
+
+        with pytest.raises(ConnectionLost, match="is it plugged in"):
+            board.replace({"a": b"x" * 5000}, pull)
