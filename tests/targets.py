@@ -72,7 +72,7 @@ class Unix:
 
     def board(self, directory: Path, boot="", ready="wss_repl: listening", port=None, options="", call=None, **more):
         """Start a board. boot: lines before the server starts; options: more arguments for start(); call: instead of
-        start(); ready: what boot.py prints last; prompt=False: no prompt follows; env: variables for the firmware."""
+        start(); ready: what boot.py prints last; prompt=False: no prompt follows; env, heap: as in tools/board.py."""
         port = port or free_port()
         directory.mkdir(parents=True, exist_ok=True)
         if call is None:
@@ -86,12 +86,13 @@ class Unix:
 class Booted:
     """Context manager around a Running board."""
 
-    def __init__(self, target: Unix, directory: Path, port: int, ready: str, prompt=True, env=None):
-        self._args = (target, directory, port, ready, prompt, env)
+    def __init__(self, target: Unix, directory: Path, port: int, ready: str, prompt=True, env=None, heap=None):
+        self._args = (target, directory, port, ready, prompt, env, heap)
 
     def __enter__(self) -> Running:
-        target, directory, port, ready, prompt, env = self._args
-        self._board = Board(directory, target.bits, env=target.env | (env or {}), lib=directory / "lib" if target.files else None)
+        target, directory, port, ready, prompt, env, heap = self._args
+        lib = directory / "lib" if target.files else None
+        self._board = Board(directory, target.bits, env=target.env | (env or {}), lib=lib, heap=heap)
         try:
             return Running(self._board, port, directory, ready, prompt)
         except BaseException:

@@ -134,10 +134,12 @@ class Files:
             _remove(name + _PART)
         self._done(error)
 
+    def busy(self):
+        """True when a piece of a get is due."""
+        return self._acks and self._op == _GET
+
     def piece(self):
-        """The next piece of a get as a frame (memoryview, valid until the next call), None when none is due."""
-        if not self._acks or self._op != _GET:
-            return None
+        """The next piece of a get as a frame (memoryview, valid until the next call), None when it can't be read."""
         self._acks -= 1
         buf = self._buf
         try:
@@ -185,7 +187,12 @@ def replace(new, old):
     # old file steps aside first, so that at every moment one of the two is whole.
     try:
         os.rename(new, old)
-    except OSError:
+    except OSError as e:
+        try:
+            if os.stat(old)[0] & 0x4000:  # a file does not take a directory's place
+                raise e
+        except OSError:
+            raise e
         aside = old + ".old"
         _remove(aside)
         os.rename(old, aside)

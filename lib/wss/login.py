@@ -1,6 +1,7 @@
 # The password, and what a wrong one costs.
 # In: bytes typed at "Password: ".  Out: right or wrong, and from when it may be said.  Next: terminal.py.
 from micropython import const
+from time import ticks_add
 
 from wss.port import since
 
@@ -42,7 +43,8 @@ class BackOff:
     def _find(self, address, now):
         for s in self._sources:
             if s[0] == address:
-                if since(now, s[2]) > _FORGET:
+                # Ticks wrap, in 12 days at 32 bits: what seems further ahead than any delay was days ago
+                if not -_WORST <= since(now, s[2]) <= _FORGET:
                     s[1] = 0
                 return s
 
@@ -61,7 +63,7 @@ class BackOff:
             self._sources.append(s)
         s[1] += 1
         delay = min(_WORST, _FIRST << min(s[1] - 1, 8))
-        s[2] = now + delay
+        s[2] = ticks_add(now, delay)  # not +: a sum beyond the largest tick is a long integer, which ticks_diff() misreads
         return delay
 
     def right(self, address):

@@ -105,6 +105,9 @@ def soon(callback, arg=None):
         return False
 
 
+_timer = None  # the one found, kept: a stopped one still prints its last period (ports/esp32/machine_timer.c)
+
+
 def timer(which=None):
     """A machine.Timer nobody uses, or None.
 
@@ -120,21 +123,18 @@ def timer(which=None):
         return None
     if which is not None:
         return Timer(which) if isinstance(which, int) else which
-    try:
+    global _timer
+    if not _timer:
         # Virtual timers are new objects; ESP32 up to 1.24 takes two bits of the id, so that -1 is the one and only 3
-        t = Timer(-1)
-        if t is not Timer(-1):
-            return t
-    except (ValueError, OSError):
-        pass
-    for i in (3, 2, 1, 0):
-        try:
-            t = Timer(i)
-            if "period=0" in repr(t):
-                return t
-        except (ValueError, OSError):
-            pass
-    return None
+        for i in (-1, 3, 2, 1, 0):
+            try:
+                t = Timer(i)
+                if "period=0" in repr(t) or t is not Timer(i):
+                    _timer = t
+                    break
+            except (ValueError, OSError):
+                pass
+    return _timer
 
 
 class _Flag:

@@ -59,6 +59,7 @@ class Session:
         self.files = None
         self.attached = None  # what os.dupterm held before us
         self._flight = None  # memoryview of the record being written: TLS wants the very same bytes again
+        self._sent = None
         self._replies = []
         self._input = b""  # the request, then the password
         self._typed = b""  # behind the password in its frame
@@ -75,24 +76,26 @@ class Session:
     def pump(self):
         """Write what can be written, one frame a record and a call; True when nothing is left in flight."""
         while True:
-            data = self._flight
-            if data is not None:
-                n = self.io.write(data)
-                if not n:
-                    return False
-                self._flight = data[n:] if n < len(data) else None
-            elif self._replies:
-                self._flight = self._replies.pop(0)
-            elif self.stage != _OPEN:
-                return True
-            else:
-                self._flight = self.files.piece()
-                if self._flight is None:
-                    if self._replies:  # the end of a get
-                        continue
-                    if not self.term.pending():
-                        return True
+            # The count is stored before the VM's next check: a KeyboardInterrupt there must not send a frame twice
+            if self._sent:
+                data = self._flight
+                self._flight = data[self._sent :] if self._sent < len(data) else None
+                self._sent = None
+            if self._flight is None:
+                if self._replies:
+                    self._flight = self._replies.pop(0)
+                elif self.stage != _OPEN:
+                    return True
+                elif self.files.busy():
+                    self._flight = self.files.piece()
+                    continue
+                elif self.term.pending():
                     self._flight = self.term.take()
+                else:
+                    return True
+            self._sent = self.io.write(self._flight)
+            if not self._sent:
+                return False
 
     def close(self, last):
         """Send the last words, then end; they wait until the peer has hung up too, or a reset would overtake them."""
@@ -157,6 +160,7 @@ class Session:
                 self._request(rx[:n])
             elif stage != _CLOSING:
                 self._frames(rx[:n])
+        self.server.more = True
 
     def _request(self, data):
         self._input += bytes(data)
@@ -306,7 +310,7 @@ class Session:
                     s.close()
             except (OSError, ValueError):
                 pass
-        self.io = self._flight = None
+        self.io = self._flight = self._sent = None
 
 
 class Server:
@@ -328,7 +332,7 @@ class Server:
         self.guard = port.Guard()
         self.ring = port.Ring()
         self.rx = memoryview(bytearray(_RX))
-        self.logins = 0
+        self.more = False  # input was left unread, perhaps inside mbedTLS, where no socket event tells of it
         self.refusals = {}
         self.last = None
         self._wait = select.poll()
@@ -373,6 +377,9 @@ class Server:
             interrupt = True
         finally:
             self.guard.leave()
+        if self.more:
+            self.more = False
+            port.soon(self.tick)
         term = self.session and self.session.term
         if term:
             if interrupt:

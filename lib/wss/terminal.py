@@ -28,6 +28,7 @@ class Terminal(IOBase):
 
     def __init__(self, server, session):
         self._server = server
+        self._guard = server.guard
         self._session = session
         self._in = bytearray(INPUT_MAX)
         self._start = 0
@@ -49,9 +50,11 @@ class Terminal(IOBase):
         self.lost = 0  # bytes printed from inside our own step that found no room
 
     def detach(self):
-        """The session is over: swallow output, give no input."""
+        """The session is over: swallow output, give no input, and let go of the buffers: the firmware's schedule queue
+        may keep a bound method of ours, and with it this object, for long."""
         self._session = None
-        self._start = self._end = 0
+        self._start = self._end = self._n = 0
+        self._in = self._out = self._spare = self._aside = b""
 
     # Input ------------------------------------------------------------------------------------------------
 
@@ -159,12 +162,12 @@ class Terminal(IOBase):
     def write(self, data):
         self._writing = True
         n = len(data)
-        guard = self._server.guard
         if not self._session:
             return n
+        guard = self._guard
         if guard.enter(True):
             try:
-                while self._aside:
+                if self._aside:
                     aside = self._aside
                     self._aside = b""
                     self._write(aside, len(aside))
@@ -173,7 +176,8 @@ class Terminal(IOBase):
                 self._interrupt = True
             finally:
                 guard.leave()
-            self.rearm()
+            if self._start < self._end or self._interrupt:
+                self.rearm()
         else:
             # Printed by a callback that ran inside our own step, whose buffers are not to be touched
             k = min(n, _ASIDE_MAX - len(self._aside))
@@ -198,28 +202,28 @@ class Terminal(IOBase):
                 self.write(b"")
             self._server.step()
 
-    def _add(self, data, i, k):
-        at = HEADROOM + self._n
-        self._out[at : at + k] = memoryview(data)[i : i + k] if k < len(data) else data
-        self._n += k
-
     def _write(self, data, n):
         prompt = n == 4 and data[3] == 32  # ">>> ", "... ", "=== " (shared/runtime/pyexec.c)
         if prompt and self._n:
             self._whole = True
         i = 0
         while i < n:
-            if (self._whole or self._n == _LINE_MAX) and not self._send():
+            at = self._n
+            if (self._whole or at == _LINE_MAX) and not self._send():
                 return
-            k = min(n - i, _LINE_MAX - self._n)
+            at = self._n + HEADROOM
+            k = min(n - i, HEADROOM + _LINE_MAX - at)
             if k > 2 and b"\r\n" in data:  # only raw writes have one inside: print() passes it by itself
                 j = bytes(memoryview(data)[i : i + k]).find(b"\r\n")
                 if j >= 0:
                     k = j + 2
-            self._add(data, i, k)
+            out = self._out
+            end = at + k
+            out[at:end] = data if k == n else memoryview(data)[i : i + k]
+            self._n = end - HEADROOM
             i += k
-            end = HEADROOM + self._n
-            self._whole = prompt or (self._out[end - 1] == 10 and self._n > 1 and self._out[end - 2] == 13)
+            if prompt or out[end - 1] == 10 and out[end - 2] == 13 and end > HEADROOM + 1:
+                self._whole = True
         if self._whole:
             self._server.pump(self._session)
 

@@ -7,6 +7,13 @@ import threading
 import pytest
 from peers import PROMPT, Peer
 
+@pytest.fixture
+def board(target, provisioned):
+    """A 100 KB program needs 2 MB to be compiled at 64 bits: more heap there, the board's 160 KB at 32."""
+    with target.board(provisioned, heap=None if target.bits == 32 else "8M") as running:
+        yield running
+
+
 LINE = "h.update(b'%s')\n"
 
 
