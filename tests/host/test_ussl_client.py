@@ -5,7 +5,7 @@ import ssl
 import struct
 
 import pytest
-from ussl_support import Peer, client_context, connect, echo, server_context, tls_peer
+from ussl_support import Peer, by_hand, client_context, connect, echo, server_context, tls_peer
 
 pytest_plugins = "ussl_fixtures"
 
@@ -355,15 +355,7 @@ def test_how_a_connection_ends(mpy, tmp_path, pki, how):
     context = server_context(pki.server, maximum=ssl.TLSVersion.TLSv1_2)
 
     def handle(connection):
-        into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(into, out, server_side=True)
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                connection.sendall(out.read())
-                into.write(connection.recv(65536))
+        tls, out = by_hand(context, connection)
         tls.write(b"hello")
         connection.sendall(out.read())
         connection.recv(65536)  # the client has read it
