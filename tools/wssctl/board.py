@@ -28,7 +28,7 @@ class Dialler:
         self.device = devices.Registry(store).find(args.url)
         self.target = parse_target(self.device.url if self.device else args.url, args.takeover)
         self.timeout = args.timeout
-        self._server_name = args.server_name
+        self._server_name = args.server_name or (self.device and devices.server_name(store, self.device))
         self._credentials = credentials_for(args) if self.target.secure else None
         if self.device:
             devices.warn(self.device)

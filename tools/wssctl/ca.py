@@ -118,6 +118,23 @@ class Authority:
         subject = _name(names[0] if names else uid, uid)
         return self._leaf(subject, public_key, EKU.SERVER_AUTH, alternatives, days, not_before)
 
+    def crl(self, serials: Iterable[int], before: bytes | None = None) -> bytes:
+        """A revocation list (PEM) with `serials` beside those of the list `before`, valid as long as the CA is."""
+        now = datetime.now(UTC).replace(microsecond=0)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._cert.subject)
+        builder = builder.last_update(now - BACKDATE).next_update(self._cert.not_valid_after_utc)
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+        )
+        builder = builder.add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+        revoked = {r.serial_number: r for r in x509.load_pem_x509_crl(before)} if before else {}
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+            revoked.setdefault(serial, entry.build())
+        for entry in revoked.values():
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(PEM)
+
     def _leaf(self, subject, public_key, purpose, alternatives, days, not_before) -> x509.Certificate:
         start, end = _validity(days, not_before)
         end = min(end, self._cert.not_valid_after_utc)  # a leaf that outlives its CA only looks valid

@@ -11,14 +11,14 @@ DESCRIPTION = """\
 Keys, terminal and files for MicroPython boards whose REPL is served over wss with mutual TLS.
 
 The three you need most:
-  wssctl repl board.local                  a terminal on the board; Ctrl-] leaves
-  wssctl exec board.local "print(6*7)"     run code there; --file FILE runs a program
-  wssctl put board.local main.py lib/      copy files there; `get` brings them back
+  wssctl setup /dev/ttyUSB0 --name room1   a board on a cable, from the box to a wss prompt
+  wssctl repl room1                        a terminal on it over the network; Ctrl-] leaves
+  wssctl put room1 main.py lib/            copy files there; `get` brings them back
 """
 
 EPILOG = """\
-First time: `wssctl ca init`, `wssctl host init`, `wssctl device init UID --name board --out FOLDER`.
-BOARD is a name or address, or wss://name:8833 in full; plain ws:// only when typed so.
+BOARD is a name that `wssctl devices` lists, or an address: board.local, wss://192.168.1.20:8833; plain ws:// only
+when typed so. Without a cable: `ca init`, `host init`, `device init UID --name board --out FOLDER` make the keys.
 Passwords are asked for, or come from --password-file / $WSSCTL_PASSWORD, passphrases from
 --passphrase-file / $WSSCTL_PASSPHRASE. Keys are in a folder of yours, or --keys DIR / $WSSCTL_KEYS.
 Exit codes: 0 well, 1 the board's code raised or it refuses a file, 2 usage, 3 unreachable, 4 certificates,
@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as after `mpremote connect PORT`")
     p.set_defaults(call=_lazy("mpremote", "main"))
 
-    key_commands(commands, keys, remote)
+    cable, over = key_commands(commands, keys)
     make = argparse.ArgumentParser(add_help=False, parents=[keys])
     make.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 825)")
@@ -137,12 +137,47 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--name", help="its subject (default: ROOT CA user@machine)")
     p.set_defaults(call=_lazy("keys", "ca_init"))
     group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys", "ca_status"))
+    passphrases = argparse.ArgumentParser(add_help=False, parents=[keys])
+    passphrases.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's, if another one")
+    passphrases.add_argument("--new-passphrase-file", metavar="FILE", help="encrypt the copy under this one")
+    passphrases.add_argument("--force", action="store_true", help="replace files that exist")
+    p = group.add_parser("export", parents=[passphrases], help="key (encrypted) and certificate for another machine")
+    p.add_argument("file", metavar="FILE")
+    p.set_defaults(call=_lazy("keys", "ca_export"))
+    p = group.add_parser("import", parents=[passphrases], help="what `ca export` wrote elsewhere")
+    p.add_argument("file", metavar="FILE")
+    p.set_defaults(call=_lazy("keys", "ca_import"))
+    p = group.add_parser(
+        "rotate",
+        parents=[over],
+        help="a new ROOT CA, without locking anybody out",
+        description=(
+            "Boards trust the old and the new ROOT CA; when each has let this host in under the new one, this machine "
+            "changes over, the boards get new certificates and drop the old one. Run it again to go on after a break."
+        ),
+    )
+    p.add_argument("--name", help="the new one's subject")
+    p.add_argument("--keep-old", action="store_true", help="stop where both are trusted: other hosts can follow")
+    p.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave this board behind")
+    p.set_defaults(call=_lazy("fleet", "rotate"))
 
     group = _group(commands, "host", "this machine's key, which boards accept")
     p = group.add_parser("init", parents=[make], help="make it, once a machine")
     p.add_argument("--user", help="for another user name")
     p.set_defaults(call=_lazy("keys", "host_init"))
     group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys", "host_status"))
+
+    p = group.add_parser("export", parents=[passphrases], help="key and certificate as PKCS #12 or PEM")
+    p.add_argument("file", metavar="FILE")
+    p.add_argument("--p12", action="store_true", help="PKCS #12, which browsers import (else PEM)")
+    p.add_argument("--user", help="of another user name")
+    p.set_defaults(call=_lazy("keys", "host_export"))
+    for verb, text in (("revoke", "boards turn a host away"), ("pin", "boards let in the pinned hosts alone")):
+        p = group.add_parser(verb, parents=[over], help=text)
+        p.add_argument("who", metavar="HOST", help="user name or id, certificate file, serial or fingerprint")
+        p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
+        p.add_argument("--undo", action="store_true", help="take it back")
+        p.set_defaults(call=_lazy("fleet", verb))
 
     group = _group(commands, "device", "the boards' keys")
     p = group.add_parser("init", parents=[make], help="make a board's key and certificate")
@@ -155,11 +190,32 @@ def build_parser() -> argparse.ArgumentParser:
     p = group.add_parser("status", parents=[keys], help="validity and names")
     p.add_argument("uid", metavar="UID", nargs="?")
     p.set_defaults(call=_lazy("keys", "device_status"))
+    p = group.add_parser("csr", parents=[cable], help="a board on a cable makes a key and a certificate request")
+    p.add_argument("--out", metavar="FILE", help="the request (SSL_request<uid>.pem)")
+    p.set_defaults(call=_lazy("provision", "csr"))
+    p = group.add_parser("sign", parents=[make], help="a certificate for a request")
+    p.add_argument("request", metavar="FILE")
+    p.add_argument("--uid", help="the board's id, if the request does not say")
+    p.add_argument("--name", action="append", default=[], help="its host name, .local is added; may be repeated")
+    p.add_argument("--ip", action="append", default=[], help="its address; may be repeated")
+    p.add_argument("--port", action="append", type=int, help="upydev's entries are for this port (8833)")
+    p.set_defaults(call=_lazy("keys", "device_sign"))
+    p = group.add_parser("install", parents=[cable], help="a signed certificate onto a board on a cable")
+    p.add_argument("--cert", metavar="FILE", help="(default: the one in the key folder)")
+    p.set_defaults(call=_lazy("provision", "install"))
+    p = group.add_parser("export", parents=[keys], help="the files a board needs, into a folder")
+    p.add_argument("uid", metavar="UID")
+    p.add_argument("folder", metavar="DIR")
+    p.add_argument("--force", action="store_true", help="replace files that exist")
+    p.set_defaults(call=_lazy("keys", "device_export"))
+    p = group.add_parser("revoke", parents=[make], help="hosts refuse a board that was lost")
+    p.add_argument("uid", metavar="UID", help="or its name")
+    p.set_defaults(call=_lazy("keys", "device_revoke"))
     return parser
 
 
-def key_commands(commands, keys, remote) -> None:
-    """From nothing to a board with keys, and for years after."""
+def key_commands(commands, keys):
+    """From nothing to a board with keys, and for years after. Returns two parent parsers for what follows."""
     cable = argparse.ArgumentParser(add_help=False, parents=[keys])
     cable.add_argument("port", metavar="PORT", help="/dev/ttyUSB0, u0, COM3, auto: what `mpremote connect` takes")
     cable.add_argument("--uid", help="refuse any board but this one")
@@ -209,9 +265,29 @@ def key_commands(commands, keys, remote) -> None:
     p.add_argument("--uid", help="its id, by which its certificate here is found")
     p.add_argument("--group", action="append", default=[], help="may be repeated")
     p.set_defaults(call=_lazy("devices", "add"))
+    over = argparse.ArgumentParser(add_help=False, parents=[keys])
+    over.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
+    over.add_argument("--password-file", metavar="FILE", help="its first line is the boards' WebREPL password")
+    over.add_argument("--takeover", action="store_true", help="end other clients' sessions")
+    over.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds to wait for answers (10)")
+    p = actions.add_parser("renew", parents=[over], help="new certificates for boards whose own end within 30 days")
+    p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
+    p.add_argument("--all", action="store_true", help="those that are not due, too")
+    p.set_defaults(call=_lazy("fleet", "renew"))
+    p = actions.add_parser("remember", parents=[over], help="keep a board's password, after trying it")
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("--passphrase", action="store_true", help="and that of this host's key")
+    p.set_defaults(call=_lazy("fleet", "remember"))
+    p = commands.add_parser("password", parents=[over], help="a new random password for a board, and remember it")
+    p.add_argument("name", metavar="NAME", help="as `wssctl devices` lists it")
+    p.add_argument("--new-password-file", metavar="FILE", help="take this one instead of a random one")
+    p.add_argument("--no-remember", action="store_true", help="with --show or --new-password-file")
+    p.add_argument("--show", action="store_true", help="print it")
+    p.set_defaults(call=_lazy("fleet", "password"))
     p = actions.add_parser("forget", parents=[keys], help="drop a name; key files are kept")
     p.add_argument("board", nargs="+", metavar="BOARD")
     p.set_defaults(call=_lazy("devices", "forget"))
+    return cable, over
 
 
 def _group(commands, name: str, text: str):

@@ -116,6 +116,14 @@ def check_name(name: str) -> str:
     return name
 
 
+def server_name(store: Store, device: Device) -> str | None:
+    """The name to expect in its certificate: its own, so that it may change its address; None if that is not in it."""
+    path = store.folder / f"SSL_certificate{device.uid}.pem"
+    if not device.uid or not path.exists():
+        return None
+    return device.name if device.name in ca.report(store.read(path), "device").names else None
+
+
 def warn(device: Device) -> None:
     left = device.days_left()
     if left is not None and left < WARNING_DAYS:

@@ -72,12 +72,127 @@ def device_init(args) -> int:
     return 0
 
 
+def ca_export(args) -> int:
+    """Key (encrypted) and certificate in one PEM file, for another machine or a safe place."""
+    store = Store(args.keys)
+    authority = load_authority(args, store)  # who can't sign with it shall not carry it away
+    passphrase = ca_passphrase(args)
+    if args.new_passphrase_file:
+        passphrase = ask.new_secret("", args.new_passphrase_file, option="--new-passphrase-file")
+    write_files({Path(args.file): authority.key_pem(passphrase) + store.read(store.ca_cert)}, args.force)
+    print(f"Wrote {args.file}, the key in it encrypted. There: `wssctl ca import FILE`, then `wssctl host init`.")
+    return 0
+
+
+def ca_import(args) -> int:
+    store = Store(args.keys)
+    _refuse_present(args, store.ca_key, store.ca_cert)
+    data = store.read(Path(args.file))
+    key_pem, mark, certs = data.partition(b"-----BEGIN CERTIFICATE-----")
+    if not mark or b"ENCRYPTED" not in key_pem:
+        raise KeyFileError(f"{args.file} is no ROOT CA written by `wssctl ca export`.")
+    ca.Authority.load(mark + certs, key_pem, ca_passphrase(args))
+    store.write({store.ca_key: key_pem, store.ca_cert: mark + certs}, args.force)
+    print(f"The ROOT CA is in {store.folder}; `wssctl host init` makes this machine's own key.")
+    return 0
+
+
+def host_export(args) -> int:
+    """For browsers and other clients: PKCS #12 with key, certificate and CA, or PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    store = Store(args.keys)
+    key_path, cert_path = store.host_files(host_id(args.user)) if args.user else store.find_host()
+    passphrase = ask.secret(
+        f"Passphrase for key '{key_path.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
+    )
+    key = ca.load_key(store.read(key_path), passphrase, "HOST key")
+    cert = ca.load_cert(store.read(cert_path), "HOST certificate")
+    authorities = x509.load_pem_x509_certificates(store.read(store.find_ca_cert()))
+    new = ask.from_file(args.new_passphrase_file) if args.new_passphrase_file else passphrase
+    if args.p12:
+        lock = serialization.BestAvailableEncryption(new.encode())
+        data = pkcs12.serialize_key_and_certificates(cert_path.stem.encode(), key, cert, authorities, lock)
+    else:
+        data = ca.encrypted_pem(key, new) + store.read(cert_path) + store.read(store.ca_cert)
+    write_files({Path(args.file): data}, args.force)
+    print(f"Wrote {args.file}, under {'the new' if args.new_passphrase_file else 'the same'} passphrase.")
+    return 0
+
+
+def device_sign(args) -> int:
+    """A certificate for a request that was made elsewhere."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.x509.oid import NameOID
+
+    from .provision import load_request
+
+    store = Store(args.keys)
+    try:
+        request = load_request(store.read(Path(args.request)))
+    except ValueError as e:
+        raise KeyFileError(f"{args.request} is no certificate request that can be signed ({e}).") from None
+    names = [str(a.value) for a in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    uid = check_uid((args.uid or (names[0] if names else "")).lower())
+    files = store.device_files(uid)
+    _refuse_present(args, files["cert_pem"])
+    authority = load_authority(args, store)
+    cert = authority.sign_device(
+        request.public_key(), uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT],
+        days=_days(args, ca.LEAF_DAYS),
+    )  # fmt: skip
+    pem, der = (cert.public_bytes(e) for e in (serialization.Encoding.PEM, serialization.Encoding.DER))
+    store.write({files["cert_pem"]: pem, files["cert_der"]: der}, args.force)
+    print(f"Signed {files['cert_der'].name}; `wssctl device install PORT` or `device export` brings it to the board.")
+    return 0
+
+
+def device_export(args) -> int:
+    store = Store(args.keys)
+    files = store.device_files(check_uid(args.uid.lower()))
+    if not files["cert_der"].exists():
+        raise KeyFileError(f"There is no {files['cert_der'].name} in {store.folder}; `wssctl device status` lists all.")
+    if not Path(args.folder).is_dir():
+        raise UsageError(f"{args.folder} is not a folder; create it first, or mount the board there.")
+    board_ca = Path(args.folder) / "ROOT_CA_cert.pem"
+    copies = {Path(args.folder) / p.name: store.read(p) for r, p in files.items() if r != "cert_pem" and p.exists()}
+    pem = store.read(store.find_ca_cert())
+    if not (board_ca.exists() and board_ca.read_bytes() == pem):
+        copies[board_ca] = pem
+    write_files(copies, args.force)
+    print(f"Wrote {', '.join(p.name for p in copies)} to {args.folder}.")
+    if not files["key_der"].exists():
+        print("The private key is not among them: it was made on the board and is only there.")
+    return 0
+
+
+def device_revoke(args) -> int:
+    """A board that was lost or opened: hosts refuse it, by a revocation list that the ROOT CA signs (RFC 5280 5)."""
+    from . import devices
+
+    store = Store(args.keys)
+    known = devices.Registry(store).find(args.uid)
+    path = store.device_files(known.uid if known else check_uid(args.uid.lower()))["cert_pem"]
+    if not path.exists():
+        raise KeyFileError(f"There is no {path.name} in {store.folder}; `wssctl device status` lists all.")
+    cert = ca.load_cert(store.read(path), "device certificate")
+    authority = load_authority(args, store)
+    before = store.read(store.crl) if store.crl.exists() else None
+    store.write({store.crl: authority.crl([cert.serial_number], before)}, force=True)
+    print(f"Hosts with these keys refuse {args.uid} from now on. Give {store.crl.name} to other hosts too.")
+    return 0
+
+
 def ca_status(args) -> int:
     store = Store(args.keys)
     print(f"Keys in {store.folder}")
     ok = _show(store.ca_cert.name, store.read(store.find_ca_cert()), "ca", None)
     if not store.ca_key.exists():
         print("  its key is not here: this machine cannot sign")
+    if (store.folder / "rotation.json").exists():
+        print("  a rotation is under way: `wssctl ca rotate` goes on with it")
     return 0 if ok else 1
 
 
@@ -119,14 +234,25 @@ def load_authority(args, store: Store) -> ca.Authority:
         raise KeyFileError(
             f"There is no {store.ca_key.name} in {store.folder}, so nothing can be signed here; restore it."
         )
-    passphrase = ask.secret(
-        "Passphrase of the ROOT CA key",
-        args.ca_passphrase_file or args.passphrase_file,
-        "WSSCTL_CA_PASSPHRASE",
-        "WSSCTL_PASSPHRASE",
-        option="--ca-passphrase-file",
-    )
-    return ca.Authority.load(cert_pem, store.read(store.ca_key), passphrase)
+    return ca.Authority.load(cert_pem, store.read(store.ca_key), ca_passphrase(args))
+
+
+_typed: list[str] = []
+
+
+def ca_passphrase(args) -> str:
+    """Asked for once."""
+    if not _typed:
+        _typed.append(
+            ask.secret(
+                "Passphrase of the ROOT CA key",
+                args.ca_passphrase_file or args.passphrase_file,
+                "WSSCTL_CA_PASSPHRASE",
+                "WSSCTL_PASSPHRASE",
+                option="--ca-passphrase-file",
+            )
+        )
+    return _typed[0]
 
 
 def _refuse_present(args, *paths: Path) -> None:

@@ -100,6 +100,9 @@ class Credentials:
                 raise KeyFileError(f"There is no {path}; make it with `wssctl ca init` and `wssctl host init`.")
         try:
             context.load_verify_locations(cafile=self.ca)
+            if (crl := self.ca.with_name("ROOT_CA_crl.pem")).exists():  # `wssctl device revoke` makes it
+                context.load_verify_locations(cafile=crl)
+                context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         except (ssl.SSLError, OSError) as e:
             raise KeyFileError(
                 f"Cannot use {self.ca} as the ROOT CA ({_reason(e)}); restore it from a backup."

@@ -17,7 +17,7 @@ from .cable import NEW, Cable, refuse_network
 from .client import Client
 from .errors import BoardError, KeyFileError, Unreachable, UsageError
 from .link import Credentials, Target
-from .store import Store, check_uid
+from .store import Store, check_uid, write_files
 
 MAX_PASSWORD = 64  # lib/wss/login.py
 BEGIN, END = "# wssctl setup begin", "# wssctl setup end"
@@ -92,6 +92,41 @@ def enrol(args) -> int:
     cert = store.read(store.device_files(uid)["cert_pem"])
     registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=cert)
     print(f"The certificate is on {names[0]}. It counts from the next start of wss_repl, or after a reset.")
+    return 0
+
+
+def csr(args) -> int:
+    """For a CA on another machine: `device sign` there, `device install` here."""
+    with Cable(args.port) as board:
+        uid = _about(board, args)["uid"]
+        pem = _request(board, uid).public_bytes(serialization.Encoding.PEM)
+    path = Path(args.out or f"SSL_request{uid}.pem")
+    write_files({path: pem}, force=True)
+    print(f"Wrote {path}. The new key waits on the board until `wssctl device install` brings its certificate.")
+    return 0
+
+
+def install(args) -> int:
+    """A certificate that was signed elsewhere, and the CA, onto the board whose key it is for."""
+    store = Store(args.keys)
+    with Cable(args.port) as board:
+        uid = _about(board, args)["uid"]
+        path = Path(args.cert) if args.cert else store.device_files(uid)["cert_pem"]
+        cert = ca.load_cert(store.read(path), "device certificate")
+        ca_pem = store.read(store.find_ca_cert())
+        if not ca.report(store.read(path), "device", ca_pem).signed_by_ca:
+            raise KeyFileError(f"{path} is not signed by the ROOT CA in {store.folder}.")
+        point = _point(cert)
+        key = f"SSL_key{uid}.der"
+        waits, fits = (_holds_point(board, name, point) for name in (key + NEW, key))
+        if not waits and not fits:
+            raise BoardError(f"{path} is not for a key on this board ({uid}). Nothing was changed.")
+        files = _board_files(uid, cert.public_bytes(serialization.Encoding.DER), ca_pem)
+        if not waits:
+            board.remove([key + NEW])
+        board.stage(files)
+        board.commit(([key] if waits else []) + list(files))
+    print(f"The certificate is on the board {uid}. It counts from the next start of wss_repl, or after a reset.")
     return 0
 
 
@@ -260,10 +295,16 @@ def _keys_fit(store: Store, board: Cable, authority: ca.Authority, uid: str, nam
     if not report.signed_by_ca or report.days_left() < devices.WARNING_DAYS or not wanted <= set(report.names):
         return False
     # the SEC1 key ends with its public point: it is enough to look at that
-    point = cert.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-    code = f"print(open('SSL_key{uid}.der', 'rb').read()[-65:] == {point!r})"
+    return _holds_point(board, f"SSL_key{uid}.der", _point(cert))
+
+
+def _point(cert: x509.Certificate) -> bytes:
+    return cert.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+
+
+def _holds_point(board: Cable, name: str, point: bytes) -> bool:
     try:
-        return board.exec(code).strip() == "True"
+        return board.exec(f"print(open({name!r}, 'rb').read()[-65:] == {point!r})").strip() == "True"
     except BoardError:
         return False
 
@@ -279,8 +320,8 @@ def _confirm_foreign(args, board: Cable, about: dict, authority: ca.Authority) -
         raise BoardError("The board belongs to another ROOT CA and was left alone.")
 
 
-def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, names: list, addresses: list) -> None:
-    """The board makes its key and a request; only the request and the certificate pass the cable."""
+def _request(board: Cable, uid: str) -> x509.CertificateSigningRequest:
+    """The board makes its key, which waits there as SSL_key<uid>.der.new, and a request for its certificate."""
     source = _bundle()["wss/enrol.py"].decode()
     # the module itself goes over where the board has no bundle: wssctl enrol comes before any installation, too
     code = f"try:\n from wss.enrol import make\nexcept ImportError:\n exec({_without_comments(source)!r})\n"
@@ -307,6 +348,12 @@ def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, 
     except (ValueError, IndexError):
         raise BoardError("The board sent no readable certificate request; reset it and try again.") from None
     say(f"The board made its own key in {int(ms) / 1000:.1f} s; it never leaves the board")
+    return request
+
+
+def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, names: list, addresses: list) -> None:
+    """Only the request and the certificate pass the cable."""
+    request = _request(board, uid)
     cert = authority.sign_device(request.public_key(), uid, names=names, addresses=addresses, ports=[args.wss_port])
     der = cert.public_bytes(serialization.Encoding.DER)
     files = store.device_files(uid)

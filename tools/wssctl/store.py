@@ -7,6 +7,7 @@ Nothing is overwritten unasked.
 
 import contextlib
 import getpass
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -39,6 +40,8 @@ class Store:
         self.folder = Path(folder).expanduser() if folder else default_folder()
         self.ca_key = self.folder / "ROOT_CA_key.pem"
         self.ca_cert = self.folder / "ROOT_CA_cert.pem"
+        self.crl = self.folder / "ROOT_CA_crl.pem"
+        _finish(self.folder)
 
     def host_files(self, identity: str | None = None) -> tuple[Path, Path]:
         """(key, certificate) paths of a host id, this user's by default. They need not exist."""
@@ -128,10 +131,14 @@ def write_files(files: dict[Path, bytes], force: bool = False) -> None:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
+        if len(staged) > 1:
+            _announce(staged)
         for temporary, path in staged:
             os.replace(temporary, path)
         for folder in {p.parent for p in files}:
             _sync_folder(folder)
+        if len(staged) > 1:
+            (staged[0][1].parent / _JOURNAL).unlink(missing_ok=True)
     except OSError as e:
         raise KeyFileError(
             f"Cannot write to {e.filename or path.parent} ({e.strerror}); nothing was changed there."
@@ -139,6 +146,29 @@ def write_files(files: dict[Path, bytes], force: bool = False) -> None:
     finally:
         for temporary, _ in staged:
             temporary.unlink(missing_ok=True)
+
+
+_JOURNAL = ".replacing.json"
+
+
+def _announce(staged: list[tuple[Path, Path]]) -> None:
+    """Several files cannot change in one step: a list of the renames to come lets _finish() end what a loss of power
+    cut off."""
+    fd, name = tempfile.mkstemp(prefix=_JOURNAL, dir=staged[0][1].parent)
+    with os.fdopen(fd, "w") as f:
+        json.dump([[str(temporary), str(path)] for temporary, path in staged], f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(name, staged[0][1].parent / _JOURNAL)
+
+
+def _finish(folder: Path) -> None:
+    journal = folder / _JOURNAL
+    with contextlib.suppress(OSError, ValueError):
+        for temporary, path in json.loads(journal.read_text()):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(temporary, path)
+        journal.unlink()
 
 
 def make_folder(folder: Path) -> None:

@@ -1,0 +1,347 @@
+"""Keys of boards that are in use, over wss: new certificates, a new ROOT CA, turned-away hosts, new passwords.
+
+Every change ends with a login under what is new; before that, nothing is dropped that the old login needs.
+"""
+
+import contextlib
+import hashlib
+import json
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+
+from . import ask, ca, devices, keys
+from .client import Client
+from .errors import AccessDenied, BoardError, ConnectionLost, KeyFileError, TrustError, Unreachable, UsageError
+from .link import Credentials, Target
+from .provision import TRUST, check_password, say
+from .store import Store, write_files
+
+NEXT = "NEXT_"
+
+
+class Fleet:
+    """The boards named on the command line, and the secrets to log in to them, asked for once."""
+
+    def __init__(self, args):
+        self.args = args
+        self.store = Store(args.keys)
+        self.registry = devices.Registry(self.store)
+        self.boards = self.registry.select(getattr(args, "board", []))
+        key, _ = self.store.find_host()
+        known = ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE")
+        self.passphrase = known or devices.remembered(self.store, f"passphrase:{key.name}") or ask.secret(
+            f"Passphrase for key '{key.name}'", None, "WSSCTL_PASSPHRASE", option="--passphrase-file"
+        )  # fmt: skip
+        self._passwords: dict[str, str] = {}
+
+    def credentials(self, ca_file: Path | None = None, pair: tuple[Path, Path] | None = None) -> Credentials:
+        key, cert = pair or self.store.find_host()
+        return Credentials(ca_file or self.store.find_ca_cert(), cert, key, self.passphrase)
+
+    def password(self, device: devices.Device) -> str:
+        if device.name not in self._passwords:
+            self._passwords[device.name] = (
+                ask.given(self.args.password_file, "WSSCTL_PASSWORD")
+                or devices.remembered(self.store, f"password:{device.name}")
+                or ask.secret(f"Password of {device.name}", None, "WSSCTL_PASSWORD", option="--password-file")
+            )
+        return self._passwords[device.name]
+
+    def connect(
+        self, device: devices.Device, credentials: Credentials | None = None, password: str | None = None, wait=0.0
+    ) -> Client:
+        """`wait`: seconds in which a board that starts anew may be unreachable."""
+        target = Target(True, device.host, device.port, "/takeover" if wait or self.args.takeover else "/")
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                client = Client.connect(
+                    target,
+                    credentials or self.credentials(),
+                    password or self.password(device),
+                    server_name=devices.server_name(self.store, device),
+                    timeout=self.args.timeout,
+                )
+                self.registry.update(device.name)
+                return client
+            except (Unreachable, ConnectionLost):
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.3)
+
+    def restart(self, client: Client) -> None:
+        """A soft reset: the server starts with what is on the board now, and so does main.py."""
+        with contextlib.suppress(ConnectionLost):
+            client.exec("import machine\nmachine.soft_reset()", timeout=2)
+        client.link.closed = True
+        client.link._sock.close()
+
+    def each(self, work, what: str) -> list[str]:
+        """work(board) for all; returns the names of those where it failed, after saying why."""
+        failed = []
+        for device in self.boards:
+            try:
+                work(device)
+                print(f"{device.name}: {what}", flush=True)
+            except (Unreachable, ConnectionLost, TrustError, BoardError, AccessDenied) as e:
+                print(f"{device.name}: {e}", file=sys.stderr, flush=True)
+                failed.append(device.name)
+        return failed
+
+    def must(self, failed: list[str], again: str) -> None:
+        if failed:
+            raise BoardError(f"Not done on {', '.join(failed)}; {again}")
+
+
+# Certificates
+
+
+def _same_names(authority: ca.Authority, store: Store, device: devices.Device) -> bytes:
+    """A new certificate (PEM) for the key and the names of the board's present one."""
+    path = store.device_files(device.uid)["cert_pem"]
+    if not device.uid or not path.exists():
+        raise KeyFileError(f"{store.folder} lacks the certificate of {device.name}; use `wssctl setup` on its cable.")
+    old = ca.load_cert(store.read(path), "device certificate")
+    names = ca.report(store.read(path), "device").names
+    addresses = [n for n in names if ":" in n and "://" not in n or n.replace(".", "").isdigit()]
+    hosts = [n for n in names if "://" not in n and n not in addresses and not n.endswith(".local")]
+    ports = sorted({int(n.rsplit(":", 1)[1]) for n in names if "://" in n}) or [ca.WSS_PORT]
+    cert = authority.sign_device(old.public_key(), device.uid, names=hosts, addresses=addresses, ports=ports)
+    return cert.public_bytes(serialization.Encoding.PEM)
+
+
+def _der(pem: bytes) -> bytes:
+    return ca.load_cert(pem, "certificate").public_bytes(serialization.Encoding.DER)
+
+
+def _keep(fleet: Fleet, device: devices.Device, pem: bytes) -> None:
+    files = fleet.store.device_files(device.uid)
+    fleet.store.write({files["cert_pem"]: pem, files["cert_der"]: _der(pem)}, force=True)
+    fleet.registry.update(device.name, cert=pem)
+
+
+def renew(args) -> int:
+    fleet = Fleet(args)
+    due = [d for d in fleet.boards if args.all or (d.days_left() or 0) < devices.WARNING_DAYS]
+    if not due:
+        print("No certificate is due; --all renews them all the same.")
+        return 0
+    fleet.boards = due
+    authority = keys.load_authority(args, fleet.store)
+
+    def work(device):
+        pem = _same_names(authority, fleet.store, device)
+        with fleet.connect(device) as client:
+            client.put(_der(pem), f"SSL_certificate{device.uid}.der")
+            fleet.restart(client)
+        _keep(fleet, device, pem)
+        with fleet.connect(device, wait=args.timeout * 2) as client:
+            shown = client.link._sock.getpeercert(True)
+            if shown != _der(pem):
+                raise BoardError("It shows another certificate than the one it was sent; is its boot.py naming one?")
+
+    failed = fleet.each(work, "renewed")
+    fleet.must(failed, "run it again when they are reachable; `wssctl setup` on the cable renews as well.")
+    return 0
+
+
+def rotate(args) -> int:
+    """Old CA -> boards trust both -> this machine changes over -> boards get new certificates and drop the old CA."""
+    args.board = []
+    fleet = Fleet(args)
+    store = fleet.store
+    state_file = store.folder / "rotation.json"
+    key, cert = store.find_host()
+    later = {p: p.with_name(NEXT + p.name) for p in (store.ca_key, store.ca_cert, key, cert)}
+    if state_file.exists():
+        state = json.loads(store.read(state_file))
+        say(f"Going on with the rotation begun before, step {state['step']}")
+    else:
+        authority = keys.load_authority(args, store)  # the passphrase is right, and both CAs get the same
+        passphrase = keys.ca_passphrase(args)
+        new = ca.Authority.create(args.name or f"ROOT CA {keys.who()} {time.strftime('%Y-%m-%d')}"[:64])
+        key_pem, cert_pem = new.host(keys.who()[:59], fleet.passphrase)
+        state = {"step": 1, "done": [], "old": authority.cert_pem.decode()}
+        files = {store.ca_key: new.key_pem(passphrase), store.ca_cert: new.cert_pem, key: key_pem, cert: cert_pem}
+        write_files({later[p]: data for p, data in files.items()}, force=True)
+        _save(state_file, state)
+    old_pem = state["old"].encode()
+
+    def pending():
+        fleet.boards = [d for d in fleet.registry.select([]) if d.name not in state["done"] and d.name not in args.skip]
+
+    if state["step"] == 1:
+        new_pem = store.read(later[store.ca_cert])
+
+        def trust_both(device):
+            with fleet.connect(device) as client:
+                client.put(old_pem.rstrip() + b"\n" + new_pem, "ROOT_CA_cert.pem")
+                fleet.restart(client)
+            fleet.connect(device, fleet.credentials(pair=(later[key], later[cert])), wait=args.timeout * 2).close()
+            state["done"].append(device.name)
+            _save(state_file, state)
+
+        pending()
+        fleet.must(
+            fleet.each(trust_both, "trusts both ROOT CAs"),
+            "the rotation waits: run `wssctl ca rotate` again when they are reachable, or leave them out: --skip NAME.",
+        )
+        state |= {"step": 2, "done": []}
+        _save(state_file, state)
+    if state["step"] == 2:
+        # What this machine trusts and shows changes over in one write; the files are kept until the end
+        files = {p: store.read(n) for p, n in later.items()}
+        files[store.ca_cert] = files[store.ca_cert].rstrip() + b"\n" + old_pem
+        store.write(files, force=True)
+        if store.crl.exists():
+            new = ca.Authority.load(files[store.ca_cert], files[store.ca_key], keys.ca_passphrase(args))
+            store.write({store.crl: store.read(store.crl) + new.crl([])}, force=True)
+        state["step"] = 3
+        _save(state_file, state)
+    if args.keep_old:
+        print("All boards trust both ROOT CAs. Other hosts: `wssctl ca import` and `host init --force` there; then run")
+        print("`wssctl ca rotate` again, which gives the boards new certificates and drops the old ROOT CA.")
+        return 0
+    authority = keys.load_authority(args, store)
+
+    def drop_old(device):
+        pem = _same_names(authority, store, device)
+        with fleet.connect(device) as client:  # under the new HOST key: the board trusts the new CA
+            client.put(_der(pem), f"SSL_certificate{device.uid}.der")
+            client.put(authority.cert_pem, "ROOT_CA_cert.pem")
+            fleet.restart(client)
+        _keep(fleet, device, pem)
+        fleet.connect(device, fleet.credentials(ca_file=later[store.ca_cert]), wait=args.timeout * 2).close()
+        state["done"].append(device.name)
+        _save(state_file, state)
+
+    pending()
+    fleet.must(fleet.each(drop_old, "has its new certificate, trusts the new ROOT CA alone"), "run it again.")
+    store.write({store.ca_cert: authority.cert_pem}, force=True)
+    store.crl.unlink(missing_ok=True)  # what it revokes, nobody trusts any more
+    for path in (*later.values(), state_file):
+        path.unlink(missing_ok=True)
+    print("The rotation is complete.")
+    return 0
+
+
+def _save(path: Path, state: dict) -> None:
+    write_files({path: json.dumps(state).encode()}, force=True)
+
+
+# Who is turned away
+
+
+def revoke(args) -> int:
+    return _trust(args, "revoked")
+
+
+def pin(args) -> int:
+    return _trust(args, "pinned")
+
+
+def _trust(args, verb: str) -> int:
+    fleet = Fleet(args)
+    store = fleet.store
+    path = store.folder / TRUST
+    lines = [line for line in path.read_text().splitlines() if line.strip() != "end"] if path.exists() else []
+    which, who = _which(store, args.who)
+    entry = f"{verb} {which}"
+    rest = [line for line in lines if line.split("#")[0].strip() != entry]
+    lines = rest if args.undo else [*rest, f"{entry} # {who}, {time.strftime('%Y-%m-%d')}"]
+    # a host that turns itself away could not take it back
+    _, mine = store.find_host()
+    own = {_fingerprint(store.read(mine)), ca.report(store.read(mine), "host").serial}
+    entries = [line.split("#")[0].split() for line in lines]
+    pins = {words[1] for words in entries if words[:1] == ["pinned"]}
+    if own & {words[1] for words in entries if words[:1] == ["revoked"]} or (pins and not own & pins):
+        raise UsageError(
+            f"That would turn away this very host ({mine.name}), which could not undo it; do it from another host, or "
+            "pin this one first."
+        )
+    text = "\n".join([*lines, "end", ""]).encode()
+    write_files({path: text}, force=True)
+
+    def send(device):
+        with fleet.connect(device) as client:
+            client.put(text, TRUST)
+            result = client.exec("from wss import trust\ntrust.listed()")
+            if result.error:
+                raise BoardError(f"It does not take the list ({result.error.strip().splitlines()[-1]}).")
+        fleet.connect(device, wait=1).close()
+
+    done = "took back" if args.undo else verb
+    fleet.must(fleet.each(send, f"{done} {who}"), "the list is kept: run it again when they are reachable.")
+    return 0
+
+
+def _fingerprint(pem: bytes) -> str:
+    return hashlib.sha256(_der(pem)).hexdigest()
+
+
+def _which(store: Store, who: str) -> tuple[str, str]:
+    """(fingerprint or serial, words for a person) of a host id, a user name, a certificate file, or either number."""
+    from .store import host_id
+
+    for path in (store.host_files(who)[1], store.host_files(host_id(who))[1], Path(who)):
+        if path.is_file():
+            data = store.read(path)
+            return _fingerprint(data), ca.report(data, "host").subject.replace("#", "")
+    number = who.lower().replace(":", "")
+    if 8 <= len(number) <= 64 and all(c in "0123456789abcdef" for c in number):
+        return number, f"certificate {number[:16]}"
+    raise UsageError(f"{who!r} is no host here, no certificate file and no serial or fingerprint in hex digits.")
+
+
+# Passwords
+
+
+def password(args) -> int:
+    """The order matters: the new one is kept here before the board has it, and the old one until the new one works."""
+    args.board = [args.name]
+    fleet = Fleet(args)
+    device = fleet.boards[0]
+    new = check_password(ask.from_file(args.new_password_file) if args.new_password_file else secrets.token_urlsafe(15))
+    pending = f"new password:{device.name}"
+    with fleet.connect(device) as client:
+        where = devices.remember(fleet.store, pending, new)
+        old = client.get("webrepl_cfg.py")
+        client.put(b"PASS = %a\n" % new, "webrepl_cfg.py")
+        fleet.restart(client)
+    try:
+        fleet.connect(device, password=new, wait=args.timeout * 2).close()
+    except AccessDenied:
+        with fleet.connect(device, wait=args.timeout) as client:
+            client.put(old, "webrepl_cfg.py")
+        devices.remember(fleet.store, pending, None)
+        raise BoardError(
+            f"{device.name} takes its password from elsewhere (start(password=...) in its boot.py?); it is as it was."
+        ) from None
+    if not args.no_remember:
+        where = devices.remember(fleet.store, f"password:{device.name}", new)
+        devices.remember(fleet.store, pending, None)
+        print(f"{device.name} has a new password, remembered in {where}.")
+    else:
+        devices.remember(fleet.store, pending, None)
+        print(f"{device.name} has the new password.")
+    if args.show:
+        print(new)
+    return 0
+
+
+def remember(args) -> int:
+    """Logs in with the secrets first: what is remembered works."""
+    args.board = [args.name]
+    fleet = Fleet(args)
+    device = fleet.boards[0]
+    fleet.connect(device).close()
+    where = devices.remember(fleet.store, f"password:{device.name}", fleet.password(device))
+    if args.passphrase:
+        key, _ = fleet.store.find_host()
+        devices.remember(fleet.store, f"passphrase:{key.name}", fleet.passphrase)
+    print(f"Remembered in {where}; `wssctl devices forget {device.name}` forgets.")
+    return 0
