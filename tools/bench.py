@@ -601,21 +601,27 @@ class Console:
             os.close(fd)
 
 
-@contextlib.contextmanager
-def desk(bits: int, lib: str | None, binary: str | None = None) -> Iterator[tuple[Console, ssl.SSLContext]]:
-    """The stand-in, as a process of its own, with new keys."""
+def provision(folder: Path) -> tuple[Path, Credentials]:
+    """New keys: a directory that is a board's file system with its own, and a host's credentials."""
     authority = Authority.create("bench ROOT CA")
+    files = folder / "board"
+    files.mkdir()
+    device = authority.device(UID, names=["localhost"], addresses=["127.0.0.1"])
+    (files / "ROOT_CA_cert.pem").write_bytes(authority.cert_pem)
+    (files / f"SSL_key{UID}.der").write_bytes(device.key_der)
+    (files / f"SSL_certificate{UID}.der").write_bytes(device.cert_der)
+    key, cert = authority.host("bench", "bench bench")
+    names = [folder / n for n in ("ca.pem", "cert.pem", "key.pem")]
+    for name, data in zip(names, (authority.cert_pem, cert, key), strict=True):
+        name.write_bytes(data)
+    return files, Credentials(*names, "bench bench")
+
+
+@contextlib.contextmanager
+def desk(bits: int, lib: str | None) -> Iterator[tuple[Console, ssl.SSLContext]]:
+    """The stand-in, as a process of its own, with new keys."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        files = Path(folder) / "board"
-        files.mkdir()
-        device = authority.device(UID, names=["localhost"], addresses=["127.0.0.1"])
-        (files / "ROOT_CA_cert.pem").write_bytes(authority.cert_pem)
-        (files / f"SSL_key{UID}.der").write_bytes(device.key_der)
-        (files / f"SSL_certificate{UID}.der").write_bytes(device.cert_der)
-        key, cert = authority.host("bench", "bench bench")
-        names = [Path(folder) / n for n in ("ca.pem", "cert.pem", "key.pem")]
-        for name, data in zip(names, (authority.cert_pem, cert, key), strict=True):
-            name.write_bytes(data)
+        files, credentials = provision(Path(folder))
         command = [sys.executable, str(Path(__file__).with_name("board.py")), "--pty", "--bits", str(bits), str(files)]
         # Callbacks at once, not a period after the one before: the stand-in's grain of 1 ms is not what is measured.
         env = os.environ | {"BOARD_SOCKET_MS": "0"}
@@ -629,7 +635,7 @@ def desk(bits: int, lib: str | None, binary: str | None = None) -> Iterator[tupl
             time.sleep(0.5)
             console = Console(tty)
             try:
-                yield console, Credentials(*names, "bench bench").context()
+                yield console, credentials.context()
             finally:
                 console.close()
         finally:
@@ -711,7 +717,7 @@ def versions(console: Console) -> dict:
     with contextlib.suppress(OSError):
         cpu = (re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [""])[0]
     return {
-        "board": console.exec("import os; print(*os.uname(), sep=', ')" if False else _BOARD).strip(),
+        "board": console.exec("import os, sys; print(os.uname().machine + ';', sys.version)").strip(),
         "commit": output("git", "describe", "--always", "--dirty"),
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,
@@ -720,9 +726,6 @@ def versions(console: Console) -> dict:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-_BOARD = "import os, sys; print(os.uname().machine + ';', sys.version)"
 
 
 def main(argv: list[str] | None = None) -> int:

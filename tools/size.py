@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""What each module costs, against its budget in size.json: flash, heap when it is not frozen, growth of the firmware.
+
+flash     bytes of the module's .mpy (mpy-cross -O3), as it lies in a board's file system
+heap      bytes that importing it takes from the MicroPython heap of a 32-bit board, from that .mpy
+frozen    the same when it is frozen
+firmware  bytes that the image grows by when it is frozen (32 bits, its own names included; names that two modules
+          share count for both, so that the sum is a little more than the whole)
+
+and, frozen into 32-bit firmware, what the heap holds while the server listens, has a session, and takes a file
+(mbedTLS's buffers are in another heap on ESP32 and are not counted).
+
+Exit code 1 when a module outgrows its budget. A budget is changed by `size.py --accept "REASON"`, which writes the
+present figures and the reason into size.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import bench
+import firmware
+from board import Board, BoardError
+
+ROOT = Path(__file__).resolve().parent.parent
+LIB = ROOT / "lib"
+BUDGET = Path(__file__).with_suffix(".json")
+COLUMNS = {"flash": "flash", "heap": "heap, not frozen", "frozen": "heap, frozen", "firmware": "firmware growth"}
+PUT = 64 << 10  # a transfer to measure in the middle of
+
+
+def modules(lib: Path = LIB) -> list[str]:
+    """Names of all modules, each after those that it imports when it is imported."""
+    paths = {p.relative_to(lib).with_suffix("").as_posix().replace("/", "."): p for p in sorted(lib.rglob("*.py"))}
+    order: list[str] = []
+
+    def visit(name: str):
+        if name in order or name not in paths:
+            return
+        for node in ast.parse(paths[name].read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                visit(node.module)
+                for alias in node.names:
+                    visit(f"{node.module}.{alias.name}")
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    visit(alias.name)
+        order.append(name)
+
+    for name in paths:
+        visit(name)
+    return order
+
+
+def path(name: str) -> str:
+    return name.replace(".", "/") + ".py"
+
+
+def compile_all(lib: Path, out: Path) -> dict[str, int]:
+    """Compile to .mpy in out; the size of each."""
+    cross = firmware.mpy_cross()
+    sizes = {}
+    for name in modules(lib):
+        to = (out / path(name)).with_suffix(".mpy")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([cross, "-O3", "-s", path(name), "-o", to, lib / path(name)], check=True)
+        sizes[name] = to.stat().st_size
+    return sizes
+
+
+class Raw:
+    """Code on a board through its console's raw REPL, which keeps no history in the heap."""
+
+    def __init__(self, board: Board):
+        self._board = board
+        board.read_until(b">>> ", 20)
+        board.write(b"\x01")
+        board.read_until(b"exit\r\n>")
+
+    def __call__(self, code: str) -> str:
+        self._board.write(code.encode() + b"\x04")
+        self._board.read_until(b"OK")
+        out = self._board.read_until(b"\x04", 30)[:-1]
+        error = self._board.read_until(b"\x04>")[:-2]
+        if error:
+            raise BoardError(error.decode(errors="replace").strip())
+        return out.decode()
+
+    def used(self) -> int:
+        """Bytes of heap in use; the least of three, because a collection may keep what only looks like a pointer."""
+        return min(int(self("import gc;gc.collect();print(gc.mem_alloc())").split()[-1]) for _ in range(3))
+
+
+def import_heap(mpy: Path | None, names: list[str]) -> dict[str, int]:
+    """Bytes of heap that each import adds, in order, on a 32-bit board with .mpy files; None: with frozen modules."""
+    with tempfile.TemporaryDirectory() as folder, Board(folder, 32, lib=mpy) as board:
+        raw = Raw(board)
+        before, costs = raw.used(), {}
+        for name in names:
+            raw(f"import {name}")
+            now = raw.used()
+            costs[name], before = now - before, now
+        return costs
+
+
+def states_heap(lib: Path | None = None) -> dict[str, int]:
+    """Bytes of heap over those of a bare REPL on a 32-bit board, and which modules a session has loaded.
+
+    lib: modules that are used in place of the frozen ones (then their code is in the heap too).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files, credentials = bench.provision(Path(folder))
+        port = bench.free_ports(1)[0]
+        with Board(files, 32, lib=lib) as board:
+            raw = Raw(board)
+            states, bare = {}, raw.used()
+            raw("import wss_repl")
+            states["imported"] = raw.used() - bare
+            raw("wss_repl.start(port=%d, password='secret', host='127.0.0.1')" % port)
+            states["listening"] = raw.used() - bare
+            session = bench.Session(("127.0.0.1", port), credentials.context(), 10, "secret")
+            states["session"] = raw.used() - bare
+            session.send(bench.file_request(1, bench.FILE, PUT))
+            session.answer("write")
+            for _ in range(PUT // bench.PIECE // 2):
+                session.send(bench.frame(bench.BINARY, b"x" * bench.PIECE))
+            states["put"] = raw.used() - bare
+            for _ in range(PUT // bench.PIECE // 2):
+                session.send(bench.frame(bench.BINARY, b"x" * bench.PIECE))
+            session.answer("write")
+            loaded = raw("import sys;print(*sys.modules)").split()
+            session.sock.shutdown(socket.SHUT_RDWR)
+            session.close()
+            states["loaded"] = [n for n in modules() if n in loaded]
+            return states
+
+
+def image_growth(lib: Path = LIB) -> tuple[dict[str, int], int]:
+    """(bytes each module adds to a 32-bit image, bytes that all of them add together), as gcc lays them out."""
+    program = firmware.firmware(32)
+    src = firmware.source().path
+    build = program.parent / "build-32"
+    with tempfile.TemporaryDirectory() as folder:
+        cross, out = firmware.mpy_cross(), Path(folder)
+        files = []
+        for name in modules(lib):  # as makemanifest.py compiles them: line numbers stay
+            files.append((out / path(name)).with_suffix(".mpy"))
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run([cross, "-s", path(name), "-o", files[-1], lib / path(name)], check=True)
+
+        def size(some: list[Path]) -> int:
+            c, o = out / "frozen.c", out / "frozen.o"
+            tool = [sys.executable, src / "tools" / "mpy-tool.py", "-f", "-q", build / "genhdr/qstrdefs.preprocessed.h"]
+            with open(c, "w") as f:
+                subprocess.run([*tool, "-mlongint-impl=mpz", *some], stdout=f, check=True)
+            include = [f"-I{p}" for p in (src, src / "ports/unix", build, firmware.VARIANT)]
+            defines = ['-DMP_CONFIGFILE="board_config.h"', "-DMICROPY_PY_THREAD=1", "-DMPZ_DIG_SIZE=16"]
+            defines += ["-DMICROPY_MODULE_FROZEN_MPY", "-DMICROPY_QSTR_EXTRA_POOL=mp_qstr_frozen_const_pool"]
+            flags = ["-m32", "-Os", "-fno-asynchronous-unwind-tables", "-fno-pic", "-w"]
+            subprocess.run(["gcc", "-c", *flags, *include, *defines, "-o", o, c], check=True)
+            shown = subprocess.run(["size", o], check=True, capture_output=True, text=True).stdout
+            return sum(map(int, re.findall(r"\d+", shown.splitlines()[1])[:2]))
+
+        return {n: size([f]) for n, f in zip(modules(lib), files, strict=True)}, size(files)
+
+
+def measure(lib: Path = LIB, states: bool = True) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        mpy = Path(folder)
+        flash = compile_all(lib, mpy)
+        heap = import_heap(mpy, list(flash))
+        frozen = import_heap(None, list(flash)) if lib == LIB else heap
+    image, together = image_growth(lib)
+    result = {
+        "modules": {
+            path(n): {"flash": flash[n], "heap": heap[n], "frozen": frozen[n], "firmware": image[n]} for n in flash
+        },
+        "firmware": together,
+    }
+    if states:
+        result["frozen"] = found = states_heap(None if lib == LIB else lib)
+        needed = found["loaded"] = [path(n) for n in found["loaded"]]
+        result["repl"] = {k: sum(result["modules"][n][k] for n in needed) for k in COLUMNS}
+    return result
+
+
+def over(result: dict, budget: dict) -> list[str]:
+    """One sentence for each module that costs more than size.json allows."""
+    found = []
+    for name, costs in result["modules"].items():
+        allowed = budget["modules"].get(name)
+        if not allowed:
+            found.append(f"{name} has no budget")
+            continue
+        for what in ("flash", "heap"):
+            if costs[what] > allowed[what]:
+                found.append(f"{name} takes {costs[what]} bytes of {what}, {allowed[what]} are allowed")
+    return found
+
+
+def goals(result: dict, budget: dict) -> list[tuple[str, int, int]]:
+    """(what, bytes, bytes aimed at) for the totals."""
+    got = {
+        "flash of a wss REPL": result["repl"]["flash"],
+        "flash of ussl": result["modules"]["ussl.py"]["flash"],
+        "heap after import, not frozen": result["repl"]["heap"],
+        **{f"heap frozen, {k}": result["frozen"][k] for k in ("imported", "listening", "session", "put")},
+    }
+    return [(what, got[what], aim) for what, aim in budget["goals"].items()]
+
+
+def accept(result: dict, budget: dict, reason: str):
+    """Make the present figures the budget; what has changed gets the reason."""
+    for name in set(budget["modules"]) - set(result["modules"]):
+        del budget["modules"][name]
+    for name, costs in result["modules"].items():
+        old = budget["modules"].get(name, {})
+        # Room for a name that another module had before: which module pays for it depends on the order of imports
+        new = {k: (costs[k] + room) // room * room for k, room in (("flash", 32), ("heap", 128))}
+        if {k: old.get(k) for k in new} != new:
+            budget["modules"][name] = new | {"why": reason}
+    budget["modules"] = dict(sorted(budget["modules"].items()))
+    BUDGET.write_text(json.dumps(budget, indent=2) + "\n")
+
+
+def table(result: dict, budget: dict) -> str:
+    """Markdown."""
+    out = ["| module | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "--:|" * len(COLUMNS)]
+
+    def line(name: str, costs: dict, form: str = "%s"):
+        out.append(f"| {form % name} | " + " | ".join(form % f"{costs[k]:,}" for k in COLUMNS) + " |")
+
+    needed = result["frozen"]["loaded"]
+    for name in needed:
+        line(name, result["modules"][name])
+    line("a wss REPL", result["repl"], "**%s**")
+    for name in result["modules"]:
+        if name not in needed:
+            line(name, result["modules"][name])
+    out.append(f"| all, common names once | | | | {result['firmware']:,} |")
+    out += ["", "| total | bytes | to reach | |", "|---|--:|--:|---|"]
+    for what, got, aim in goals(result, budget):
+        out.append(f"| {what} | {got:,} | {aim:,} | {'yes' if got <= aim else '**no**'} |")
+    return "\n".join(out) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lib", type=Path, default=LIB, help="measure these modules (lib/)")
+    parser.add_argument("--accept", metavar="REASON", help="make what is measured the budget")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="where size.json and size.md go")
+    a = parser.parse_args(argv)
+    try:
+        result = measure(a.lib.resolve())
+    except (firmware.FirmwareError, BoardError, bench.BenchError, OSError) as e:
+        print(f"size: {e}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as e:
+        print(f"size: {Path(e.cmd[0]).name} failed", file=sys.stderr)
+        return 1
+    budget = json.loads(BUDGET.read_text())
+    if a.accept:
+        accept(result, budget, a.accept)
+    text = table(result, budget)
+    a.out.mkdir(parents=True, exist_ok=True)
+    (a.out / "size.json").write_text(json.dumps(result, indent=1) + "\n")
+    (a.out / "size.md").write_text(text)
+    print(text, end="")
+    found = over(result, budget)
+    for sentence in found:
+        print(f"size: {sentence}", file=sys.stderr)
+    if found:
+        print('size: make it smaller, or give a reason: size.py --accept "REASON"', file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
