@@ -237,22 +237,17 @@ def load_authority(args, store: Store) -> ca.Authority:
     return ca.Authority.load(cert_pem, store.read(store.ca_key), ca_passphrase(args))
 
 
-_typed: list[str] = []
-
-
 def ca_passphrase(args) -> str:
-    """Asked for once."""
-    if not _typed:
-        _typed.append(
-            ask.secret(
-                "Passphrase of the ROOT CA key",
-                args.ca_passphrase_file or args.passphrase_file,
-                "WSSCTL_CA_PASSPHRASE",
-                "WSSCTL_PASSPHRASE",
-                option="--ca-passphrase-file",
-            )
+    """Asked for once a command."""
+    if not hasattr(args, "ca_passphrase"):
+        args.ca_passphrase = ask.secret(
+            "Passphrase of the ROOT CA key",
+            args.ca_passphrase_file or args.passphrase_file,
+            "WSSCTL_CA_PASSPHRASE",
+            "WSSCTL_PASSPHRASE",
+            option="--ca-passphrase-file",
         )
-    return _typed[0]
+    return args.ca_passphrase
 
 
 def _refuse_present(args, *paths: Path) -> None:
