@@ -52,3 +52,16 @@ test: $(VENV)/.stamp lint ## the tests; TARGET=unix,unix32,mip TESTS=tests/host/
 
 lint: $(VENV)/.stamp ## ruff
 	@$(VENV)/bin/ruff check -q .
+
+.PHONY: bench size
+$(VENV)/.bench: $(VENV)/.stamp
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[bench]' >&2
+	@touch $@
+
+# BENCH= is passed on: BENCH="--port /dev/ttyACM0 --address 192.168.1.20", BENCH=--quick
+bench: $(VENV)/.bench ## speed: this bundle, the stock chain and bare TLS side by side (5 minutes)
+	@$(VENV)/bin/python tools/firmware.py build
+	@$(VENV)/bin/python tools/bench.py $(BENCH)
+
+size: $(VENV)/.stamp ## flash and heap of each module, against its budget
+	@$(VENV)/bin/python tools/size.py

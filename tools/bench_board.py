@@ -183,10 +183,10 @@ def _count(n):
 
 
 def slowdown(kinds, samples, ms):
-    """Time a program that counts, with no server, with one that listens, and with an idle session.
+    """Time a program that counts, with no server and with an idle session.
 
-    kinds: [(kind, port, password)]. Prints a line "open KIND" or "close KIND" when it wants the host to do so, and
-    "count KIND none listening open" in microseconds for each sample.
+    kinds: [(kind, port, password, host)]. Prints "open KIND" or "close KIND" when it wants the host to do so, and
+    "count KIND none open" in microseconds for each sample.
     """
     n = 1000
     while _count(n) < ms * 1000:
@@ -196,8 +196,6 @@ def slowdown(kinds, samples, ms):
             gc.collect()
             none = _count(n)
             start(kind, port, password, host)
-            time.sleep_ms(50)
-            listening = _count(n)
             print("open", kind)
             while not attached():
                 time.sleep_ms(5)
@@ -208,4 +206,4 @@ def slowdown(kinds, samples, ms):
                 time.sleep_ms(5)
             stop(kind)
             time.sleep_ms(20)
-            print("count", kind, none, listening, opened)
+            print("count", kind, none, opened)
