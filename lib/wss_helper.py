@@ -24,7 +24,7 @@ def _head(sock):
 
 
 def server_handshake(sock, ssl=False):
-    """Answer a client's upgrade request. Raises OSError with the reason, after the client was told with an HTTP status."""
+    """Answer a client's upgrade request. Raises OSError with the reason; the client was told, with an HTTP status."""
     try:
         response, _ = answer(_head(sock))
     except Refused as e:

@@ -16,7 +16,7 @@ _server = None
 _url = None
 _lacks = []
 
-# webrepl's and upydev's names. client_swr takes upydev's raw, unframed bytes (its `get` runs rcat(..., stream=client_swr)).
+# webrepl's and upydev's names. client_swr takes raw, unframed bytes: upydev's `get` runs rcat(..., stream=client_swr).
 listen_s = None
 client_s = None
 client_swr = None
@@ -41,8 +41,8 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     ssl: False is the old plain-text WebREPL, for a network you trust. auth: taken for upydev's sake; clients are
     always authenticated. key, cert, ca: file name or bytes, PEM or DER; None takes SSL_key<uid>.der,
     SSL_certificate<uid>.der and ROOT_CA_cert.pem in the root, or WiPy's names in /flash/cert. write_timeout: how long,
-    in ms, output waits for a client that stopped reading before the session ends. timer: the machine.Timer (or its id) that lets
-    Ctrl-C reach a busy program; None finds an unused one, False takes none.
+    in ms, output waits for a client that stopped reading before the session ends. timer: the machine.Timer (or its id)
+    that lets Ctrl-C reach a busy program; None finds an unused one, False takes none.
 
     Raises ValueError when the password, key, certificate or CA is missing or unusable, OSError when the port is taken;
     then nothing listens.
@@ -97,7 +97,7 @@ def stop():
 
 
 def poll():
-    """Do what can be done now, without waiting: call it often where the firmware has neither socket callbacks nor a timer.
+    """Do what can be done now, without waiting: call it often where firmware has neither socket callbacks nor timers.
 
     In asyncio: `while True: wss_repl.poll(); await asyncio.sleep_ms(20)`.
     """

@@ -55,7 +55,7 @@ class Running:
     def _mark(self, timeout) -> str:
         mark = "~%d~" % time.monotonic_ns()
         self.console.write(b"print('%s' + '%s')\r" % (mark[:5].encode(), mark[5:].encode()))
-        text = self.console.read_until(mark.encode(), timeout).decode()
+        text = self.console.read_until(mark.encode(), timeout).decode(errors="replace")
         self.console.read_until(b">>> ", timeout)
         return text
 

@@ -1,5 +1,5 @@
 # Key, certificate and CA: found, read, and given to a TLS context.
-# In: file names or bytes, PEM or DER.  Out: a tls.SSLContext that lets nobody in without a certificate.  Next: session.py.
+# In: file names or bytes, PEM or DER.  Out: a tls.SSLContext that requires a certificate.  Next: session.py.
 import os
 from micropython import const
 
@@ -43,7 +43,7 @@ def read(source, names, what):
 def finish(names):
     """Finish a replacement of key, certificate and CA that lost power between its renames.
 
-    All are written as NAME.new, the key first; then they are renamed, the key first. So what waits without a key is due.
+    All are written as NAME.new, the key first; then renamed, the key first. So what waits without a key is due.
     """
     waiting = []
     for (name, *_) in names:

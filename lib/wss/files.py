@@ -28,8 +28,8 @@ _PART = ".part"  # beside the target, so that the rename stays in one file syste
 class Files:
     """One session's file transfers. reply(frame) queues a small frame; pieces are fetched by the session with piece().
 
-    A request is answered with WB and a code: 0, or the errno of what went wrong, and the session goes on. A put is written
-    beside the target and renamed when it is complete: an interrupted one leaves the old file and no other.
+    A request is answered with WB and a code: 0, or the errno of what went wrong, and the session goes on. A put is
+    written beside the target and renamed when it is complete: an interrupted one leaves the old file and no other.
     """
 
     def __init__(self, reply):

@@ -41,9 +41,9 @@ class Decoder:
     """Incremental decoder of client frames (RFC 6455 section 5.2).
 
     feed() calls sink(opcode, payload, start) for every piece of a data frame as it comes (opcode TEXT or
-    BINARY, continuation resolved; payload a memoryview valid during the call; start True for a frame's first piece) and
-    once for a whole control frame. Unmasked frames are taken: webrepl_cli and its heirs send them (against section 5.1).
-    Raises ProtocolError. Holds no payload except a control frame's 125 bytes.
+    BINARY, continuation resolved; payload a memoryview valid during the call; start True for a frame's first piece)
+    and once for a whole control frame. Unmasked frames are taken: webrepl_cli and its heirs send them (against
+    section 5.1). Raises ProtocolError. Holds no payload except a control frame's 125 bytes.
     """
 
     def __init__(self, sink):
@@ -149,7 +149,7 @@ class Decoder:
             for i in range(n):
                 data[i] ^= key[i]
         else:
-            # One xor of big integers a block: 1 KB in 9 us where a byte loop takes 56 (and viper is not in every build).
+            # One xor of big integers a block: 1 KB in 9 us where a byte loop takes 56 (not every build has viper)
             if self._number is None:
                 self._number = int.from_bytes(key, "little")
             for i in range(0, n, _BLOCK):

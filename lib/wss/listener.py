@@ -36,7 +36,7 @@ class Listener:
         return found
 
     def accept(self):
-        """(socket, address) of a new connection, non-blocking and watched for its first byte; None when there is none."""
+        """(socket, address) of a new connection, non-blocking and watched for its first byte; None without one."""
         try:
             sock, address = self.sock.accept()
         except OSError:

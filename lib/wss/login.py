@@ -1,9 +1,8 @@
 # The password, and what a wrong one costs.
 # In: bytes typed at "Password: ".  Out: right or wrong, and from when it may be said.  Next: terminal.py.
 from micropython import const
-from time import ticks_add
 
-from wss.port import since
+from wss.port import later, since
 
 PASSWORD_MAX = const(64)  # bytes
 
@@ -63,7 +62,7 @@ class BackOff:
             self._sources.append(s)
         s[1] += 1
         delay = min(_WORST, _FIRST << min(s[1] - 1, 8))
-        s[2] = ticks_add(now, delay)  # not +: a sum beyond the largest tick is a long integer, which ticks_diff() misreads
+        s[2] = later(now, delay)
         return delay
 
     def right(self, address):

@@ -22,6 +22,7 @@ dupterm = getattr(os, "dupterm", None)
 dupterm_notify = getattr(os, "dupterm_notify", None)
 ticks = time.ticks_ms
 since = time.ticks_diff  # since(now, then): milliseconds, right across the wrap
+later = time.ticks_add  # not +: a sum beyond the largest tick is a long integer at 32 bits, which ticks_diff() misreads
 
 
 def missing():
@@ -89,7 +90,7 @@ def on_readable(sock, callback):
 
 
 def no_delay(sock):
-    """Have small frames leave at once: with Nagle's algorithm each waits for the peer's delayed acknowledgement, 40 ms."""
+    """Small frames leave at once: by Nagle's algorithm each waits for the peer's delayed acknowledgement, 40 ms."""
     try:
         sock.setsockopt(_IPPROTO_TCP, getattr(socket, "TCP_NODELAY", 1), 1)  # modlwip.c has its own number for it
     except OSError:

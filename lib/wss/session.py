@@ -49,7 +49,7 @@ class Session:
         self.address = address
         self.io = None
         self.stage = _SILENT
-        self.due = now + _SILENT_MS
+        self.due = port.later(now, _SILENT_MS)
         self.awake = False  # has sent a first byte
         self.alive = False  # has sent something since it was last asked
         self.parted = False  # its CLOSE has come: nothing to wait for but the way out of our answer
@@ -105,7 +105,7 @@ class Session:
 
     def _enter(self, stage, ms):
         self.stage = stage
-        self.due = port.ticks() + ms
+        self.due = port.later(port.ticks(), ms)
 
     # Input ------------------------------------------------------------------------------------------------
 
@@ -331,7 +331,7 @@ class Server:
         self.backoff = BackOff()
         self.guard = port.Guard()
         self.ring = port.Ring()
-        self.rx = memoryview(bytearray(_RX))
+        self.rx = None  # what is read, in steps of _RX; there while somebody is connected
         self.more = False  # input was left unread, perhaps inside mbedTLS, where no socket event tells of it
         self.refusals = {}
         self.last = None
@@ -408,6 +408,7 @@ class Server:
         pending = [s for s in self.sessions if s is not self.session]
         if len(pending) >= PENDING_MAX:
             self.drop(weakest(pending), "displaced")
+        self.rx = self.rx or memoryview(bytearray(_RX))
         self.sessions.append(Session(self, new[0], new[1], now))
 
     def _advance(self, s, now):
@@ -427,7 +428,7 @@ class Server:
         except MemoryError:
             self.drop(s, "out of memory")
             return
-        except (OSError, ValueError) as e:  # a certificate that does not verify is a ValueError (extmod/modtls_mbedtls.c)
+        except (OSError, ValueError) as e:  # ValueError: a certificate that does not verify (extmod/modtls_mbedtls.c)
             why = trust.reason() if s.stage == _REQUEST else ("connection lost", None)
             why = why or ("TLS: %s" % (e.args[-1] if e.args else e), None)
             self.drop(s, why[0])
@@ -480,6 +481,8 @@ class Server:
         if s not in self.sessions:
             return
         self.sessions.remove(s)
+        if not self.sessions:
+            self.rx = None
         self.listener.forget(s.sock)
         if cause != "closed":
             self.refused(cause)

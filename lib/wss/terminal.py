@@ -22,8 +22,8 @@ _POLL_WR = const(4)
 class Terminal(IOBase):
     """The REPL's side of a session. Never raises: an exception would detach dupterm (extmod/os_dupterm.c).
 
-    Input is handed on only as fast as the firmware takes it; output is framed so that nothing follows a CR LF in its
-    frame and a prompt is a frame of its own, which upydev relies on.
+    Input is handed on only as fast as the firmware takes it; a line's end and a prompt are frames of their own, which
+    upydev and others rely on.
     """
 
     def __init__(self, server, session):
@@ -38,8 +38,8 @@ class Terminal(IOBase):
         self._held = None  # since when the ring has been untouched
         self._notified = False
         self._interrupt = False  # a KeyboardInterrupt that hit our own code and is owed to the program
-        self._out = bytearray(HEADROOM + _LINE_MAX)
-        self._spare = bytearray(HEADROOM + _LINE_MAX)
+        self._out = bytearray(HEADROOM + _LINE_MAX + 2)
+        self._spare = bytearray(HEADROOM + _LINE_MAX + 2)
         self._n = 0
         self._whole = False  # _out ends a line or is a prompt: nothing may be added
         self._later = False  # a flush is scheduled
@@ -107,8 +107,8 @@ class Terminal(IOBase):
         return 1
 
     def _follow(self, left):
-        # The ring is full and more waits: look again at the VM's next checks, a few times, because a REPL that reads without
-        # echo empties it at once and the timer's next tick is far; a program that does not read is left alone.
+        # The ring is full and more waits: look again at the VM's next checks, a few times, because a REPL that reads
+        # without echo empties it at once and the timer's next tick is far; a program that does not read is left alone.
         if self._start < self._end:
             self.rearm()
             if left and not self._notified:
@@ -149,15 +149,22 @@ class Terminal(IOBase):
         return self._n
 
     def take(self):
-        """What waits as one frame (memoryview, valid until the next take); only when nothing else is in flight."""
+        """What waits, framed (memoryview, valid until the next take); only when nothing else is in flight."""
         out = self._out
         n = self._n
+        end = HEADROOM + n
+        # A line's end is a frame of its own, in the same record: PyPI's webrepl waits for exactly that, and stock
+        # WebREPL sends text and end, which print() writes one by one, as two
+        if n > 2 and out[end - 1] == 10 and out[end - 2] == 13:
+            n -= 2
+            out[end - 2 : end + 2] = b"\x81\x02\r\n"
+            end += 2
         start = header(out, TEXT, n)
         self._out = self._spare
         self._spare = out
         self._n = 0
         self._whole = False
-        return memoryview(out)[start : HEADROOM + n]
+        return memoryview(out)[start:end]
 
     def write(self, data):
         self._writing = True
@@ -242,7 +249,7 @@ class Terminal(IOBase):
         return self._session
 
     def raw(self, data):
-        """Write bytes past the framing, for upydev's rcat; returns their count, or raises OSError when the session is gone."""
+        """Write bytes past the framing, for upydev's rcat; returns their count. Raises OSError: the session is gone."""
         guard = self._server.guard
         if not self._session or not guard.enter(True):
             raise OSError(128)  # ENOTCONN

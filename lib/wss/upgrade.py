@@ -8,7 +8,12 @@ REQUEST_MAX = const(2048)  # browsers send 500 to 900 bytes, with cookies more; 
 _KEY_MAX = const(64)  # upydev sends 31, a browser 24
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_REASON = {400: "Bad Request", 405: "Method Not Allowed", 426: "Upgrade Required", 431: "Request Header Fields Too Large"}
+_REASON = {
+    400: "Bad Request",
+    405: "Method Not Allowed",
+    426: "Upgrade Required",
+    431: "Request Header Fields Too Large",
+}
 
 
 class Refused(Exception):

@@ -21,16 +21,16 @@ def test_lines_and_prompts_have_frames_of_their_own(connect):
     frames = []
     while frames[-1:] != [PROMPT]:
         frames.append(peer.frame()[1])
-    output = frames[-4:]
-    assert output == [b"a 0\r\n", b"a 1\r\n", b"a 2\r\n", PROMPT]
-    assert all(b"\r\n" not in f[:-2] for f in frames)
+    output = frames[-7:]
+    assert output == [b"a 0", b"\r\n", b"a 1", b"\r\n", b"a 2", b"\r\n", PROMPT]
+    assert all(b"\r\n" not in f or f == b"\r\n" for f in frames)
 
 
 def test_text_behind_a_line_end_goes_into_the_next_frame(connect):
     peer = connect().login()
     peer.text("import sys; _ = sys.stdout.buffer.write(b'one\\r\\ntwo\\r\\nthree')\r")
     peer.until(b")\r\n")
-    assert [peer.frame()[1] for _ in range(4)] == [b"one\r\n", b"two\r\n", b"three", PROMPT]
+    assert [peer.frame()[1] for _ in range(6)] == [b"one", b"\r\n", b"two", b"\r\n", b"three", PROMPT]
 
 
 def test_a_keystroke_is_echoed_in_one_record_and_one_write_within_5_ms(connect):

@@ -56,11 +56,6 @@ def webrepl(target, way, webrepl_bin, tmp_path):
     return webrepl
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=subprocess.TimeoutExpired,
-    reason="it waits for a frame that is CR LF alone before the prompt's: so native WebREPL sends line ends, we do not",
-)
 def test_webrepl_command(webrepl):
     assert webrepl("cmd", "print(6*7)", timeout=5).split() == ["print(6*7)", "42"]
 
