@@ -8,15 +8,11 @@ it is that binary instead.
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import firmware
 import pytest
 import stock
-from ussl_support import MicroPython, Pki
-
-LIB = Path(__file__).resolve().parent.parent / "lib"
-FILES = ("ussl.py", "wss/pem.py")  # all that ussl consists of
+from ussl_support import FILES, LIB, MicroPython, Pki
 
 
 def _commands(name: str) -> list[str]:

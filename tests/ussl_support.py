@@ -21,6 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+LIB = Path(__file__).resolve().parent.parent / "lib"
+FILES = ("ussl.py", "wss/pem.py")  # all that ussl consists of
+
 # What every script starts with. `flash` makes a directory the board's /flash, as it is on WiPy and pycom.
 PRELUDE = """
 import sys
@@ -222,7 +225,7 @@ def _allow(context: ssl.SSLContext, maximum):
 
 
 class Peer:
-    """A TCP server in a thread; handle(connection) is called for each connection, one after the other."""
+    """A TCP server in threads; handle(connection) is called for each connection. What it raises is in `errors`."""
 
     def __init__(self, handle):
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -230,23 +233,27 @@ class Peer:
         self.errors: list[Exception] = []
         self._open: list[socket.socket] = []
         self._handle = handle
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
 
-    def _serve(self):
+    def _accept(self):
         while True:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self._open.append(connection)
             connection.settimeout(15)
-            try:
-                self._handle(connection)
-            except Exception as e:  # a test asks for those that matter to it
-                self.errors.append(e)
-            finally:
-                connection.close()
+            self._open.append(connection)
+            self._threads.append(threading.Thread(target=self._serve, args=[connection], daemon=True))
+            self._threads[-1].start()
+
+    def _serve(self, connection):
+        try:
+            self._handle(connection)
+        except Exception as e:  # a test asks for those that matter to it
+            self.errors.append(e)
+        finally:
+            connection.close()
 
     def __enter__(self):
         return self
@@ -256,8 +263,10 @@ class Peer:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in self._open:
-            connection.close()
-        self._thread.join(15)
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(15)
 
 
 def tls_peer(context: ssl.SSLContext, talk) -> Peer:
