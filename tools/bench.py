@@ -442,10 +442,9 @@ class Bench:
         with self._session(kind) as s:
             s.settle()
             s.send(frame(TEXT, b"\x01"))
-            s.until(b"raw REPL; CTRL-B to exit\r\n")
-            s.until(b">")
-            s.send(frame(TEXT, b"\x05A\x01"))
             inbox = Inbox(s)
+            inbox.until(b"raw REPL; CTRL-B to exit\r\n>")
+            s.send(frame(TEXT, b"\x05A\x01"))
             if inbox.take(2) != b"R\x01":
                 raise BenchError(f"{kind}: the firmware has no raw paste")
             step = int.from_bytes(inbox.take(2), "little")
@@ -514,6 +513,11 @@ class Inbox:
         data = bytes(self._bytes[:n])
         del self._bytes[:n]
         return data
+
+    def until(self, end: bytes):
+        got = b""
+        while not got.endswith(end):
+            got += self.take(1)
 
     def until_twice(self, end: bytes) -> bytes:
         got = b""
