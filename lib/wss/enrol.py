@@ -4,6 +4,7 @@
 # P-256 (FIPS 186-4 D.1.2.3) in Jacobian coordinates over MicroPython's big integers. Their time depends on their
 # values, so whoever can measure the board while it makes the key learns something; it is made once, over a cable.
 import os
+from binascii import a2b_base64
 from hashlib import sha256
 
 _P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
@@ -163,7 +164,7 @@ def request(d, point, name, progress=_silent):
 
 
 def make(name, seed=b"", progress=_silent):
-    """(private key, request) in DER or PEM: a new key and the request for its certificate.
+    """(private key, request) in DER: a new key and the request for its certificate.
 
     seed: 32 random bytes from elsewhere. They are mixed in, because a board whose radio is off may have little
     randomness of its own (ESP-IDF, Random Number Generation).
@@ -172,8 +173,8 @@ def make(name, seed=b"", progress=_silent):
         import mbedtls
         import x509
 
-        key = mbedtls.ec_gen_key("secp256r1")[0]
-        return key, x509.gen_csr("CN=" + name, key, False)
+        key = mbedtls.ec_gen_key("secp256r1")[0]  # mpy-mbedtls, which upydev uses; its gen_csr takes and gives PEM
+        return [a2b_base64(pem.split(b"-----")[2]) for pem in (key, x509.gen_csr("CN=" + name, key, False))]
     except (ImportError, AttributeError):
         pass
     noise = os.urandom(64) + seed

@@ -329,7 +329,6 @@ def _request(board: Cable, uid: str) -> x509.CertificateSigningRequest:
         "import gc, sys, time\nfrom binascii import hexlify\ngc.collect()\nt = time.ticks_ms()\n"
         f"key, csr = make({uid!r}, {secrets.token_bytes(32)!r}, lambda n: sys.stdout.write('.'))\n"
         "t = time.ticks_diff(time.ticks_ms(), t)\n"
-        "if csr[:1] != b'0':\n from wss.pem import ders\n key, csr = ders(key, '')[0], ders(csr, '')[0]\n"
         f"with open('SSL_key{uid}.der.new', 'wb') as f: f.write(key)\n"
         "print('!', t, hexlify(csr).decode())\nkey = csr = None\n"
     )
