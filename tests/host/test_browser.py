@@ -163,7 +163,7 @@ def test_a_browser_without_the_certificate_gets_nothing(desk, keys, tmp_path):
     with Browser(folder) as browser:
         error = browser.go(desk.url.replace("wss:", "https:") + "/")
         assert error.startswith("net::ERR_"), error
-        assert "MicroPython" not in browser.js("document.documentElement.outerHTML")
+        assert "MicroPython" not in browser.js("document.documentElement?.outerHTML || ''")
     assert desk.wssctl("exec", "print(1)").stdout == "1\n"
 
 

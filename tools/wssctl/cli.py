@@ -125,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as after `mpremote connect PORT`")
     p.set_defaults(call=_lazy("mpremote", "main"))
+    tool_commands(commands, remote)
 
     cable, over = key_commands(commands, keys)
     make = argparse.ArgumentParser(add_help=False, parents=[keys])
@@ -212,6 +213,37 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("uid", metavar="UID", help="or its name")
     p.set_defaults(call=_lazy("keys", "device_revoke"))
     return parser
+
+
+def tool_commands(commands, remote) -> None:
+    """A board as other programs and people want it."""
+    p = commands.add_parser(
+        "bridge",
+        parents=[remote],
+        help="a board as a serial port of this machine",
+        description=(
+            "Offers the board's REPL on a pseudo-terminal and on a TCP port of the loopback interface, for Thonny, "
+            "PyCharm, screen, rshell and other programs that expect a serial port: `wssctl bridge board.local`, then "
+            "choose the port it names. One program at a time; resets are bridged, too."
+        ),
+    )
+    p.add_argument("--tcp", type=int, metavar="PORT", help="this TCP port (default: a free one)")
+    p.set_defaults(call=_lazy("bridge", "bridge"))
+
+    p = commands.add_parser(
+        "shell",
+        parents=[remote],
+        help="files of one board or many: ls cp put get sync ...",
+        usage="wssctl shell [options] BOARD [COMMAND...]\n       wssctl shell [options] --all COMMAND...",
+        description=(
+            "A shell on the board's files; `help` lists its commands. With COMMAND it runs that alone: `wssctl shell "
+            "board.local sync src`. BOARD may be @group or names with commas between them: then COMMAND runs on all at "
+            "once and a table tells how it went. Options come before BOARD."
+        ),
+    )
+    p.add_argument("--all", action="store_true", help="all boards that `wssctl devices` lists")
+    p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as typed at its prompt")
+    p.set_defaults(call=_lazy("shell", "shell"))
 
 
 def key_commands(commands, keys):

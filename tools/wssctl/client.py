@@ -339,7 +339,7 @@ class Client:
                 f"The board lost the thread of the transfer (it sent {head!r}); connect again and retry."
             )
         if code:
-            raise BoardError(f"The board cannot {action}: {_errno_words(code)}.")
+            raise BoardError(f"The board cannot {action}: {errno_words(code)}.")
 
     def _need(self, n: int, what: str) -> None:
         while len(self.link.binary) < n:
@@ -383,5 +383,6 @@ _ERRNO = {
 }
 
 
-def _errno_words(code: int) -> str:
+def errno_words(code: int) -> str:
+    """A board's errno as words."""
     return _ERRNO.get(code) or errno.errorcode.get(code, f"error {code}")

@@ -253,6 +253,10 @@ class Serial(SerialBase):
         data, self._flow = rest if self._flow[:2] == b"R\x01" else self._flow, None
         return data
 
+    def room(self) -> bool:
+        """Whether a write would be taken at once."""
+        return not self._open_client().link.backlog
+
     def flush(self) -> None:
         """Every write has been handed to the network when it returns."""
 

@@ -3,6 +3,7 @@ leaves."""
 
 import contextlib
 import os
+import re
 import signal
 import sys
 
@@ -29,11 +30,12 @@ def repl(args) -> int:
         return interact(board)
 
 
-def interact(board: Client) -> int:
-    """Until Ctrl-] or the end of the connection, which is raised as ConnectionLost. The terminal is always put back."""
+def interact(board: Client, leave: bytes = LEAVE) -> int:
+    """Until Ctrl-] (or another key in `leave`) or the end of the connection, which is raised as ConnectionLost. The
+    terminal is always put back."""
     loop = _windows_loop if os.name == "nt" else _posix_loop
     try:
-        loop(board)
+        loop(board, leave)
     except ConnectionLost:
         os.write(1, b"\r\n")
         raise
@@ -41,7 +43,7 @@ def interact(board: Client) -> int:
     return 0
 
 
-def _posix_loop(board: Client) -> None:
+def _posix_loop(board: Client, leave: bytes) -> None:
     fd = sys.stdin.fileno()
     with _raw(fd):
         os.write(1, PROMPT)  # login took the board's own
@@ -50,10 +52,10 @@ def _posix_loop(board: Client) -> None:
             full = board.link.backlog > _MAX_BACKLOG
             if board.link.select(() if full else (fd,)):
                 typed = os.read(fd, 4096)
-                head, leave, _ = typed.partition(LEAVE)
+                head = re.split(b"[" + re.escape(leave) + b"]", typed, maxsplit=1)[0]
                 if head:
                     board.write(head, block=False)
-                if leave or not typed:
+                if len(head) < len(typed) or not typed:
                     return
 
 
@@ -83,7 +85,7 @@ def _raw(fd: int):
             signal.signal(number, handler)
 
 
-def _windows_loop(board: Client) -> None:
+def _windows_loop(board: Client, leave: bytes) -> None:
     from mpremote.console import Console  # has the key codes and the UTF-8 output of Windows consoles
 
     console = Console()
@@ -94,7 +96,7 @@ def _windows_loop(board: Client) -> None:
             while data := board.read(0.01):
                 console.write(data)
             while key := console.readchar():
-                if key == LEAVE:
+                if key in leave:
                     return
                 board.write(key, block=False)
     finally:

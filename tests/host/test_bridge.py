@@ -1,0 +1,204 @@
+"""A board behind `wssctl bridge`: what mpremote, Thonny's back end and a person with a terminal do to a serial port."""
+
+import contextlib
+import hashlib
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+import serial
+from desk import WSSCTL, Desk, far
+from targets import Unix
+
+
+@pytest.fixture(scope="module")
+def desk(keys, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(keys.board, folder / "board")
+    with Desk(keys, Unix("unix32"), folder / "board") as running:
+        yield running
+
+
+class Bridge:
+    def __init__(self, desk, *options):
+        self.process = subprocess.Popen(
+            [*WSSCTL, "bridge", *options, desk.url],
+            env=desk.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        line = self.process.stdout.readline()
+        found = re.search(r" is at (/dev/\S+) and (socket://127.0.0.1:(\d+))$", line)
+        assert found, (line, self.process.stderr.read() if not line else "")
+        self.tty, self.tcp, self.port = found[1], found[2], int(found[3])
+
+    def end(self, number=signal.SIGINT):
+        self.process.send_signal(number)
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def bridge(desk):
+    _rest.clear()
+    running = Bridge(desk)
+    yield running
+    if running.process.poll() is None:
+        running.end()
+
+
+_rest = {}  # what came behind what a test waited for, by port
+
+
+def until(port, wanted, timeout=10):
+    port.timeout = 0.1
+    got, deadline = _rest.pop(id(port), b""), time.monotonic() + timeout
+    while wanted not in got:
+        assert time.monotonic() < deadline, got
+        got += port.read(4096)
+    head, _, _rest[id(port)] = got.partition(wanted)
+    return head + wanted
+
+
+@pytest.mark.parametrize("way", ["tty", "tcp"])
+def test_mpremote(desk, bridge, way, tmp_path):
+    port = getattr(bridge, way)
+    data = os.urandom(50_000)
+    (tmp_path / "data").write_bytes(data)
+    mpremote = [sys.executable, "-m", "mpremote", "connect", port]
+    assert desk.run(*mpremote, "exec", "print(6*7)").stdout.strip() == "42"
+    assert desk.run(*mpremote, "fs", "cp", "data", ":data", cwd=tmp_path).returncode == 0
+    assert desk.run(*mpremote, "fs", "cp", ":data", "again", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "again").read_bytes() == data == (desk.directory / "data").read_bytes()
+    assert hashlib.sha256(data).hexdigest() in desk.run(*mpremote, "fs", "sha256sum", "data").stdout
+    (tmp_path / "mod.py").write_text("print('mounted')\n")
+    assert "mounted" in desk.run(*mpremote, "mount", tmp_path, "exec", "import mod").stdout
+    assert desk.run(*mpremote, "soft-reset").returncode == 0
+    assert desk.run(*mpremote, "eval", "1+1").stdout.strip() == "2"
+    assert bridge.end() == 0
+
+
+def test_a_person_with_a_terminal(bridge):
+    with serial.Serial(bridge.tty, 115200) as port:
+        port.write(b"\r")
+        until(port, b">>> ")
+        port.write(b"kept = 6*7; kept\r")
+        until(port, b"42\r\n>>> ")
+        port.write(b"\x04")
+        until(port, b"soft reboot")
+        until(port, b">>> ")
+        port.write(b"kept\r")
+        until(port, b"NameError")
+        port.write(b"while True: pass\r\r")
+        time.sleep(0.3)
+        port.write(b"\x03")
+        until(port, b"KeyboardInterrupt")
+    with serial.Serial(bridge.tty, 115200) as port:  # and again
+        port.write(b"\r1+1\r")
+        until(port, b"2\r\n>>> ")
+
+
+def test_what_thonny_sends(bridge):
+    """Thonny's serial back end (thonny/plugins/micropython/bare_metal_backend.py): interrupts, raw REPL, code in the
+    plain raw mode and in raw paste, a soft reboot from the raw REPL and back to the friendly one."""
+    with serial.Serial(bridge.tty, 115200) as port:
+        for byte in (b"\r\x02", b"\x03", b"\x03"):
+            port.write(byte)
+            time.sleep(0.05)
+        until(port, b">>> ")
+        port.write(b"\x01")
+        until(port, b"raw REPL; CTRL-B to exit\r\n>")
+        port.write(b"print('raw')\x04")
+        until(port, b"OKraw\r\n\x04\x04>")
+        port.write(b"\x05A\x01")
+        until(port, b"R\x01")
+        code = b"print('paste' * 2)\n" + b"# " + b"x" * 1000
+        while code:
+            port.write(code[:32])
+            code = code[32:]
+            time.sleep(0.002)
+        port.write(b"\x04")
+        until(port, b"pastepaste\r\n\x04\x04>")
+        port.write(b"\x04")
+        until(port, b"soft reboot\r\n")
+        until(port, b"raw REPL; CTRL-B to exit\r\n>")
+        port.write(b"\x02")
+        until(port, b">>> ")
+
+
+def test_a_second_program_is_told(bridge):
+    assert stat.S_IMODE(os.stat(bridge.tty).st_mode) == 0o600
+    with socket.create_connection(("127.0.0.1", bridge.port)) as first:
+        time.sleep(0.3)
+        with socket.create_connection(("127.0.0.1", bridge.port)) as second:
+            second.settimeout(5)
+            said = b""
+            with contextlib.suppress(ConnectionError):
+                while piece := second.recv(4096):
+                    said += piece
+            assert b"another program has the board" in said
+        with serial.Serial(bridge.tty, 115200) as third:
+            until(third, b"another program has the board")
+            third.write(b"print('smuggled')\r")
+        first.settimeout(5)
+        first.sendall(b"\rprint('mine')\r")
+        got = b""
+        while b"mine\r\n>>> " not in got:
+            got += first.recv(4096)
+        assert b"smuggled" not in got
+    time.sleep(0.3)
+    with serial.Serial(bridge.tty, 115200) as free:
+        free.write(b"\rprint('free')\r")
+        until(free, b"free\r\n>>> ")
+    if hasattr(os, "geteuid") and not os.geteuid():
+        # another user of the machine: the pseudo-terminal does not open, the port says no
+        code = (
+            f"import socket, os\ns = socket.create_connection(('127.0.0.1', {bridge.port})); s.settimeout(5)\n"
+            f"print(s.recv(999))\ntry:\n open({bridge.tty!r}, 'rb')\nexcept PermissionError:\n print('closed')"
+        )
+        done = subprocess.run(
+            ["/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable, "-c", code],
+            user=65534,
+            capture_output=True,
+            text=True,
+        )
+        if "Permission" not in done.stderr:
+            assert "another user" in done.stdout and "closed" in done.stdout, done
+
+
+def test_taken_over_and_back(desk, bridge):
+    """Somebody else takes the board for a while; the bridge has it again afterwards."""
+    assert desk.wssctl("exec", "print(1)", "--takeover").returncode == 0
+    with serial.Serial(bridge.tty, 115200) as port:
+        time.sleep(0.5)
+        port.write(b"\rprint('again')\r")
+        until(port, b"again\r\n>>> ", 20)
+
+
+def test_unplugged_and_back(keys, tmp_path):
+    with far(keys, tmp_path) as desk:
+        running = Bridge(desk)
+        try:
+            with serial.Serial(running.tty, 115200) as port:
+                port.write(b"x = 5\r")
+                until(port, b">>> ")
+                desk.cable.unplug()
+                start, said = time.monotonic(), ""
+                while "Connecting again" not in said:
+                    ready, _, _ = select.select([running.process.stderr], [], [], 1)
+                    said += running.process.stderr.readline() if ready else ""
+                    assert time.monotonic() - start < 12, said
+                desk.cable.replug()
+                time.sleep(1)
+                port.write(b"x\r")
+                until(port, b"5\r\n>>> ", 30)
+        finally:
+            running.end()
