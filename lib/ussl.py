@@ -24,9 +24,7 @@ PROTOCOL_TLS_CLIENT = tls.PROTOCOL_TLS_CLIENT
 PROTOCOL_TLS_SERVER = tls.PROTOCOL_TLS_SERVER
 IPPROTO_SEC = 0  # the usual protocol of a stream socket: TLS begins in wrap_socket(), not in the socket
 
-_CERT_DIR = "/flash/cert/"
-
-_HANDSHAKE_MS = const(30000)  # where no timeout is known: several times what an ESP32 needs with RSA at both ends
+_HANDSHAKE_MS = const(30000)  # where no timeout is known. An ESP32 takes one second, as a client
 _VERIFY_FAILED = const(-0x2700)  # MBEDTLS_ERR_X509_CERT_VERIFY_FAILED
 _DTLS = const(2)  # the bit that PROTOCOL_DTLS_CLIENT and _SERVER have in common
 
@@ -59,10 +57,10 @@ def _error(e):
     if isinstance(e, ValueError):
         # a line for each thing that is wrong with the certificate; other ValueErrors are about arguments
         return SSLError(_VERIFY_FAILED, text.strip()) if text[:1] == "\n" else e
-    n = e.errno
-    if len(e.args) > 1:
+    n = isinstance(e, OSError) and e.errno or 0
+    if len(e.args) > 1 and n:
         return SSLError(n, text)
-    if n is None or n >= 0:
+    if n >= 0:
         return e
     if n > -256:  # the socket's own error, which comes back from mbedTLS negative
         return OSError(-n)
@@ -209,31 +207,36 @@ class SSLSocket(_Stream):
     _up = False  # the handshake is known to be over
     _peer = None
 
-    def __init__(self, ctx, sock, server, handshake, host, more, wire):
+    def __init__(self, ctx, sock, server_side, do_handshake, server_hostname, more, wire):
         self._ctx = ctx
         self._sock = self._on = sock
-        self._server = server
-        self._handshake = handshake
-        self._host = host
+        self._server = server_side
+        self._now = do_handshake
+        self._host = server_hostname
         self._more = more
         self._wire = wire  # True: to be made
 
-    def _start(self, handshake, end):
-        wire = self._wire and _Wire(self._sock, end)
+    def _start(self, do_handshake, end, own):
+        sock = self._sock
+        wire = self._wire and _Wire(sock, end)
         try:
             self._io = self._ctx.wrap_socket(
-                wire or self._sock,
+                wire or sock,
                 server_side=self._server,
-                do_handshake_on_connect=handshake,
+                do_handshake_on_connect=do_handshake,
                 server_hostname=self._host,
                 **self._more,
             )
-        except (OSError, ValueError) as e:
+        except Exception as e:
+            if own:
+                self._on = None
+                self._sock = self._io = _CLOSED
+                _drop(sock)
             raise _error(e)
         self._wire = wire
         self._on = self._io
         self._poller = None
-        self._up = handshake
+        self._up = do_handshake
         if wire:
             wire.open(self._ms is not None)
 
@@ -258,23 +261,16 @@ class SSLSocket(_Stream):
                 raise
             later = e
         self._peer = addr
-        up = False
+        if self._ms:
+            sock.setblocking(False)
+        else:
+            end = ticks_add(ticks_ms(), _HANDSHAKE_MS)
         try:
-            if self._ms:
-                sock.setblocking(False)
-            else:
-                end = ticks_add(ticks_ms(), _HANDSHAKE_MS)
-            self._start(self._handshake and not self._nb, end)
-            up = True
+            self._start(self._now and not self._nb, end, True)
         except SSLError as e:
-            if given is None and self._host and e.errno == _VERIFY_FAILED:
+            if given is None and "(CN)" in e.args[1]:
                 e = SSLError(e.errno, "%s (%s: pass server_hostname)" % (e.args[1], self._host))
             raise e
-        finally:
-            if not up:
-                self._sock = self._io = _CLOSED
-                self._on = None
-                _drop(sock)
         if later:
             raise later
 
@@ -283,19 +279,13 @@ class SSLSocket(_Stream):
         if not self._server:
             raise ValueError("accept() needs server_side=True")
         sock, addr = self._sock.accept()
-        up = False
-        try:
-            s = SSLSocket(self._ctx, sock, True, self._handshake, None, self._more, True)
-            s._peer = addr
-            now = self._handshake and not self._nb
-            if now:
-                sock.setblocking(False)
-            s._start(now, ticks_add(ticks_ms(), self._ms or _HANDSHAKE_MS))
-            s.setblocking(not self._nb)
-            up = True
-        finally:
-            if not up:
-                _drop(sock)
+        s = SSLSocket(self._ctx, sock, True, self._now, None, self._more, True)
+        s._peer = addr
+        now = self._now and not self._nb
+        if now:
+            sock.setblocking(False)
+        s._start(now, ticks_add(ticks_ms(), self._ms or _HANDSHAKE_MS), True)
+        s.setblocking(not self._nb)
         return s, addr
 
     def setblocking(self, flag):
@@ -473,6 +463,11 @@ class SSLContext:
         return getattr(self._ctx, name)
 
     def __setattr__(self, name, value):
+        if name == "check_hostname":
+            # mbedTLS has no such switch: names are checked under CERT_REQUIRED, always
+            if (not value) == (self.verify_mode == CERT_REQUIRED):
+                raise ValueError("verify_mode decides that")
+            return
         if name == "verify_mode" and value not in (CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED):
             raise ValueError("not a CERT_ constant")
         setattr(self._ctx, name, value)
@@ -540,7 +535,7 @@ class SSLContext:
             if found & (_HUP | _RD) == _HUP or server_side and not found & _WR:
                 s._poller = None
                 return s
-        s._start(do_handshake_on_connect, ticks_add(ticks_ms(), _HANDSHAKE_MS))
+        s._start(do_handshake_on_connect, ticks_add(ticks_ms(), _HANDSHAKE_MS), False)
         return s
 
 
@@ -567,9 +562,11 @@ def _one(a, b):
 
 
 def _default(name):
+    # Where WiPy looks when nothing is given
+    name = "/flash/cert/" + name
     try:
-        open(_CERT_DIR + name).close()
-        return _CERT_DIR + name
+        open(name).close()
+        return name
     except OSError:
         return None
 

@@ -95,7 +95,8 @@ print(side(False, cert_reqs=ussl.CERT_REQUIRED, ca_certs=ca), side(None, None, c
         ),
         ("context()", "TypeError"),
         ("setattr(context(0), 'verify_mode', 3)", "ValueError: not a CERT_ constant"),
-        ("setattr(context(0), 'check_hostname', True)", "AttributeError"),
+        ("setattr(context(0), 'check_hostname', True)", "ValueError: verify_mode decides that"),
+        ("setattr(context(0), 'minimum_version', 3)", "AttributeError"),
         ("context(0).load_verify_locations()", "TypeError"),
         ("context(0).load_verify_locations(capath=ca)", "TypeError"),
         ("context(0).set_ciphers(['TLS-NONE'])", "SSLError: (-24192, "),
@@ -184,8 +185,13 @@ c.verify_callback = callback
 print(c.verify_callback is callback)
 c.verify_callback = None
 print("SSLContext" in str(c))
+c.check_hostname = False                # as CPython needs it before CERT_NONE
+c.verify_mode = ussl.CERT_NONE
+c.verify_mode = ussl.CERT_REQUIRED
+c.check_hostname = True
+print(isinstance(fails(setattr, c, "check_hostname", False), ValueError))
 """
-    assert mpy.run(script, tmp_path) == ["True"] * 9 + ["None", "True", "True"]
+    assert mpy.run(script, tmp_path) == ["True"] * 9 + ["None", "True", "True", "True"]
 
 
 def test_before_connect_and_after_close(mpy, tmp_path):
