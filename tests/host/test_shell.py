@@ -173,7 +173,7 @@ def test_a_person_at_the_shell(desk, tmp_path):
         t.type("\x13")
         t.until(r"127.0.0.1:/made\$")
         t.type("\x1b[A\x1b[A\r")  # history: what was typed before the key
-        t.until("no such file|hello")
+        t.until("local.txt -> local.txt")
         t.type("exec 'while True: pass'\r")
         time.sleep(1)
         t.type("\x03")

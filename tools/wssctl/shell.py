@@ -155,6 +155,10 @@ class Shell:
             completer=_completer(self),
             complete_while_typing=False,
         )
+        with _no_flow_control():
+            return self._prompt(session)
+
+    def _prompt(self, session) -> int:
         code = 0
         while True:
             try:
@@ -548,6 +552,23 @@ def _completer(shell: Shell):
                     yield Completion(name, -len(word))
 
     return Names()
+
+
+@contextlib.contextmanager
+def _no_flow_control():
+    """Between two prompts Ctrl-s would stop the terminal."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    saved = termios.tcgetattr(0)
+    changed = [saved[0] & ~termios.IXON, *saved[1:]]
+    termios.tcsetattr(0, termios.TCSADRAIN, changed)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
 
 def _hidden(path: Path, below: Path) -> bool:
