@@ -20,6 +20,7 @@ _PIECE = const(4090)  # with its length and the frame header: 4,096, the largest
 
 _ENOENT = const(2)
 _EIO = const(5)
+_ENOMEM = const(12)
 _EINVAL = const(22)
 _ENAMETOOLONG = const(36)
 _PART = ".part"  # beside the target, so that the rename stays in one file system
@@ -111,9 +112,13 @@ class Files:
                 self._buf = bytearray(HEADROOM + 2 + _PIECE)
                 self._file = open(name, "rb")
                 self._acks = 0
-        except (OSError, UnicodeError, MemoryError) as e:
+        except (OSError, UnicodeError) as e:
             self._buf = None
-            self._done(getattr(e, "errno", None) or _EINVAL)
+            self._done(isinstance(e, OSError) and e.errno or _EINVAL)
+            return
+        except MemoryError:  # its errno, which every exception has in MicroPython, is a sentence
+            self._buf = None
+            self._done(_ENOMEM)
             return
         self._op = op
         self._error = 0
@@ -183,22 +188,6 @@ def _remove(name):
 
 def replace(new, old):
     """Rename new to old, which may exist. Raises OSError; then old is as it was."""
-    # littlefs and POSIX replace in one step. FAT's rename refuses an existing target (FR_EXIST): there the
-    # old file steps aside first, so that at every moment one of the two is whole.
-    try:
-        os.rename(new, old)
-    except OSError as e:
-        try:
-            if os.stat(old)[0] & 0x4000:  # a file does not take a directory's place
-                raise e
-        except OSError:
-            raise e
-        aside = old + ".old"
-        _remove(aside)
-        os.rename(old, aside)
-        try:
-            os.rename(new, old)
-        except OSError:
-            os.rename(aside, old)
-            raise
-        _remove(aside)
+    # POSIX and littlefs replace in one step. FAT can't: VfsFat.rename (extmod/vfs_fat.c) removes the old file first, so
+    # that a power cut between two writes leaves the new one, whole, under its first name only.
+    os.rename(new, old)
