@@ -1,4 +1,3 @@
-# ruff: noqa: I001
 """Streams of frames (lines: hex, then opcode:hex of each frame): does the decoder read what is written there?"""
 
 import random
