@@ -43,18 +43,22 @@ def read(source, names, what):
 def finish(names):
     """Finish a replacement of key, certificate and CA that lost power between its renames.
 
-    All are written as NAME.new, the key first; then renamed, the key first. So what waits without a key is due.
+    All are written as NAME.new, the key first; then they are renamed, the key first. So what waits without a key is
+    due, and so is all that waits when there is no key at all: FAT's rename removes the old file first.
     """
-    waiting = []
-    for (name, *_) in names:
-        try:
-            os.stat(name + ".new")
-            waiting.append(name)
-        except OSError:
-            pass
-    if names[0][0] not in waiting:
+    waiting = [n[0] for n in names if exists(n[0] + ".new")]
+    key = names[0][0]
+    if key not in waiting or not exists(key):
         for name in waiting:
             replace(name + ".new", name)
+
+
+def exists(name):
+    try:
+        os.stat(name)
+        return True
+    except OSError:
+        return False
 
 
 def context(key=None, cert=None, ca=None):

@@ -313,6 +313,18 @@ def test_power_lost_in_the_middle_leaves_a_board_that_works(desk, after):
     desk.peer().close()
 
 
+def test_power_lost_inside_a_rename_on_fat(desk):
+    """FAT's rename removes the old file first: a loss of power then leaves the new one under its first name only."""
+    desk.start()
+    desk.run("setup", "PORT")
+    for name in (f"SSL_key{UID}.der", f"SSL_certificate{UID}.der"):
+        (desk.files / name).rename(desk.files / f"{name}.new")
+    desk.board.restart()
+    desk.board.read_until(b"wss_repl: listening", 10)
+    desk.peer().close()
+    assert not [n for n in desk.listing() if n.endswith(".new")]
+
+
 def test_unplugged_in_the_middle(desk):
     """The port goes away while files are sent."""
     desk.start()

@@ -47,15 +47,10 @@ import json
 print(json.dumps(a))
 """
 
-# A rename replaces on littlefs and POSIX; FAT's refuses (FR_EXIST)
 _RENAME = """
 import os
 for n in %r:
-    try:
-        os.rename(n + ".new", n)
-    except OSError:
-        os.remove(n)
-        os.rename(n + ".new", n)
+    os.rename(n + ".new", n)
 """
 _REMOVE = """
 import os

@@ -170,8 +170,9 @@ def remember(store: Store, what: str, secret: str | None) -> str:
             with contextlib.suppress(Exception):  # keyring's backends raise errors of their own for "not there"
                 ring.delete_password(_SERVICE, entry)
         else:
-            ring.set_password(_SERVICE, entry, secret)
-            return "the system's keyring"
+            with contextlib.suppress(Exception):  # locked, or nobody to unlock it: the file then
+                ring.set_password(_SERVICE, entry, secret)
+                return "the system's keyring"
     known = _load(store)
     if secret is None and what not in known:
         return ""
