@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write package.json, which `mpremote mip install` reads: every module in lib/, beside the path it gets on the board."""
+"""Write package.json, which `mpremote mip install` reads: every module in lib/, and where it goes on the board."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""No peer holds the board: silent, dripping, half-finished and stalled ones, with a program running and a second client."""
+"""No peer holds the board: silent, dripping, half-finished and stalled ones, beside a program and a second client."""
 
 import contextlib
 import time

@@ -131,7 +131,8 @@ def test_the_board_says_which_certificate_is_not_valid_when(board, connect, keys
     cert = x509.load_pem_x509_certificate(identity.cert.read_bytes())
     when = "expired" if which == "expired" else "from the future"
     assert last(board).startswith(
-        f"host certificate {cert.serial_number:x} is {when}: it is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC to "
+        f"host certificate {cert.serial_number:x} is {when}: "
+        f"it is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC to "
         f"{cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and here it is {datetime.now(UTC):%Y-%m-%d}"
     )
     assert board.run("print(wss_repl.status()['refused'])") == "{'%s': 1}" % when

@@ -7,6 +7,7 @@ import threading
 import pytest
 from peers import PROMPT, Peer
 
+
 @pytest.fixture
 def board(target, provisioned):
     """A 100 KB program needs 2 MB to be compiled at 64 bits: more heap there, the board's 160 KB at 32."""

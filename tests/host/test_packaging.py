@@ -10,8 +10,8 @@ from targets import ROOT, Unix
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-import package  # noqa: E402
-from board import Board  # noqa: E402
+import package
+from board import Board
 
 
 def test_package_json_names_every_module():

@@ -1,4 +1,4 @@
-"""Who must not get in, each by trying it: nothing of a prompt is seen, and the next client is served within a second."""
+"""Who must not get in, each by trying it: nothing of a prompt is seen, and the next client is served in a second."""
 
 import socket
 import ssl
@@ -119,7 +119,7 @@ def test_hanging_up_does_not_save_the_delay(connect, board):
         peer.close()
     judged = int(board.run("print(wss_repl.status()['refused'].get('wrong password', 0))"))
     delays = [0.125, 0.25, 0.5, 1, 2] + [4] * 20
-    assert 1 <= judged and sum(delays[: judged - 1]) <= time.monotonic() - start
+    assert judged >= 1 and sum(delays[: judged - 1]) <= time.monotonic() - start
 
 
 def test_other_addresses_do_not_wait(connect, board):
