@@ -260,6 +260,7 @@ class Bench:
                     except TimeoutError:
                         raise BenchError(f"{work.__name__[1:]}, {kind}: the board was silent for 30 s") from None
         self.console.exec("for k in %r: bench_board.stop(k)" % (KINDS,))
+        self.console.exec("import os\nfor f in (%r, 'bench_board.py'): os.remove(f)" % FILE)
 
     def _note(self, work: str, kind: str, value: float):
         self.values.setdefault(work, {}).setdefault(kind, []).append(value)

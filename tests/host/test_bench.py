@@ -7,6 +7,7 @@ import zlib
 
 import bench
 import pytest
+from board import Board
 from targets import ROOT
 
 
@@ -83,3 +84,20 @@ def test_a_port_that_is_none(capsys, tmp_path, keys, monkeypatch):
     assert bench.main(["--port", str(tmp_path / "tty"), "--address", "127.0.0.1"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("bench: ") and error.count("\n") == 1
+
+
+def test_a_board_on_a_port(tmp_path, keys, provisioned, monkeypatch, capsys):
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    (folder / "ROOT_CA_cert.pem").write_bytes(keys.host.ca.read_bytes())
+    (folder / "HOST_cert@74657374.pem").write_bytes(keys.host.cert.read_bytes())
+    (folder / "HOST_key@74657374.pem").write_bytes(keys.host.key.read_bytes())
+    monkeypatch.setenv("WSSCTL_PASSPHRASE", keys.host.passphrase)
+    ports = sorted(bench.free_ports(1))
+    with Board(provisioned, env={"BOARD_SOCKET_MS": "0"}, pty=True) as board:
+        board.read_until(b">>> ")
+        address = "127.0.0.1:%d" % ports[0]
+        arguments = ["--port", board.tty, "--address", address, "--keys", str(folder), "--out", str(tmp_path)]
+        assert bench.main([*arguments, "--quick"]) == 0, capsys.readouterr().err
+    assert len(json.loads((tmp_path / "bench.json").read_text())["rows"]) == len(bench.WORKS)
+    assert not list(provisioned.glob("bench*"))  # nothing of ours is left on it
