@@ -21,8 +21,8 @@ class NoBrowser(Exception):
     """This machine has none; the message says what to install."""
 
 
-def install(home: Path, ca: Path, p12: bytes | None = None) -> None:
-    """Gives `home` a certificate store that trusts `ca` and holds the client certificate in `p12` (no password)."""
+def install(home: Path, ca: Path, p12: Path | None = None, password: str = "") -> None:
+    """Gives `home` a certificate store that trusts `ca` and holds the client certificate in the file `p12`."""
     missing = [c for c in ("chromium", "certutil", "pk12util") if not shutil.which(c)]
     if missing or os.geteuid():
         raise NoBrowser(f"needs root, chromium and libnss3-tools (missing: {', '.join(missing) or 'root'})")
@@ -35,10 +35,7 @@ def install(home: Path, ca: Path, p12: bytes | None = None) -> None:
     ):
         subprocess.run(command, check=True, capture_output=True)
     if p12 is not None:
-        (home / "host.p12").write_bytes(p12)
-        subprocess.run(
-            ["pk12util", "-i", home / "host.p12", *where, "-W", "", "-K", ""], check=True, capture_output=True
-        )
+        subprocess.run(["pk12util", "-i", p12, *where, "-W", password, "-K", ""], check=True, capture_output=True)
 
 
 class Browser:

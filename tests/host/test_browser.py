@@ -5,14 +5,13 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 
 import pytest
 from browser import Browser, NoBrowser, install
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import NoEncryption, load_pem_private_key, pkcs12
-from desk import Desk, far
+from desk import WSSCTL, Desk, far
 from targets import ROOT, Unix
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -73,14 +72,16 @@ def desk(keys, tmp_path_factory):
 
 @pytest.fixture
 def home(keys, tmp_path):
-    """A home folder whose browser holds the host's certificate."""
-    key = load_pem_private_key(keys.host.key.read_bytes(), keys.passphrase.encode())
-    cert = x509.load_pem_x509_certificate(keys.host.cert.read_bytes())
-    p12 = pkcs12.serialize_key_and_certificates(b"host", key, cert, None, NoEncryption())
+    """A home folder whose browser has imported what `wssctl host export --p12` made."""
     folder = tmp_path / "home"
     folder.mkdir()
+    (folder / "word").write_text("for the browser\n")
+    command = [*WSSCTL, "host", "export", "--p12", "--new-passphrase-file", folder / "word", folder / "host.p12"]
+    env = os.environ | {"WSSCTL_KEYS": str(keys.directory), "WSSCTL_PASSPHRASE": keys.passphrase}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done
     try:
-        install(folder, keys.ca_file, p12)
+        install(folder, keys.ca_file, folder / "host.p12", "for the browser")
     except NoBrowser as e:
         pytest.skip(str(e))
     return folder

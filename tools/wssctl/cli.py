@@ -14,6 +14,12 @@ The three you need most:
   wssctl setup /dev/ttyUSB0 --name room1   a board on a cable, from the box to a wss prompt
   wssctl repl room1                        a terminal on it over the network; Ctrl-] leaves
   wssctl put room1 main.py lib/            copy files there; `get` brings them back
+
+And with the tools you have:
+  wssctl mpremote room1 mount .            stock mpremote, all its commands
+  wssctl bridge room1                      a serial port for Thonny, PyCharm, screen
+  wssctl shell room1 sync src              send what differs; `wssctl shell room1` is a prompt, @group many boards
+  https://room1.local:8833/                the board in a browser that holds `wssctl host export --p12 FILE`
 """
 
 EPILOG = """\
