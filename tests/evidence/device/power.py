@@ -127,7 +127,9 @@ def power():
             elif got == 2 and sys.argv[1] == "fat" and read("/d/f.part") == NEW:
                 what = "aside"  # FAT can't replace in one step (files.replace)
             else:
-                raise ValueError("after %d writes: %r, %s" % (n, got if isinstance(got, int) else got[:20], os.listdir("/d")))
+                raise ValueError(
+                    "after %d writes: %r, %s" % (n, got if isinstance(got, int) else got[:20], os.listdir("/d"))
+                )
             if codes == [0, 0] and what != "new":
                 raise ValueError("after %d writes: said to be stored, and it is not" % n)
             if read("/d/other") != b"other":
