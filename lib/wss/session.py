@@ -9,7 +9,7 @@ from wss.files import Files
 from wss.frames import CLOSE, PING, PONG, TEXT, Decoder, ProtocolError, close_payload, frame
 from wss.listener import PENDING_MAX, Listener, weakest
 from wss.login import PASSWORD_MAX, BackOff, same
-from wss.terminal import Terminal
+from wss.terminal import INPUT_MAX, Terminal
 from wss.upgrade import REQUEST_MAX, Refused, answer, refusal
 
 # Stages, in order of progress: weakest() compares them.
@@ -150,6 +150,8 @@ class Session:
                     view = rx[:free]
             elif stage > _LOGIN:
                 return
+            else:
+                view = rx[:INPUT_MAX]  # what follows the password in one read must fit into the terminal
             n = self.io.readinto(view)
             if n is None:
                 return
@@ -375,6 +377,8 @@ class Server:
             self.cycle()
         except KeyboardInterrupt:
             interrupt = True
+        except MemoryError:
+            self.last = "out of memory"  # the next step tries again
         finally:
             self.guard.leave()
         if self.more:
@@ -408,8 +412,13 @@ class Server:
         pending = [s for s in self.sessions if s is not self.session]
         if len(pending) >= PENDING_MAX:
             self.drop(weakest(pending), "displaced")
-        self.rx = self.rx or memoryview(bytearray(_RX))
-        self.sessions.append(Session(self, new[0], new[1], now))
+        try:
+            self.rx = self.rx or memoryview(bytearray(_RX))
+            self.sessions.append(Session(self, new[0], new[1], now))
+        except MemoryError:
+            self.refused("out of memory")
+            self.listener.forget(new[0])
+            new[0].close()
 
     def _advance(self, s, now):
         # The one place where a refusal becomes a status or a close code.

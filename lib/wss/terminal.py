@@ -181,6 +181,8 @@ class Terminal(IOBase):
                 self._write(data, n)
             except KeyboardInterrupt:
                 self._interrupt = True
+            except MemoryError:
+                self.lost += n  # the program's own MemoryError must still be printable
             finally:
                 guard.leave()
             if self._start < self._end or self._interrupt:

@@ -6,7 +6,7 @@ import statistics
 import time
 
 import pytest
-from peers import CLOSE, PROMPT, TEXT, VERSION, Ended, encode
+from peers import CLOSE, PROMPT, REQUEST, TEXT, VERSION, Ended, encode
 
 
 def test_login_and_command(connect):
@@ -230,3 +230,23 @@ def test_200_rounds_leave_the_heap_where_it_was(connect, board):
     # One object left behind a round would be 3,200 bytes at least; a collector that scans the stack keeps a stray one
     assert alloc() - first < 1600
     assert len(os.listdir("/proc/%d/fd" % board.console.pid)) == fds
+
+
+def test_two_kilobytes_behind_the_password_in_one_record(connect):
+    peer = connect()
+    peer.upgrade()
+    peer.frame()
+    lines = b"".join(b"x%d = %d\r" % (i, i) for i in range(200))
+    peer.send(encode(TEXT, b"secret\r") + encode(TEXT, lines) + encode(TEXT, b"print(x199)\r"))
+    assert peer.frame()[1] == b"\r\nWebREPL connected\r\n>>> "
+    peer.until(b"\r\n199\r\n")
+
+
+def test_the_request_and_the_login_in_one_record(connect):
+    peer = connect()
+    peer.handshake()
+    peer.send(REQUEST % b"/" + encode(TEXT, b"secret\r") + encode(TEXT, b"y" * 1500 + b" = 1\r" + b"print(6 * 7)\r"))
+    while b"WebREPL connected" not in peer._buffer:
+        peer._buffer += peer.recv()
+    peer._buffer = peer._buffer.partition(b"\r\n\r\n")[2]
+    peer.until(b"\r\n42\r\n")
