@@ -65,3 +65,8 @@ bench: $(VENV)/.bench ## speed: this bundle, the stock chain and bare TLS side b
 
 size: $(VENV)/.stamp ## flash and heap of each module, against its budget
 	@$(VENV)/bin/python tools/size.py
+
+.PHONY: evidence
+evidence: $(VENV)/.stamp ## attacks, conformance, faults, load: a table in build/evidence (under 30 minutes)
+	@$(VENV)/bin/python tools/firmware.py build
+	@$(VENV)/bin/python tools/evidence.py
