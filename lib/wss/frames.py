@@ -97,6 +97,10 @@ class Decoder:
                 break
         return i
 
+    def binary_left(self):
+        """Bytes still to come of the binary frame in progress, 0 without one."""
+        return self._left if self._op == BINARY and self._left > 0 else 0
+
     def _header(self):
         # True when the frame has no payload, so that it must be delivered at once.
         h = self._head

@@ -143,11 +143,12 @@ class Session:
             stage = self.stage
             view = rx
             if stage == _OPEN:
-                free = self.term.free()
-                if free < _RX:
-                    if not free:
+                # As much as the terminal takes even if it is all typed text, and what is known to be a file's
+                room = self.term.free() + self._decoder.binary_left()
+                if room < _RX:
+                    if not room:
                         return
-                    view = rx[:free]
+                    view = rx[:room]
             elif stage > _LOGIN:
                 return
             else:
