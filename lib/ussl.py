@@ -6,6 +6,7 @@
 # because its close() forgets the socket after a handshake that failed.
 import io
 import select
+from binascii import b2a_base64
 from errno import EAGAIN, EBADF, EINPROGRESS, EINVAL, ENOTCONN, ETIMEDOUT
 from time import ticks_add, ticks_diff, ticks_ms
 from micropython import const
@@ -14,14 +15,14 @@ from wss.pem import ders
 
 try:
     import tls  # MicroPython 1.23 and later: the C module
+    from tls import *  # noqa: F403  the PROTOCOL_ constants that this firmware has, MBEDTLS_VERSION
 except ImportError:
     import ssl as tls
+    from ssl import *  # noqa: F403
 
 CERT_NONE = 0
 CERT_OPTIONAL = 1
 CERT_REQUIRED = 2
-PROTOCOL_TLS_CLIENT = tls.PROTOCOL_TLS_CLIENT
-PROTOCOL_TLS_SERVER = tls.PROTOCOL_TLS_SERVER
 IPPROTO_SEC = 0  # the usual protocol of a stream socket: TLS begins in wrap_socket(), not in the socket
 
 _HANDSHAKE_MS = const(30000)  # where no timeout is known. An ESP32 takes one second, as a client
@@ -35,11 +36,6 @@ _RD = const(1)
 _WR = const(4)
 _HUP = const(16)
 _NVAL = const(32)
-
-
-def __getattr__(name):
-    # MBEDTLS_VERSION, PROTOCOL_DTLS_CLIENT and whatever else this firmware has
-    return getattr(tls, name)
 
 
 class SSLError(OSError):
@@ -86,11 +82,9 @@ class _Stream(io.IOBase):
 
     def _ready(self, flags, ms=0):
         p = self._poller
-        if p:
-            p.modify(self._on, flags)
-        else:
+        if p is None:
             p = self._poller = select.poll()
-            p.register(self._on, flags)
+        p.register(self._on, flags)
         for found in p.ipoll(ms):
             return found[1]
         return 0
@@ -180,7 +174,8 @@ def _drop(sock):
 
 
 def _host(addr):
-    # The host in what connect() takes: (host, port), or on the unix port a packed sockaddr. None if there is none.
+    # The host in what connect() takes: (host, port), or on the unix port a packed sockaddr. None if there is none, and
+    # then the firmware asks for server_hostname.
     if isinstance(addr, (tuple, list)):
         return addr[0]
     import socket
@@ -188,7 +183,7 @@ def _host(addr):
     try:
         addr = socket.sockaddr(addr)
         return socket.inet_ntop(addr[0], addr[1])
-    except (AttributeError, TypeError, OSError):
+    except Exception:
         return None
 
 
@@ -243,15 +238,13 @@ class SSLSocket(_Stream):
     def connect(self, addr):
         """Connect, and do the handshake. Without server_hostname, CERT_REQUIRED verifies the host in addr."""
         if self._server:
-            raise ValueError("connect() needs server_side=False")
+            raise ValueError("not with server_side=%s" % self._server)
         sock = self._sock
         if self._io is not _IDLE:
             return sock.connect(addr)
         given = self._host
         if given is None and self._ctx.verify_mode == CERT_REQUIRED:
             self._host = _host(addr)
-            if not self._host:
-                raise ValueError("CERT_REQUIRED requires server_hostname")
         end = ticks_add(ticks_ms(), self._ms or 0)
         later = None
         try:
@@ -277,7 +270,7 @@ class SSLSocket(_Stream):
     def accept(self):
         """(SSLSocket, address) of the next connection, after its handshake. One that fails is closed and raises."""
         if not self._server:
-            raise ValueError("accept() needs server_side=True")
+            raise ValueError("not with server_side=%s" % self._server)
         sock, addr = self._sock.accept()
         s = SSLSocket(self._ctx, sock, True, self._now, None, self._more, True)
         s._peer = addr
@@ -412,7 +405,7 @@ class SSLSocket(_Stream):
         # Nothing may pass by TLS: whatever some firmware calls recv-something or send-something stays out.
         if name == "getpeercert":
             return getattr(self._io, name)
-        if name[:4] in ("recv", "send", "read", "writ"):
+        if name[:4] in "recv send read writ":
             raise AttributeError(name)
         return getattr(self._sock, name)
 
@@ -498,14 +491,21 @@ class SSLContext:
         key = (found or keys)[0]
         if len(certs) > 1:
             certs = [c for c in certs if not _is_key(c)]
+        # 1.23 and 1.24 hand DER over with a byte too many, which mbedTLS minds in PKCS #8; some firmware can't read
+        # PEM; and mbedtls_pk_parse_key() that has a PKCS #8 key refuses one, forgets its own and takes the next.
+        pem = b"-----BEGIN PRIVATE KEY-----\n%s-----END PRIVATE KEY-----\n" % b2a_base64(key)
         for cert in certs:
-            try:
-                self._ctx.load_cert_chain(cert, key)
-            except ValueError:
-                if cert is certs[0]:
-                    raise
-                # mbedtls_pk_parse_key() refuses a PKCS #8 key once it has one, and forgets that one
-                self._ctx.load_cert_chain(cert, key)
+            wrong = None
+            for form in (pem, key, pem):
+                try:
+                    self._ctx.load_cert_chain(cert, form)
+                    wrong = None
+                    break
+                except ValueError as e:
+                    if not (wrong and "key" in e.args[0]):
+                        wrong = e
+            if wrong:
+                raise wrong
 
     def load_verify_locations(self, cafile=None, cadata=None):
         """CA certificates to trust: a path or the content, PEM (any number) or DER. More calls add more."""
@@ -585,7 +585,7 @@ def _v1_21(
     cert=None,
     ca_certs=None,
 ):
-    ctx = SSLContext(PROTOCOL_TLS_SERVER if server_side else PROTOCOL_TLS_CLIENT)
+    ctx = SSLContext(tls.PROTOCOL_TLS_SERVER if server_side else tls.PROTOCOL_TLS_CLIENT)
     ctx.verify_mode = cert_reqs
     key = _one(keyfile, key)
     cert = _one(certfile, cert)

