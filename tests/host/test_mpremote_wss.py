@@ -121,18 +121,16 @@ def test_files(desk, tmp_path):
 
 
 def test_a_hundred_small_files(desk, tmp_path):
-    for way in ("net", "tty"):
-        folder = tmp_path / way / f"many_{way}"
-        folder.mkdir(parents=True)
-        for i in range(100):
-            (folder / f"f{i}.txt").write_text(f"file {i}\n" * (i % 7))
-    both(desk, tmp_path, "up", "fs", "cp", "-r", "many_%s", ":/", timeout=120)
-    sent = {p.name: p.read_bytes() for p in (desk.directory / "many_net").iterdir()}
-    assert sent == {p.name: p.read_bytes() for p in (tmp_path / "net/many_net").iterdir()} and len(sent) == 100
-    for way in ("net", "tty"):
-        (tmp_path / way / "back").mkdir()
-    both(desk, tmp_path, "down", "fs", "cp", "-r", ":/many_%s", "back", timeout=120)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "net/back/many_net").iterdir()} == sent
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(100):
+        (folder / f"f{i}.txt").write_text(f"file {i}\n" * (i % 7))
+    (tmp_path / "back").mkdir()
+    for words in (("many", ":/"), (":/many", "back")):
+        done = desk.run(desk.mpremote, "connect", desk.url, "fs", "cp", "-r", *words, cwd=tmp_path, timeout=120)
+        assert done.returncode == 0, done
+    for copy in (desk.directory / "many", tmp_path / "back" / "many"):
+        assert {p.name: p.read_bytes() for p in copy.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 def test_packages_mount_edit_and_the_rest(desk, tmp_path):
@@ -161,9 +159,10 @@ def test_packages_mount_edit_and_the_rest(desk, tmp_path):
         done = desk.run(desk.mpremote, "connect", way, "rtc", "--set", "rtc")
         assert re.fullmatch(r"\(\d{4}, \d+, \d+, \d, \d+, \d+, \d+, \d+\)", done.stdout.strip()), done
     both(desk, tmp_path, "soft-reset", "soft-reset")
-    both(desk, tmp_path, "reset", "reset")
-    wss, _ = both(desk, tmp_path, "right after a reset", "eval", "'back'")
-    assert wss.stdout.strip() == "back"
+    # A board that is being reset takes Ctrl-C as the end of boot.py, on a cable as here: only wss may be quick
+    assert desk.run(desk.mpremote, "connect", desk.url, "reset").returncode == 0
+    done = desk.run(desk.mpremote, "connect", desk.url, "eval", "'back'")
+    assert (done.returncode, done.stdout.strip()) == (0, "back"), done
 
 
 def test_a_megabyte_there_and_back_and_the_speed_of_256_kb(desk, tmp_path):
