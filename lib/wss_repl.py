@@ -6,6 +6,9 @@
 Raises ImportError, in one sentence, on firmware that can't do it.
 """
 
+import gc
+import sys
+
 from wss import port as _port
 
 _lack = _port.missing()
@@ -48,25 +51,35 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     then nothing listens.
     """
     global _server, _url, _lacks, listen_s
-    from wss.login import check_password
-    from wss.session import Server
+    # When 56 KB of torn heap don't do, ESP32 doubles it (py/gc.c), out of the memory that TLS and Wi-Fi live on, and
+    # frames are lost: so what the imports leave behind is collected as they go
+    threshold = gc.threshold()
+    gc.threshold(2048)
+    try:
+        from wss.login import check_password
+        from wss.session import Server
 
-    stop()
-    if password is None:
-        try:
-            from webrepl_cfg import PASS as password
-        except ImportError:
-            raise ValueError("no password: pass one, or write webrepl_cfg.py with PASS = '...'")
-    password = check_password(password)
-    context = None
-    lacks = []
-    if ssl:
-        from wss.credentials import context as load
+        stop()
+        if password is None:
+            try:
+                from webrepl_cfg import PASS as password
+            except ImportError:
+                raise ValueError("no password: pass one, or write webrepl_cfg.py with PASS = '...'")
+        password = check_password(password)
+        context = None
+        lacks = []
+        if ssl:
+            from wss.credentials import context as load
 
-        context, lacks = load(key, cert, ca)
-    number = port or (8833 if ssl else 8266)
-    _server = Server(host, number, context, password, write_timeout, _changed)
-    _server.start_timer(_port.timer(timer))
+            context, lacks = load(key, cert, ca)
+            del load
+            _forget("credentials", "pem")
+        number = port or (8833 if ssl else 8266)
+        _server = Server(host, number, context, password, write_timeout, _changed)
+        _server.start_timer(_port.timer(timer))
+        gc.collect()
+    finally:
+        gc.threshold(threshold)
     listen_s = _server.listener.sock
     _lacks = lacks
     hosts = _port.addresses() if host == "0.0.0.0" else (host,)
@@ -74,6 +87,15 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     print("wss_repl: listening on", ", ".join(_url))
     for lack in lacks:
         print("wss_repl: warning:", lack)
+
+
+def _forget(*names):
+    # Of no use after start(): 4 KB
+    import wss
+
+    for name in names:
+        if sys.modules.pop("wss." + name, None):
+            delattr(wss, name)
 
 
 def start_foreground(port=None, password=None, **options):

@@ -28,14 +28,15 @@ def read(source, names, what):
         return ders(bytes(source), what), what
     for name in (source,) if source else names:
         try:
+            size = os.stat(name)[6]
+            if size > _FILE_MAX:
+                raise ValueError("%s is over %d bytes" % (name, _FILE_MAX))
             with open(name, "rb") as f:
-                data = f.read(_FILE_MAX + 1)
+                data = f.read(size)  # "up to 8 KB" would take 8 KB in one piece
         except OSError as e:
             if e.errno == 2:
                 continue
             raise ValueError("%s can't be read (%s): copy it again" % (name, e))
-        if len(data) > _FILE_MAX:
-            raise ValueError("%s is over %d bytes" % (name, _FILE_MAX))
         return ders(data, name), name
     raise ValueError("no %s: put %s on the board (wssctl device init makes it)" % (what, source or names[0]))
 

@@ -1,5 +1,6 @@
 # The state table: what a connection may do at each stage, and the only place where it becomes a session.
 # In: readable sockets, ticks.  Out: everything.  Drives listener, upgrade, frames, login, terminal and files.
+import gc
 import os
 import select
 from micropython import const
@@ -52,7 +53,7 @@ class Session:
         self.due = port.later(now, _SILENT_MS)
         self.awake = False  # has sent a first byte
         self.alive = False  # has sent something since it was last asked
-        self.parted = False  # its CLOSE has come: nothing to wait for but the way out of our answer
+        self._parted = None  # our answer to its CLOSE, sent when what it typed before is with the REPL
         self.rival = None  # whom we asked for a sign of life
         self.takeover = False
         self.term = None
@@ -120,7 +121,10 @@ class Session:
             self._overdue()
         if self.io:
             self._receive()
-            if self.pump() and self.parted:
+            if self._parted and self.stage != _CLOSING:
+                if self.stage != _OPEN or not self.term.typed() or port.since(now, self.due) >= 0:
+                    self.close(self._parted)
+            if self.pump() and self._parted and self.stage == _CLOSING:
                 raise Over("closed")
 
     def _overdue(self):
@@ -141,6 +145,8 @@ class Session:
         rx = self.server.rx
         for _ in range(_READS):
             stage = self.stage
+            if self._parted:
+                return
             view = rx
             if stage == _OPEN:
                 # As much as the terminal takes even if it is all typed text, and what is known to be a file's
@@ -199,8 +205,8 @@ class Session:
         if op == PING:
             self.reply(frame(PONG, bytes(data)))
         elif op == CLOSE:
-            self.close(frame(CLOSE, close_payload(0, data)))
-            self.parted = True
+            self._parted = frame(CLOSE, close_payload(0, data))
+            self.due = port.later(port.ticks(), _CLOSING_MS)
             return True
         elif op == PONG:
             pass
@@ -414,6 +420,7 @@ class Server:
         if len(pending) >= PENDING_MAX:
             self.drop(weakest(pending), "displaced")
         try:
+            gc.collect()  # before 6 KB in pieces of 1 and 2 KB: see wss_repl.start()
             self.rx = self.rx or memoryview(bytearray(_RX))
             self.sessions.append(Session(self, new[0], new[1], now))
         except MemoryError:
