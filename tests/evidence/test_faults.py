@@ -131,6 +131,9 @@ def starve(left, size):
     hoard = None
     gc.collect()
     print('fed')
+def state():
+    gc.collect()
+    return gc.mem_alloc()
 """
 
 
@@ -167,15 +170,19 @@ def test_no_memory_at_any_moment(target, provisioned, keys, row):
                     break
                 except BoardError:  # a Ctrl-C inside a step, with no session to take it, is lost
                     pass
-            board.run("")
-            with Peer(board.address, keys.host) as peer:  # as if nothing had been
-                assert peer.login(path=b"/takeover").command("2+2") == b"4\r\n"
-                assert peer.put(b"f", b"y") == 0
-            time.sleep(0.05)
-            state = int(board.run("_ = gc.collect(); print(gc.mem_alloc())")), open_files(board)
-            before = before or state
+            board.console.read_until(b">>> ")
+            for _ in range(4):  # as if nothing had been
+                with Peer(board.address, keys.host) as peer:
+                    assert peer.login(path=b"/takeover").command("2+2") == b"4\r\n"
+                    assert peer.put(b"f", b"y") == 0
+                    # Asked in the session: each line typed at the console has a mark in it that MicroPython interns
+                    state = int(peer.value("state()")), open_files(board)
+                before = before or state
+                # A conservative collector may keep something once; it is let go of with the next session
+                if state[0] < before[0] + 4000 and state[1] == before[1]:
+                    break
             assert state[1] == before[1], f"descriptors: {before[1]}, then {state[1]} with {room} bytes of room"
-            assert state[0] < before[0] + 8000, f"heap: {before[0]}, then {state[0]} with {room} bytes of room"
+            assert state[0] < before[0] + 4000, f"heap: {before[0]}, then {state[0]} with {room} bytes of room"
     text = ", ".join(f"{k} with {min(v):,} to {max(v):,} bytes" for k, v in far.items())
     row(
         "Faults",

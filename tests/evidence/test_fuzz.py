@@ -35,7 +35,7 @@ PLANTED = {
     "upgrade": ("upgrade.py", "not 0 < len(key)", "not 0 <= len(key)"),
     "login": ("login.py", "diff = len(a) ^ len(b)", "diff = 0"),
     "backoff": ("login.py", "not -_WORST <= since(now, s[2]) <= _FORGET", "since(now, s[2]) > _FORGET"),
-    "files": ("files.py", "if os.stat(old)[0] & 0x4000:", "if 0:"),
+    "files": ("files.py", "        if name:\n", "        if 0:\n"),
     "pem": ("pem.py", "except ValueError:", "except KeyError:"),
     "fields": ("trust.py", "except IndexError:", "except KeyError:"),
     "listed": ("trust.py", 'words == ["pinned"]', 'words[0] == "pinned"'),

@@ -147,7 +147,7 @@ def test_logins_one_after_the_other(target, provisioned, keys, row):
             with Peer(board.address, keys.host, context=context) as peer:
                 peer.login(path=b"/takeover")
                 if done % 7 == 3:  # cut off, with output on its way
-                    peer.text("for i in range(20): print(i)\r")
+                    peer.text("[print(i) for i in range(20)]\r")
                 elif done % 7 == 5:
                     peer.text("\x04")  # a soft reset would close everything; at this prompt it is one
                     board.wait()

@@ -31,4 +31,6 @@ with open(sys.argv[1]) as f:
         if [tuple(g) for g in got] != want:
             raise ValueError("read %s, not %s" % (got, want))
         same += 1
+        if same % 50 == 0:
+            print("at", same)
 print("same", same)
