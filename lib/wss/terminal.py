@@ -69,6 +69,10 @@ class Terminal(IOBase):
                 self._end = n
         return INPUT_MAX - self._end
 
+    def typed(self):
+        """True while typed text waits here."""
+        return self._start < self._end or self._interrupt
+
     def put(self, data):
         """Take typed text, at most free() bytes."""
         n = len(data)

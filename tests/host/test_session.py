@@ -250,3 +250,15 @@ def test_the_request_and_the_login_in_one_record(connect):
         peer._buffer += peer.recv()
     peer._buffer = peer._buffer.partition(b"\r\n\r\n")[2]
     peer.until(b"\r\n42\r\n")
+
+
+def test_what_was_typed_before_the_close_reaches_the_repl(connect, board):
+    """A client that leaves the raw REPL and closes at once must not leave it to the next one."""
+    peer = connect().login()
+    peer.text("\x01")
+    peer.until(b"raw REPL; CTRL-B to exit\r\n>")
+    peer.send(encode(TEXT, b"\x02") + encode(TEXT, b"open('typed', 'w').close()\r") + encode(CLOSE, b"\x03\xe8"))
+    with pytest.raises(Ended):
+        peer.until(b"never")
+    assert connect().login().command("1+1") == b"2\r\n"
+    assert (board.directory / "typed").exists()
