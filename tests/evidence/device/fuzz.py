@@ -451,7 +451,7 @@ class Login:
         error = None
         try:
             for piece in pieces(data):
-                if s.stage != 3:
+                if s.stage != 3 or s._parted:  # _receive() reads no more
                     break
                 metered(s._frames, memoryview(piece))
         except self.m.ProtocolError as e:
