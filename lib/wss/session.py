@@ -33,8 +33,6 @@ _RX = const(2048)  # read at a time
 _READS = const(8)  # reads a step: what a peer may keep the program waiting
 _REPLIES = const(4)  # small frames queued
 
-ROOM = const(40000)  # bytes of ESP32's system heap: 29 KB for TLS, the rest for Wi-Fi, which loses every frame without
-
 _IDLE_TICK = const(100)  # ms between timer steps with nobody connected
 _TICK = const(20)
 
@@ -369,9 +367,6 @@ class Server:
         self.listener.forget(sock)
         if not self.context:
             return sock
-        room = port.room()
-        if room is not None and room < ROOM:
-            raise MemoryError
         return self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
     def refused(self, cause):
