@@ -15,6 +15,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import firmware
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -305,6 +306,14 @@ def echo(tls: ssl.SSLSocket):
 def connect(port: int, context: ssl.SSLContext, name="board.example") -> ssl.SSLSocket:
     """A TLS connection from here to a script's server."""
     return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 15), server_hostname=name)
+
+
+def upstream(folder: str) -> Path:
+    """A folder of MicroPython's source; the module that asks for it is skipped where it cannot be had."""
+    try:
+        return firmware.source().path / folder
+    except firmware.FirmwareError as e:
+        pytest.skip(f"no source of MicroPython: {e}", allow_module_level=True)
 
 
 def tool(name: str, package: str) -> str:

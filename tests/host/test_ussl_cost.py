@@ -162,6 +162,28 @@ print(counts)
     assert got[1] in ("{'SSLError': 320, \"b'hello'\": 80}", "{\"b'hello'\": 80, 'SSLError': 320}")
 
 
+def test_dropped_without_close(mpy, tmp_path, pki):
+    # The collector closes it, and the Python code of ours that it comes through runs while it collects.
+    script = """
+import gc
+def drop(timeout):
+    s = ussl.wrap_socket(tcp(int(sys.argv[1])))
+    s.settimeout(timeout)
+    s.write(b"hello")
+for timeout in (None, 5):
+    drop(timeout)
+    gc.collect()
+    before = fds()
+    for i in range(60):
+        drop(timeout)
+    gc.collect()
+    gc.collect()
+    print(fds() - before <= 1)      # one may still look used to a conservative collector
+"""
+    with tls_peer(server_context(pki.server), quiet) as peer:
+        assert mpy.run(script, tmp_path, peer.port, timeout=40) == ["True", "True"]
+
+
 @pytest.mark.parametrize("direction", ["read", "write"])
 def test_bulk(mpy, tmp_path, pki, direction):
     # 0.9 of the firmware's rate is what the project promises. What decides is the time that MicroPython was on a CPU,

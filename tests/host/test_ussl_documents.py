@@ -10,13 +10,12 @@ import ssl
 import threading
 import time
 
-import firmware
 import pytest
-from ussl_support import echo, free_port, server_context, tls_peer
+from ussl_support import echo, free_port, server_context, tls_peer, upstream
 
 pytest_plugins = "ussl_fixtures"
 
-EXAMPLES = firmware.source().path / "examples" / "network"
+EXAMPLES = upstream("examples/network")
 
 
 def test_wipy_without_certificates(mpy, tmp_path, pki):

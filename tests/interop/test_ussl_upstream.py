@@ -8,13 +8,12 @@ import shutil
 import subprocess
 import sys
 
-import firmware
 import pytest
-from ussl_support import Peer, free_port, server_context
+from ussl_support import Peer, free_port, server_context, upstream
 
 pytest_plugins = "ussl_fixtures"
 
-TESTS = firmware.source().path / "tests"
+TESTS = upstream("tests")
 
 # Its subject is SSLSocket.ioctl(), which only MicroPython's coverage build has: it skips itself on every firmware that
 # anyone uses. ussl's ioctl() answers C code, which wants a negative number where that test wants an exception.
@@ -136,6 +135,8 @@ def test_net_hosted(mpy, tmp_path, name, pki):
 
 @pytest.mark.parametrize("name", files("multi_net", "ssl*", "asyncio_tls*", "tls*"))
 def test_multi_net(mpy, tmp_path, name):
+    if mpy.name == "stock" and name == "tls_dtls_server_client":
+        pytest.skip("Debian's DTLS server wants cookies that its MicroPython can't give, without ussl too")
     for der in (TESTS / "multi_net").glob("*.der"):
         shutil.copy(der, tmp_path)
     (tmp_path / f"{name}.py.exp").touch()
