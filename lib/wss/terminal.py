@@ -216,6 +216,8 @@ class Terminal(IOBase):
             self._server.step()
 
     def _write(self, data, n):
+        if not self._session:  # ended while we waited for the guard, or by what was written before
+            return
         prompt = n == 4 and data[3] == 32  # ">>> ", "... ", "=== " (shared/runtime/pyexec.c)
         if prompt and self._n:
             self._whole = True
