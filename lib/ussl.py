@@ -190,10 +190,11 @@ def _host(addr):
 class SSLSocket(_Stream):
     """A socket that speaks TLS; wrap_socket() makes them.
 
-    Blocking, non-blocking and timeouts as a socket has them. A timeout bounds each call in total, connect() and
-    accept() with their handshakes too; after one in a read the session goes on, in a write it is over. In non-blocking
-    mode the stream methods (read, readinto, readline, write) return None where the socket methods (recv, send and their
-    kin) raise OSError(EAGAIN), as the firmware's sockets do. Every TLS failure is an SSLError.
+    Blocking, non-blocking and timeouts as a socket has them. A timeout bounds each call in total, connect() with its
+    handshake too (accept() gives the handshake as much again). After one in a read the session goes on, only what that
+    read had got is lost; after one in a write it is over. In non-blocking mode the stream methods (read, readinto,
+    readline, write) return None where the socket methods (recv, send and their kin) raise OSError(EAGAIN), as the
+    firmware's sockets do. Every TLS failure is an SSLError.
     """
 
     _io = _IDLE
@@ -342,12 +343,12 @@ class SSLSocket(_Stream):
     def _recv(self, n):
         # Up to 1.24 the firmware only has read(), which waits for all n. So wait for one byte, then have mbedTLS give
         # what it holds of the same record, by keeping the socket from it.
-        tls = self._io
-        r = tls.read(1)
+        session = self._io
+        r = session.read(1)
         wire = self._wire
         if r and n > 1 and wire:
             readinto, wire.readinto = wire.readinto, _nothing
-            r += tls.read(n - 1) or b""
+            r += session.read(n - 1) or b""
             wire.readinto = readinto
         return r
 
@@ -423,21 +424,18 @@ def _is_key(der):
 
 def _blocks(source):
     # The DER blocks of a file (a str) or of its content (bytes, or a str that is PEM)
-    name = "PEM data"
     if isinstance(source, str):
-        if "-----BEGIN " in source:
-            source = source.encode()
-        else:
-            name = source
+        if "-----BEGIN " not in source:
             try:
-                with open(name, "rb") as f:
-                    source = f.read()
+                with open(source, "rb") as f:
+                    return ders(f.read(), source)
             except OSError as e:
-                raise OSError(e.errno, "can't read " + name)
+                raise OSError(e.errno, "can't read " + source)
+        source = source.encode()
     elif not isinstance(source, (bytes, bytearray, memoryview)):
         return [source]  # for the firmware to refuse
     source = bytes(source)
-    return ders(source, name) if b"-----BEGIN " in source else [source]
+    return ders(source, "PEM data") if b"-----BEGIN " in source else [source]
 
 
 class SSLContext:

@@ -86,6 +86,7 @@ print(side(False, cert_reqs=ussl.CERT_REQUIRED, ca_certs=ca), side(None, None, c
         ("wrap(keyfile='no-such', certfile=cert)", "OSError: [Errno 2] ENOENT: can't read no-such"),
         ("wrap(ca_certs='no-such')", "OSError: [Errno 2] ENOENT: can't read no-such"),
         ("wrap(ca_certs=b'no-such')", "ValueError: invalid cert"),
+        ("wrap(ca_certs='page.html')", "ValueError: page.html is neither PEM nor DER: copy it again"),
         ("wrap(ca_certs=open(ca, 'rb').read()[:-30])", "ValueError: PEM data is cut off"),
         ("wrap(ca_certs=ca_cut)", "ValueError: " + "ca_cut.pem is cut off"),
         ("wrap(keyfile=locked, certfile=cert)", "ValueError: locked.pem has a passphrase"),
@@ -114,6 +115,7 @@ def test_refused(mpy, tmp_path, pki, call, error):
     from cryptography.hazmat.primitives import serialization
 
     (tmp_path / "ca_cut.pem").write_bytes(pki.ca.cert_pem[:-30])
+    (tmp_path / "page.html").write_text("404 Not Found")
     locked = serialization.BestAvailableEncryption(b"secret")
     form = serialization.PrivateFormat.PKCS8
     (tmp_path / "locked.pem").write_bytes(pki.server.key.private_bytes(serialization.Encoding.PEM, form, locked))
