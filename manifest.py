@@ -11,5 +11,5 @@ package("wss", files=stages, base_path="lib")
 module("wss_repl.py", base_path="lib")
 if options.helper:
     module("wss_helper.py", base_path="lib")
-if options.ussl and os.path.exists("lib/ussl.py"):
+if options.ussl:
     module("ussl.py", base_path="lib")
