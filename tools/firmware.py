@@ -271,12 +271,17 @@ def _build_mpy_cross(src: Source) -> Path:
     return program
 
 
-def _build(src: Source, bits: int) -> Path:
-    program, stamp = src.out / f"micropython-{bits}", src.out / f"{bits}.stamp"
+# The collector looks for pointers on the stack, which must be where it is; memcpy() of nothing from nowhere is common.
+_SANITIZE = "-fsanitize=address,undefined -fno-sanitize=nonnull-attribute --param asan-use-after-return=0"
+
+
+def _build(src: Source, bits: int, sanitize: bool = False) -> Path:
+    kind = f"{bits}-sanitize" if sanitize else f"{bits}"
+    program, stamp = src.out / f"micropython-{kind}", src.out / f"{kind}.stamp"
     digest = _digest(src)
     if program.exists() and stamp.exists() and stamp.read_text() == digest:
         return program
-    log = src.out / f"{bits}.log"
+    log = src.out / f"{kind}.log"
     log.unlink(missing_ok=True)
     _need_tools()
     if bits == 32:
@@ -285,11 +290,13 @@ def _build(src: Source, bits: int) -> Path:
     no_library = src.out / "no-micropython-lib"  # its README is looked for even though nothing of it is used
     no_library.mkdir(exist_ok=True)
     (no_library / "README.md").touch()
-    out = src.out / f"build-{bits}"
-    say(f"building the {bits}-bit firmware from {src.path}")
+    out = src.out / f"build-{kind}"
+    say(f"building the {bits}-bit firmware{' with sanitizers' if sanitize else ''} from {src.path}")
     arguments = [f"VARIANT_DIR={VARIANT}", f"BUILD={out}", f"FROZEN_MANIFEST={VARIANT / 'manifest.py'}",
                  f"MICROPY_MPYCROSS={mpy_cross}", "MICROPY_MPYCROSS_DEPENDENCY=", f"MPY_LIB_DIR={no_library}",
                  f"MICROPY_FORCE_32BIT={int(bits == 32)}"]  # fmt: skip
+    if sanitize:  # DEBUG: assert() is on
+        arguments += ["DEBUG=1", "COPT=-O1", f"CFLAGS_EXTRA=-Wno-error {_SANITIZE}", f"LDFLAGS_EXTRA={_SANITIZE}"]
     if not _make(src, "ports/unix", log, *arguments):
         reason = _first_line(log, "error:|undefined reference|multiple definition|Error")
         raise FirmwareError(f"the firmware does not build ({reason}); see {log}")
@@ -298,13 +305,13 @@ def _build(src: Source, bits: int) -> Path:
     return program
 
 
-def firmware(bits: int = 64, mpy_dir: str | os.PathLike[str] | None = None) -> Path:
+def firmware(bits: int = 64, mpy_dir: str | os.PathLike[str] | None = None, sanitize: bool = False) -> Path:
     """Path of the firmware for 64 or 32 bits, built first if it is missing or out of date.
 
-    Raises FirmwareError.
+    sanitize: with GCC's address and undefined behaviour sanitizers, and MicroPython's assertions. Raises FirmwareError.
     """
     with _lock():
-        return _build(source(mpy_dir), bits)
+        return _build(source(mpy_dir), bits, sanitize)
 
 
 def mpy_cross(mpy_dir: str | os.PathLike[str] | None = None) -> Path:

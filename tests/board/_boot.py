@@ -9,6 +9,8 @@ def boot():
     vfs.mount(vfs.VfsPosix(os.getenv("BOARD_DIR")), "/")
     os.chdir("/")
     sys.path[:] = ["", ".frozen", "/lib"]
+    if os.getenv("BOARD_BARE"):
+        sys.path.remove(".frozen")  # a firmware that has nothing frozen in
     lib = os.getenv("BOARD_LIB")
     if lib:
         # Modules from a directory of the host, before the frozen ones.

@@ -32,4 +32,5 @@ comma := ,
 LDFLAGS += $(addprefix -Wl$(comma)--wrap=, main getcwd gettimeofday __gettimeofday64 time __time64 \
 	mp_hal_set_interrupt_char mp_hal_stdin_rx_chr \
 	mp_hal_stdout_tx_str mp_hal_stdout_tx_strn mp_hal_stdout_tx_strn_cooked \
-	mp_sys_stdin_obj mp_sys_stdout_obj mp_sys_stderr_obj)
+	mp_sys_stdin_obj mp_sys_stdout_obj mp_sys_stderr_obj \
+	gc_alloc gc_realloc calloc mp_hal_ticks_ms)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import firmware  # noqa: E402
 from board import Board, BoardError  # noqa: E402
+from ports import free_port  # noqa: E402
 
 PROMPT = b">>> "
 
@@ -148,12 +149,6 @@ print("closed", since())
         "removed False",
         "closed False",
     ]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def test_socket_callback_runs_while_the_repl_waits(desk):
@@ -764,3 +759,14 @@ def test_a_pty_that_nobody_reads_does_not_stop_the_board(desk):
             return
         time.sleep(0.1)
     raise AssertionError("the board waits for a reader")
+
+
+def test_soft_resets_with_timers_running(desk):
+    """A callback is due in each of them; in one of 300 that once took the process away."""
+    timers = "import machine\nfor i in (0, 1):\n    machine.Timer(i).init(period=1, callback=lambda _: None)\n"
+    (desk.path / "boot.py").write_text(timers)
+    board = desk()
+    for _ in range(1000):
+        board.write(b"\x04")
+        board.read_until(b"soft reboot")
+        board.read_until(PROMPT)

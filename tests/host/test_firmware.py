@@ -133,22 +133,6 @@ def test_a_change_is_frozen_in_and_an_error_leaves_the_old_firmware(copy, checko
 
 
 @pytest.mark.parametrize(
-    "options, left_out", [("", set()), (", ussl=False, helper=False", {"ussl.py", "wss_helper.py"})]
-)
-def test_a_users_manifest_can_include_ours_and_leave_parts_out(tmp_path, monkeypatch, options, left_out):
-    tools = firmware.source().path / "tools"
-    monkeypatch.syspath_prepend(tools)
-    import manifestfile  # MicroPython's reader of manifests
-
-    (tmp_path / "manifest.py").write_text(f'include("{ROOT}/manifest.py"{options})\n')
-    manifest = manifestfile.ManifestFile(manifestfile.MODE_FREEZE, {"MPY_DIR": str(tools.parent), "MPY_LIB_DIR": ""})
-    manifest.execute(str(tmp_path / "manifest.py"))
-    frozen = {file.target_path for file in manifest.files()}
-    everything = {str(path.relative_to(ROOT / "lib")) for path in (ROOT / "lib").rglob("*.py")}
-    assert frozen == everything - left_out
-
-
-@pytest.mark.parametrize(
     "version, has_mbedtls, complaint",
     [
         ((1, 22), True, "older than 1.23"),
