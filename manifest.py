@@ -1,12 +1,15 @@
 # What goes into firmware: include("path/to/this/manifest.py") in a board's own manifest, or FROZEN_MANIFEST=path.
-# Paths in it are relative to it. Parts can be left out: include("path/to/this/manifest.py", ussl=False, helper=False)
+# Paths in it are relative to it. Parts can be left out: include("path/to/this/manifest.py", ussl=False, page=False)
+#   ussl     old ssl programs               helper   wss_helper, for programs of your own
+#   page     what a browser gets, 6 KB      enrol    the board makes its own key (`wssctl enrol` brings it otherwise)
 import os
 
-options.defaults(ussl=True, helper=True, page=True)
+options.defaults(ussl=True, helper=True, page=True, enrol=True)
 
 stages = sorted(f for f in os.listdir("lib/wss") if f.endswith(".py"))
-if not options.page:  # what a browser gets: 6 KB of flash
-    stages.remove("page.py")
+for part in ("page", "enrol"):
+    if not getattr(options, part):
+        stages.remove(part + ".py")
 package("wss", files=stages, base_path="lib")
 module("wss_repl.py", base_path="lib")
 if options.helper:

@@ -7,7 +7,6 @@ Raises ImportError, in one sentence, on firmware that can't do it.
 """
 
 import gc
-import sys
 
 from wss import port as _port
 
@@ -25,15 +24,10 @@ client_s = None
 client_swr = None
 
 
-class _Raw:
-    def __init__(self, term):
-        self.write = term.raw
-
-
 def _changed(session):
     global client_s, client_swr
     client_s = session and session.sock
-    client_swr = session and _Raw(session.term)
+    client_swr = session
 
 
 def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None, ca=None, host="0.0.0.0",
@@ -57,8 +51,11 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     gc.threshold(2048)
     try:
         from wss.login import check_password
-        from wss.session import Server
+        from wss.server import Server
 
+        if not _port.frozen:
+            # In a socket's callback, files would take time, and heap for a compiler
+            from wss import files, session, upgrade  # noqa: F401
         stop()
         if password is None:
             try:
@@ -73,29 +70,23 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
 
             context, lacks = load(key, cert, ca)
             del load
-            _forget("credentials", "pem")
+            _port.drop("credentials", "pem")
+        # All of them, or two copies of one would not know each other's exceptions
+        _port.forget("session", "terminal", "login", "trust", "files", "frames", "upgrade")
         number = port or (8833 if ssl else 8266)
         _server = Server(host, number, context, password, write_timeout, _changed)
-        _server.start_timer(_port.timer(timer))
+        _server.timer = _port.timer(timer)
+        _server.pace()
         gc.collect()
     finally:
         gc.threshold(threshold)
-    listen_s = _server.listener.sock
+    listen_s = _server.sock
     _lacks = lacks
     hosts = _port.addresses() if host == "0.0.0.0" else (host,)
     _url = ["%s://%s:%d" % ("wss" if ssl else "ws", a, number) for a in hosts]
     print("wss_repl: listening on", ", ".join(_url))
     for lack in lacks:
         print("wss_repl: warning:", lack)
-
-
-def _forget(*names):
-    # Of no use after start(): 4 KB
-    import wss
-
-    for name in names:
-        if sys.modules.pop("wss." + name, None):
-            delattr(wss, name)
 
 
 def start_foreground(port=None, password=None, **options):

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import struct
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ REQUEST = (
 )
 FILE_REQUEST = struct.Struct("<2sBBQLH64s")
 PUT, GET, VERSION = 1, 2, 3
+patience = 1.0  # how many times longer everything here waits before it gives up; the target's
 
 
 class Ended(Exception):
@@ -62,7 +64,7 @@ class Wire:
         self.reads = 0  # TCP reads that brought something
         self._cipher = bytearray()
         self._plain = bytearray()
-        self.timeout = timeout
+        self.timeout = timeout = timeout * patience
         self.sock = socket.socket()
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
@@ -71,6 +73,8 @@ class Wire:
             self.sock.bind((source, 0))
         self.sock.connect(address)
         self.tls = None
+        # One thread may read while another sends; OpenSSL's object must not be entered by both
+        self._engine, self._sending = threading.Lock(), threading.Lock()
         if identity:
             self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
             context = context or identity.context()
@@ -95,13 +99,15 @@ class Wire:
         data = self.sock.recv(65536)
         if not data:
             if self.tls:
-                self._in.write_eof()
+                with self._engine:
+                    self._in.write_eof()
             raise Ended
         self.reads += 1
         if not self.tls:
             self._plain += data
             return
-        self._in.write(data)
+        with self._engine:
+            self._in.write(data)
         self._cipher += data
         while len(self._cipher) >= 5:
             n = 5 + int.from_bytes(self._cipher[3:5], "big")
@@ -114,8 +120,11 @@ class Wire:
         if not self.tls:
             self.sock.sendall(data)
             return
-        self.tls.write(data)
-        self._flush()
+        with self._sending:  # records leave in the order they were made
+            with self._engine:
+                self.tls.write(data)
+                data = self._out.read()
+            self.sock.sendall(data)
 
     def recv(self) -> bytes:
         """What is there, at least a byte. Raises Ended, TimeoutError."""
@@ -126,7 +135,8 @@ class Wire:
                 return data
             if self.tls:
                 try:
-                    data = self.tls.read(65536)
+                    with self._engine:
+                        data = self.tls.read(65536)
                     if not data:
                         raise Ended
                     return data
@@ -213,7 +223,7 @@ class Peer(Wire):
 
     def until(self, end: bytes, timeout=10.0) -> bytes:
         """Terminal text up to and with end. Raises TimeoutError, Ended."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * patience
         got = b""
         while end not in got:
             left = deadline - time.monotonic()

@@ -9,10 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def package() -> str:
+def describe(urls: list[list[str]]) -> str:
+    """A package.json of [where it goes on the board, where it is] for each file."""
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    return json.dumps({"urls": urls, "deps": [], "version": version}, indent=2) + "\n"
+
+
+def package() -> str:
     files = sorted(p.relative_to(ROOT / "lib").as_posix() for p in (ROOT / "lib").rglob("*.py"))
-    return json.dumps({"urls": [[f, "lib/" + f] for f in files], "deps": [], "version": version}, indent=2) + "\n"
+    return describe([[f, "lib/" + f] for f in files])
 
 
 if __name__ == "__main__":

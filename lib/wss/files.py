@@ -5,18 +5,25 @@ import struct
 import sys
 from micropython import const
 
-from wss.frames import BINARY, HEADROOM, frame, header
+from wss import port
+from wss.frames import frame, header
 
 _REQUEST = "<2sBBQLH64s"  # signature, operation, flags, offset, size, name length, name
 _REQUEST_LEN = const(82)
 _NAME_MAX = const(64)
+
+_BINARY = const(2)  # RFC 6455 section 5.2
 
 _PUT = const(1)
 _GET = const(2)
 _VERSION = const(3)
 _SKIP = const(4)  # an unusable request: what follows in its frame is not for us
 
-_PIECE = const(4090)  # with its length and the frame header: 4,096, the largest TLS record an ESP32 writes at once
+_BUF = const(4096)  # the largest TLS record an ESP32 writes at once: a frame of a get, header and all
+_HEAD = const(6)  # a frame's header, and a piece's length
+_SMALL = const(1024)
+_BIG = const(1024)  # a put of more gets a buffer
+_ROOM = const(3104)  # what a frame of 4 KB has left when the terminal's 1 KB has taken its beginning
 
 _ENOENT = const(2)
 _EIO = const(5)
@@ -35,8 +42,7 @@ class Files:
 
     def __init__(self, reply):
         self._reply = reply
-        self._request = bytearray(_REQUEST_LEN)
-        self._have = 0
+        self._request = b""
         self._op = 0
         self._left = 0  # bytes of a put to come
         self._acks = 0  # pieces of a get asked for
@@ -46,7 +52,7 @@ class Files:
         self._buf = None
 
     def _done(self, code):
-        self._reply(frame(BINARY, struct.pack("<2sH", b"WB", code)))
+        self._reply(frame(_BINARY, struct.pack("<2sH", b"WB", code)))
 
     def feed(self, data, start):
         """Take a piece of binary payload (memoryview); start is True for a frame's first."""
@@ -72,25 +78,24 @@ class Files:
                 return
             elif op == _SKIP:
                 return
-            elif not self._have and not data[i]:
+            elif not self._request and not data[i]:
                 i += 1  # acknowledgements sent ahead of a get that has ended meanwhile
             else:
-                k = min(n - i, _REQUEST_LEN - self._have)
-                self._request[self._have : self._have + k] = data[i : i + k]
-                self._have += k
+                k = _REQUEST_LEN - len(self._request)
+                request = self._request = self._request + bytes(data[i : i + k])
                 i += k
-                if self._have >= 2 and self._request[:2] != b"WA":
-                    self._have = 0
+                if len(request) > 1 and request[:2] != b"WA":
+                    self._request = b""
                     self._op = _SKIP
                     self._done(_EINVAL)
-                elif self._have == _REQUEST_LEN:
-                    self._have = 0
-                    self._begin()
+                elif len(request) == _REQUEST_LEN:
+                    self._request = b""
+                    self._begin(request)
 
-    def _begin(self):
-        _, op, _, _, size, n, name = struct.unpack(_REQUEST, self._request)
+    def _begin(self, request):
+        _, op, _, _, size, n, name = struct.unpack(_REQUEST, request)
         if op == _VERSION:
-            self._reply(frame(BINARY, bytes(sys.implementation[1][:3])))
+            self._reply(frame(_BINARY, bytes(sys.implementation[1][:3])))
             return
         try:
             if op not in (_PUT, _GET):
@@ -103,13 +108,18 @@ class Files:
             name = name.decode()
             if op == _PUT:
                 _remove(name + _PART)
+                if size > _BIG and port.roomy():
+                    try:
+                        self._buf = bytearray(_ROOM)
+                    except MemoryError:
+                        pass  # smaller pieces will do
                 self._file = open(name + _PART, "wb")
                 self._name = name
                 self._left = size
             else:
                 if os.stat(name)[0] & 0x4000:
                     raise OSError(_EINVAL)  # a directory
-                self._buf = bytearray(HEADROOM + 2 + _PIECE)
+                self._buf = bytearray(_BUF if port.roomy() else _SMALL)
                 self._file = open(name, "rb")
                 self._acks = 0
         except (OSError, UnicodeError) as e:
@@ -139,6 +149,10 @@ class Files:
             _remove(name + _PART)
         self._done(error)
 
+    def room(self, n):
+        """Where to read the next n bytes, when a put has a buffer of its own; or less."""
+        return self._op == _PUT and self._buf and memoryview(self._buf)[:n]
+
     def busy(self):
         """True when a piece of a get is due."""
         return self._acks and self._op == _GET
@@ -148,18 +162,18 @@ class Files:
         self._acks -= 1
         buf = self._buf
         try:
-            n = self._file.readinto(memoryview(buf)[HEADROOM + 2 :])
+            n = self._file.readinto(memoryview(buf)[_HEAD:])
         except OSError as e:
             self._close()
             self._done(e.errno or _EIO)
             return None
-        buf[HEADROOM] = n & 255
-        buf[HEADROOM + 1] = n >> 8
-        start = header(buf, BINARY, n + 2)
+        head = header(_BINARY, n + 2) + bytes((n & 255, n >> 8))
+        start = _HEAD - len(head)
+        buf[start:_HEAD] = head
         if not n:
             self._close()
             self._done(0)
-        return memoryview(buf)[start : HEADROOM + 2 + n]
+        return memoryview(buf)[start : _HEAD + n]
 
     def _close(self):
         f = self._file

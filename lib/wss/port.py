@@ -4,6 +4,8 @@ import os
 import socket
 import sys
 import time
+from binascii import hexlify
+from io import IOBase
 from micropython import const, schedule
 
 try:
@@ -18,16 +20,63 @@ _SOCKET_CALLBACK = const(20)  # the "register callback" option of ports/esp32/mo
 _SOL_SOCKET = const(1)
 _IPPROTO_TCP = const(6)
 
-dupterm = getattr(os, "dupterm", None)
 dupterm_notify = getattr(os, "dupterm_notify", None)
 ticks = time.ticks_ms
+sleep_ms = time.sleep_ms
 since = time.ticks_diff  # since(now, then): milliseconds, right across the wrap
 later = time.ticks_add  # not +: a sum beyond the largest tick is a long integer at 32 bits, which ticks_diff() misreads
+
+# Where we are part of the firmware, stages can be loaded when they are needed and forgotten again, for next to nothing
+try:
+    os.stat(__file__)
+    frozen = False
+except OSError:
+    frozen = True
+except NameError:  # firmware that doesn't tell
+    frozen = False
+
+home = ""  # the folder of what trust.py reads, as it was at the start: a program's os.chdir must not hide it
+
+
+def roomy():
+    """Whether a buffer may be had for speed's sake. Not on ESP32 without PSRAM: if it does not fit, MicroPython's heap
+    doubles (py/gc.c) out of the memory that TLS and Wi-Fi live on, and the board is off the network."""
+    try:
+        import esp32
+
+        return max([part[2] for part in esp32.idf_heap_info(esp32.HEAP_DATA)]) > 200000
+    except (ImportError, AttributeError):
+        return True
+
+
+def forget(*names):
+    """Let go of stages that are done: their objects take heap. From a file system they would cost time to come back."""
+    if frozen:
+        drop(*names)
+
+
+def drop(*names):
+    """The same, wherever they come from."""
+    import wss
+
+    for name in names:
+        if sys.modules.pop("wss." + name, None):
+            delattr(wss, name)
+
+
+_LATE = ("wss.session", "wss.trust", "wss.frames", "wss.login", "wss.terminal", "wss.upgrade", "wss.files")
+
+
+def mend():
+    """After a MemoryError in an import: it may have left an empty entry (py/objmodule.c), on which the next crashes."""
+    for name in _LATE:
+        if not sys.modules.get(name):
+            sys.modules.pop(name, None)
 
 
 def missing():
     """One sentence naming what this firmware lacks for a secure REPL, or None."""
-    if not dupterm:
+    if not hasattr(os, "dupterm"):
         return "wss_repl needs os.dupterm, which this firmware was built without"
     # axTLS (ESP8266) has no CERT_REQUIRED: it can't ask a client for a certificate
     if not hasattr(tls, "CERT_REQUIRED"):
@@ -39,7 +88,7 @@ def uid():
     try:
         from machine import unique_id
 
-        return "".join("%02x" % b for b in unique_id())
+        return hexlify(unique_id()).decode()
     except ImportError:
         return ""
 
@@ -138,68 +187,80 @@ def timer(which=None):
     return _timer
 
 
-class _Flag:
-    # Without threads only a callback can come in between, and that must never wait.
-    def __init__(self):
-        self._busy = False
-
-    def enter(self, wait):
-        if self._busy:
-            return False
-        self._busy = True
-        return True
-
-    def leave(self):
-        self._busy = False
-
-    def busy(self):
-        return self._busy
-
-
-class _Lock:
-    # With threads a print() from another one waits for its turn; a callback in the owner's thread does not.
-    def __init__(self):
-        self._lock = _thread.allocate_lock()
-        self._owner = None
-
-    def enter(self, wait):
-        me = _thread.get_ident()
-        if self._owner == me or not self._lock.acquire(1 if wait else 0):
-            return False
-        self._owner = me
-        return True
-
-    def leave(self):
-        self._owner = None
-        self._lock.release()
-
-    def busy(self):
-        return self._owner is not None
-
-
 try:
-    import _thread
-
-    Guard = _Lock
+    from _thread import allocate_lock as _Lock
+    from _thread import get_ident as _ident
 except ImportError:
-    Guard = _Flag
+
+    def _ident():
+        return 1
+
+    class _Lock:
+        _taken = False
+
+        def acquire(self, wait):
+            taken = self._taken
+            self._taken = True
+            return not taken
+
+        def release(self):
+            self._taken = False
 
 
-class Ring:
-    """Tells whether the firmware's own stdin ring is empty (ports/esp32/mphalport.c: 260 bytes, drops the rest)."""
+class Guard(IOBase):
+    """Lets one in at a time. A print() from another thread waits for its turn; what comes from the thread that is
+    inside (a callback that prints, a tick) never does."""
 
     def __init__(self):
-        import select
+        self._lock = _Lock()
+        self._entering = None
+        self.owner = None  # the thread that is inside
+        self._interrupt = False
 
-        self.asking = False  # our ioctl must answer "nothing" meanwhile: select asks dupterm too
-        self._poll = select.poll()
-        self._poll.register(sys.stdin, select.POLLIN)
+    def enter(self, wait):
+        """True when inside now. After a KeyboardInterrupt, recover()."""
+        me = _ident()
+        while me != self.owner and me != self._entering:
+            # No jump between these two, where the VM looks for callbacks and other threads: what comes as soon as the
+            # lock is ours must find out
+            self._entering = me
+            if self._lock.acquire(0):
+                self.owner = me
+                self._entering = None
+                return True
+            self._entering = None
+            if not wait:
+                break
+            sleep_ms(1)
+        return False
 
-    def empty(self):
-        self.asking = True
-        try:
-            for _ in self._poll.ipoll(0):
-                return False
-            return True
-        finally:
-            self.asking = False
+    def recover(self, before):
+        """After a KeyboardInterrupt in enter() or behind it: leave, unless owner was us `before` already."""
+        me = _ident()
+        if self._entering == me:
+            self._entering = None
+            if self.owner is None:
+                self._lock.release()
+        if self.owner == me and before != me:
+            self.leave()
+
+    def interrupt(self):
+        """Let a KeyboardInterrupt that rose in our own code rise in the program, to which it belongs. Call it last:
+        the VM looks at jumps (py/vm.c), so that none may follow on the way back to the program."""
+        # Nothing but a 0x03 from os.dupterm makes one pending, so for a moment that is us, who have nothing else to say
+        notify = dupterm_notify or id
+        self._interrupt = True
+        was = os.dupterm(self)
+        notify(None)
+        os.dupterm(was)
+
+    def readinto(self, buf):
+        if not self._interrupt:
+            return None
+        self._interrupt = False
+        buf[0] = 3
+        return 1
+
+    def leave(self):
+        self.owner = None
+        self._lock.release()

@@ -1,19 +1,15 @@
 # The state table: what a connection may do at each stage, and the only place where it becomes a session.
-# In: readable sockets, ticks.  Out: everything.  Drives listener, upgrade, frames, login, terminal and files.
-import gc
+# In: readable sockets, ticks.  Out: everything.  Drives upgrade, frames, login, terminal and files.
+# Loaded with the first connection where it is frozen (server.py).
 import os
-import select
 from micropython import const
 
 from wss import port, trust
-from wss.files import Files
-from wss.frames import CLOSE, PING, PONG, TEXT, Decoder, ProtocolError, close_payload, frame
-from wss.listener import PENDING_MAX, Listener, weakest
+from wss.frames import Decoder, Refused, closing, frame
 from wss.login import PASSWORD_MAX, BackOff, same
-from wss.terminal import INPUT_MAX, Terminal
-from wss.upgrade import REQUEST_MAX, Refused, answer, refusal
+from wss.terminal import Terminal
 
-# Stages, in order of progress: weakest() compares them.
+# Stages, in order of progress: a newcomer takes the place of the lowest.
 _CLOSING = const(0)  # the last words are on their way
 _SILENT = const(1)  # no byte yet, and no TLS object either: it costs a socket, not 30 KB
 _REQUEST = const(2)  # TLS handshake, then the HTTP request
@@ -29,22 +25,22 @@ _LOGIN_MS = const(60000)  # somebody types
 _RIVAL_MS = const(1500)
 _CLOSING_MS = const(1000)
 
-_RX = const(2048)  # read at a time
+# RFC 6455 section 5.2
+_TEXT = const(1)
+_CLOSE = const(8)
+_PING = const(9)
+_PONG = const(10)
+
+_RX = const(512)  # read at a time before login: what follows the password must fit into the terminal
 _READS = const(8)  # reads a step: what a peer may keep the program waiting
 _REPLIES = const(4)  # small frames queued
-
-_IDLE_TICK = const(100)  # ms between timer steps with nobody connected
-_TICK = const(20)
-
-
-class Over(Exception):
-    """The connection has ended; args are (cause,)."""
 
 
 class Session:
     """One connection, from its first byte to its last. Every method returns at once."""
 
     def __init__(self, server, sock, address, now):
+        server.backoff = server.backoff or BackOff()
         self.server = server
         self.sock = sock
         self.address = address
@@ -59,7 +55,7 @@ class Session:
         self.term = None
         self.files = None
         self.attached = None  # what os.dupterm held before us
-        self._flight = None  # memoryview of the record being written: TLS wants the very same bytes again
+        self.flight = None  # memoryview of the record being written: TLS wants the very same bytes again
         self._sent = None
         self._replies = []
         self._input = b""  # the request, then the password
@@ -75,28 +71,63 @@ class Session:
             self._replies.append(data)
 
     def pump(self):
-        """Write what can be written, one frame a record and a call; True when nothing is left in flight."""
+        """Write what can be written; True when nothing is left in flight."""
         while True:
-            # The count is stored before the VM's next check: a KeyboardInterrupt there must not send a frame twice
+            # The count is stored before the VM's next check: a KeyboardInterrupt there must not send bytes twice
             if self._sent:
-                data = self._flight
-                self._flight = data[self._sent :] if self._sent < len(data) else None
+                data = self.flight
+                self.flight = data[self._sent :] if self._sent < len(data) else None
                 self._sent = None
-            if self._flight is None:
+            if self.flight is None:
                 if self._replies:
-                    self._flight = self._replies.pop(0)
+                    self.flight = self._replies.pop(0)
                 elif self.stage != _OPEN:
                     return True
-                elif self.files.busy():
-                    self._flight = self.files.piece()
+                elif self.files and self.files.busy():
+                    self.flight = self.files.piece()
                     continue
-                elif self.term.pending():
-                    self._flight = self.term.take()
                 else:
-                    return True
-            self._sent = self.io.write(self._flight)
+                    self.flight = self.term.take()
+                    if self.flight is None:
+                        return True
+            self._sent = self.io.write(self.flight)
             if not self._sent:
                 return False
+
+    def send(self):
+        """pump(), but never raises: a connection that is lost is dropped."""
+        try:
+            return self.pump()
+        except MemoryError:
+            pass  # nothing is lost, and the next step tries again
+        except (OSError, ValueError):
+            self.server.drop(self, "connection lost")
+
+    def write(self, data):
+        """Write bytes past the framing, for upydev's rcat; returns their count. Raises OSError: the session is gone."""
+        server = self.server
+        if not self.term or not server.guard.enter(True):
+            raise OSError(128)  # ENOTCONN
+        try:
+            if not self.term.drain():
+                raise OSError(128)
+            rest = memoryview(bytes(data))
+            start = port.ticks()
+            while rest:
+                n = self.io.write(rest)
+                if n:
+                    rest = rest[n:]
+                    start = port.ticks()
+                elif port.since(port.ticks(), start) >= server.write_ms:
+                    raise OSError(128)
+                else:
+                    port.sleep_ms(1)
+        except (OSError, ValueError):
+            server.drop(self, "stopped reading")
+            raise OSError(128)
+        finally:
+            server.guard.leave()
+        return len(data)
 
     def close(self, last):
         """Send the last words, then end; they wait until the peer has hung up too, or a reset would overtake them."""
@@ -108,70 +139,110 @@ class Session:
         self.stage = stage
         self.due = port.later(port.ticks(), ms)
 
+    def starved(self):
+        """End at the next step, now there is no memory even for that."""
+        self._enter(_CLOSING, 0)
+        self.server.last = "out of memory"
+
     # Input ------------------------------------------------------------------------------------------------
 
     def advance(self, now):
-        """One step; raises what ends the connection."""
-        if self.stage == _SILENT and self.awake:
-            self.io = self.server.wrap(self.sock)
-            self._enter(_REQUEST, _REQUEST_MS)
-        elif self.stage == _RIVAL:
-            self._contest()
-        if self.stage != _OPEN and port.since(now, self.due) >= 0:
-            self._overdue()
-        if self.io:
-            self._receive()
-            if self._parted and self.stage != _CLOSING:
-                if self.stage != _OPEN or not self.term.typed() or port.since(now, self.due) >= 0:
-                    self.close(self._parted)
-            if self.pump() and self._parted and self.stage == _CLOSING:
-                raise Over("closed")
+        """One step. Here, and nowhere else, what goes wrong becomes a status or a close code, or the end."""
+        server = self.server
+        try:
+            if self.stage == _SILENT and self.awake:
+                self._wrap()
+            elif self.stage == _RIVAL:
+                self._contest()
+            if self.stage != _OPEN and port.since(now, self.due) >= 0:
+                self._overdue()
+            if self.io:
+                self._receive()
+                if self._parted and self.stage != _CLOSING:
+                    if self.stage != _OPEN or not self.term.typed() or port.since(now, self.due) >= 0:
+                        self.close(self._parted)
+                if self.pump() and self._parted and self.stage == _CLOSING:
+                    raise Refused(0, "closed")
+        except Refused as e:
+            code, cause = e.args
+            if not code:
+                server.drop(self, cause)
+                return
+            server.refused(cause)
+            if code < 1000:
+                from wss.upgrade import refusal
+
+                self.close(refusal(code, cause))
+            else:
+                self.close(closing(code))
+        except MemoryError:
+            port.mend()
+            server.drop(self, "out of memory")
+        except (OSError, ValueError) as e:  # ValueError: a certificate that does not verify (extmod/modtls_mbedtls.c)
+            why = "connection lost", None
+            if self.stage == _REQUEST:
+                why = trust.reason() or ("TLS: %s" % (e.args[-1] if e.args else e), None)
+            server.drop(self, why[0])
+            server.last = why[1] or server.last
+
+    def _wrap(self):
+        # The stream to talk on: TLS, its handshake left to the reads, or the socket itself
+        context = self.server.context
+        self.io = self.sock
+        if context:
+            port.on_certificate(context, trust.verify)
+            self.io = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        self._enter(_REQUEST, _REQUEST_MS)
 
     def _overdue(self):
         stage = self.stage
         if stage == _DENIED:
-            self.reply(frame(TEXT, b"\r\nAccess denied\r\n"))
-            self.close(frame(CLOSE, close_payload(1008)))
+            self.reply(frame(_TEXT, b"\r\nAccess denied\r\n"))
+            self.close(closing(1008))
         elif stage == _JUDGE:
             self._judge()
         elif stage == _RIVAL:
             self._admit()
         elif stage == _LOGIN:
-            self.close(frame(CLOSE, close_payload(1008)))
+            self.close(closing(1008))
         else:
-            raise Over("closed" if stage == _CLOSING else "silent" if stage == _SILENT else "handshake timed out")
+            raise Refused(0, "closed" if stage == _CLOSING else "silent" if stage == _SILENT else "handshake timed out")
 
     def _receive(self):
-        rx = self.server.rx
         for _ in range(_READS):
             stage = self.stage
             if self._parted:
                 return
-            view = rx
             if stage == _OPEN:
                 # As much as the terminal takes even if it is all typed text, and what is known to be a file's
-                room = self.term.free() + self._decoder.binary_left()
-                if room < _RX:
-                    if not room:
-                        return
-                    view = rx[:room]
+                room = self.term.free()
+                left = self._decoder.binary_left()
+                view = left and self.files and self.files.room(room + left) or self.term.room(room)
+                if not view:
+                    return
+                n = self.io.readinto(view)
             elif stage > _LOGIN:
                 return
             else:
-                view = rx[:INPUT_MAX]  # what follows the password in one read must fit into the terminal
-            n = self.io.readinto(view)
+                view = self.io.read(_RX)
+                n = view if view is None else len(view)
             if n is None:
                 return
             if not n:
-                raise Over("closed")
+                raise Refused(0, "closed")
             self.alive = True
-            if stage == _REQUEST:
-                self._request(rx[:n])
-            elif stage != _CLOSING:
-                self._frames(rx[:n])
+            self.server.used = port.ticks()
+            if stage == _OPEN:
+                self._frames(view[:n])
+            elif stage == _REQUEST:
+                self._request(view)
+            elif stage:
+                self._frames(memoryview(bytearray(view)))
         self.server.more = True
 
     def _request(self, data):
+        from wss.upgrade import REQUEST_MAX, answer
+
         self._input += bytes(data)
         request = self._input
         end = request.find(b"\r\n\r\n") + 4
@@ -186,10 +257,11 @@ class Session:
             self.close(response)
             self._enter(_CLOSING, _REQUEST_MS)
             return
+        port.forget("upgrade")
         self.takeover = path.startswith(b"/takeover")
         self._input = b""
         self._replies.append(response)
-        self._replies.append(frame(TEXT, b"Password: "))
+        self._replies.append(frame(_TEXT, b"Password: "))
         self._enter(_LOGIN, _LOGIN_MS)
         self.pump()
         if end < len(request):
@@ -202,19 +274,23 @@ class Session:
 
     def _frame(self, op, data, start):
         # The decoder's sink. True stops it.
-        if op == PING:
-            self.reply(frame(PONG, bytes(data)))
-        elif op == CLOSE:
-            self._parted = frame(CLOSE, close_payload(0, data))
+        if op == _PING:
+            self.reply(frame(_PONG, data))
+        elif op == _CLOSE:
+            self._parted = closing(0, data)
             self.due = port.later(port.ticks(), _CLOSING_MS)
             return True
-        elif op == PONG:
+        elif op == _PONG:
             pass
         elif self.stage == _LOGIN:
             return self._password(data)
-        elif op == TEXT:
+        elif op == _TEXT:
             self.term.put(data)
         else:
+            if not self.files:
+                from wss.files import Files
+
+                self.files = Files(self.reply)
             self.files.feed(data, start)
 
     # Login ------------------------------------------------------------------------------------------------
@@ -257,13 +333,13 @@ class Session:
         elif other is not self.rival:
             self.rival = other
             other.alive = False
-            other.reply(frame(PING))
+            other.reply(frame(_PING))
             self._enter(_RIVAL, _RIVAL_MS)
         elif other.alive:
             self.server.refused("in use")
             who = "\r\nIn use by %s. To take over, connect to the path /takeover.\r\n" % other.address[0]
-            self.reply(frame(TEXT, who.encode()))
-            self.close(frame(CLOSE, close_payload(1013)))
+            self.reply(frame(_TEXT, who.encode()))
+            self.close(closing(1013))
 
     def _admit(self):
         # The gate: the only way to _OPEN.
@@ -272,7 +348,6 @@ class Session:
         if other:
             other.farewell(self.address[0])
             server.drop(other, "taken over")
-        self.files = Files(self.reply)
         self.term = Terminal(server, self)
         self.stage = _OPEN
         server.session = self
@@ -280,7 +355,7 @@ class Session:
             trust.remember()
         self.attached = os.dupterm(self.term)
         server.changed(self)
-        self._replies.append(frame(TEXT, b"\r\nWebREPL connected\r\n>>> "))
+        self._replies.append(frame(_TEXT, b"\r\nWebREPL connected\r\n>>> "))
         self.term.put(self._typed[: self.term.free()])
         rest = self._rest
         self._typed = self._rest = b""
@@ -289,8 +364,8 @@ class Session:
 
     def farewell(self, address):
         """Tell a peer that may still be there who took over; never waits."""
-        self._replies = [frame(TEXT, ("\r\nTaken over by %s.\r\n" % address).encode())]
-        self.close(frame(CLOSE, close_payload(1008)))
+        self._replies = [frame(_TEXT, ("\r\nTaken over by %s.\r\n" % address).encode())]
+        self.close(closing(1008))
         try:
             self.pump()
         except (OSError, ValueError):
@@ -305,7 +380,8 @@ class Session:
             back = self.attached if now is self.term else now
             if back:
                 os.dupterm(back)
-            self.files.abort()
+            if self.files:
+                self.files.abort()
             self.term = self.files = self.attached = None
             self.server.session = None
             self.server.changed(None)
@@ -319,197 +395,4 @@ class Session:
                     s.close()
             except (OSError, ValueError):
                 pass
-        self.io = self._flight = self._sent = None
-
-
-class Server:
-    """The one listener and its connections.
-
-    context: a tls.SSLContext that requires client certificates, or None for plain ws; password: bytes;
-    write_ms: how long output may wait for a stalled reader; changed(session or None): told of each new session.
-    Raises OSError when the port can't be listened on.
-    """
-
-    def __init__(self, host, number, context, password, write_ms, changed):
-        self.context = context
-        self.password = password
-        self.write_ms = write_ms
-        self.changed = changed
-        self.session = None
-        self.sessions = []
-        self.backoff = BackOff()
-        self.guard = port.Guard()
-        self.ring = port.Ring()
-        self.rx = None  # what is read, in steps of _RX; there while somebody is connected
-        self.more = False  # input was left unread, perhaps inside mbedTLS, where no socket event tells of it
-        self.refusals = {}
-        self.last = None
-        self._wait = select.poll()
-        self._timer = None
-        self._period = 0
-        self.tick = self.step  # bound once: callbacks must not allocate
-        self.listener = Listener(host, number, self.tick)
-
-    def start_timer(self, timer):
-        """Let timer (machine.Timer or None) drive the steps where no socket callback can: in a busy loop."""
-        self._timer = timer
-        self._pace()
-
-    def _pace(self):
-        if self._timer:
-            period = _TICK if self.sessions else _IDLE_TICK
-            if period != self._period:
-                self._period = period
-                self._timer.init(period=period, mode=self._timer.PERIODIC, callback=self.tick)
-
-    def wrap(self, sock):
-        """The stream to talk on: TLS, its handshake left to the reads, or sock itself."""
-        self.listener.forget(sock)
-        if not self.context:
-            return sock
-        return self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-
-    def refused(self, cause):
-        """Count a refusal for status()."""
-        self.last = cause
-        if cause in self.refusals or len(self.refusals) < 16:
-            self.refusals[cause] = self.refusals.get(cause, 0) + 1
-
-    def step(self, _=None):
-        """Do what can be done without waiting. Called by socket callbacks, the timer, the terminal and poll()."""
-        if not self.guard.enter(False):
-            return
-        interrupt = False
-        try:
-            self.cycle()
-        except KeyboardInterrupt:
-            interrupt = True
-        except MemoryError:
-            self.last = "out of memory"  # the next step tries again
-        finally:
-            self.guard.leave()
-        if self.more:
-            self.more = False
-            port.soon(self.tick)
-        term = self.session and self.session.term
-        if term:
-            if interrupt:
-                term.interrupted()
-            term.rearm()
-
-    def cycle(self):
-        """One round over listener and connections; the guard is held."""
-        now = port.ticks()
-        for sock in self.listener.ready():
-            if sock is self.listener.sock:
-                self._accept(now)
-            else:
-                for s in self.sessions:
-                    if s.sock is sock:
-                        s.awake = True
-                        self.listener.forget(sock)
-        for s in list(self.sessions) if len(self.sessions) > 1 else self.sessions:
-            self._advance(s, now)
-        self._pace()
-
-    def _accept(self, now):
-        new = self.listener.accept()
-        if not new:
-            return
-        pending = [s for s in self.sessions if s is not self.session]
-        if len(pending) >= PENDING_MAX:
-            self.drop(weakest(pending), "displaced")
-        try:
-            gc.collect()  # before 6 KB in pieces of 1 and 2 KB: see wss_repl.start()
-            self.rx = self.rx or memoryview(bytearray(_RX))
-            self.sessions.append(Session(self, new[0], new[1], now))
-        except MemoryError:
-            self.refused("out of memory")
-            self.listener.forget(new[0])
-            new[0].close()
-
-    def _advance(self, s, now):
-        # The one place where a refusal becomes a status or a close code.
-        try:
-            s.advance(now)
-            return
-        except Refused as e:
-            cause = e.args[1]
-            last = refusal(e.args[0], cause)
-        except ProtocolError as e:
-            cause = e.args[1]
-            last = frame(CLOSE, close_payload(e.args[0]))
-        except Over as e:
-            self.drop(s, e.args[0])
-            return
-        except MemoryError:
-            self.drop(s, "out of memory")
-            return
-        except (OSError, ValueError) as e:  # ValueError: a certificate that does not verify (extmod/modtls_mbedtls.c)
-            why = trust.reason() if s.stage == _REQUEST else ("connection lost", None)
-            why = why or ("TLS: %s" % (e.args[-1] if e.args else e), None)
-            self.drop(s, why[0])
-            self.last = why[1] or self.last
-            return
-        self.refused(cause)
-        s.close(last)
-
-    def pump(self, s):
-        """Write what s has; it is dropped when its connection is gone."""
-        try:
-            s.pump()
-        except (OSError, ValueError):
-            self.drop(s, "connection lost")
-
-    def wait(self, s):
-        """Wait up to 20 ms until s can be written or read."""
-        self._wait.register(s.sock, select.POLLOUT)
-        try:
-            for _ in self._wait.ipoll(20):
-                pass
-        finally:
-            self._wait.unregister(s.sock)
-
-    def write_raw(self, s, data):
-        """Write data past the framing; False when the write deadline ended the session."""
-        data = memoryview(bytes(data))
-        start = port.ticks()
-        try:
-            while not s.pump():
-                if port.since(port.ticks(), start) >= self.write_ms:
-                    raise OSError(110)
-                self.wait(s)
-            while data:
-                n = s.io.write(data)
-                if n:
-                    data = data[n:]
-                    start = port.ticks()
-                elif port.since(port.ticks(), start) >= self.write_ms:
-                    raise OSError(110)
-                else:
-                    self.wait(s)
-            return True
-        except (OSError, ValueError):
-            self.drop(s, "stopped reading")
-            return False
-
-    def drop(self, s, cause):
-        """End s now. Never raises."""
-        if s not in self.sessions:
-            return
-        self.sessions.remove(s)
-        if not self.sessions:
-            self.rx = None
-        self.listener.forget(s.sock)
-        if cause != "closed":
-            self.refused(cause)
-        s.end()
-
-    def stop(self):
-        """Close everything."""
-        if self._timer:
-            self._timer.deinit()
-            self._timer = None
-        self.listener.close()
-        for s in list(self.sessions):
-            self.drop(s, "closed")
+        self.io = self.flight = self._sent = None

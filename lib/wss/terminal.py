@@ -1,18 +1,28 @@
 # The stream that os.dupterm reads and writes.
 # In: typed text from session.py, output from the REPL.  Out: the firmware's stdin, frames to session.py.
+import select
+import sys
 from io import IOBase
 from micropython import const, schedule
 
 from wss import port
-from wss.frames import HEADROOM, TEXT, header
+from wss.frames import header
 
-INPUT_MAX = const(1024)  # typed ahead of the program, beside the firmware's own ring
-_LINE_MAX = const(1020)  # payload of one output frame
+_INPUT_MAX = const(1024)  # typed ahead of the program, beside the firmware's own ring
+_OUT_MAX = const(656)  # output that waits, in frames
+_HEAD = const(4)  # a frame's header at most
+_SMALL = const(125)  # the payload that goes with a header of two bytes
+_TEXT_FRAME = const(0x81)
+_END = b"\x81\x02\r\n"  # the frame of a line's end
+_RUSH = const(16)  # writes in _RUSH_MS that are sent at once
+_RUSH_MS = const(20)
 _RING = const(250)  # of ESP32's 260: what does not fit is dropped there (ports/esp32/mphalport.c)
 _HELD_MS = const(60)  # the ring untouched for this long: the program is not reading
 _FOLLOW = const(50)
 _ASIDE_MAX = const(256)  # printed from inside our own step
 _CTRL_C = const(3)
+_NEW = const(1)  # a write() is in progress, and what it was given not kept anywhere yet
+_KEPT = const(2)
 
 _POLL = const(3)  # py/stream.h
 _POLL_RD = const(1)
@@ -30,51 +40,64 @@ class Terminal(IOBase):
         self._server = server
         self._guard = server.guard
         self._session = session
-        self._in = bytearray(INPUT_MAX)
+        self._in = bytearray(_INPUT_MAX)
         self._start = 0
         self._end = 0
         self._break = -1  # where in _in a Ctrl-C was typed
         self._credit = 0  # bytes the ring is sure to have room for
         self._held = None  # since when the ring has been untouched
         self._notified = False
-        self._interrupt = False  # a KeyboardInterrupt that hit our own code and is owed to the program
-        self._out = bytearray(HEADROOM + _LINE_MAX + 2)
-        self._spare = bytearray(HEADROOM + _LINE_MAX + 2)
-        self._n = 0
-        self._whole = False  # _out ends a line or is a prompt: nothing may be added
+        self._ring = None  # a poll object that asks for the ring
+        self._asking = False  # our ioctl must answer "nothing" meanwhile: select asks dupterm too
+        if port.dupterm_notify:
+            self._ring = select.poll()
+            self._ring.register(sys.stdin, select.POLLIN)
+        self._out = bytearray(_OUT_MAX)  # keeps its room when it is emptied, and then extend() takes no heap
+        self._out[:] = b""
+        self._taken = 0  # what is in _out up to here has been taken
+        self._open = 0  # where the payload of the last frame begins, if something may be added to it
+        self._at = 0  # how much of what is being written is in _out
+        self._since = 0
+        self._writes = 0  # since then
         self._later = False  # a flush is scheduled
-        self._writing = False
+        self._writing = 0
         self._aside = b""
         self._flush_cb = self._flush
         self._follow_cb = self._follow
-        self.lost = 0  # bytes printed from inside our own step that found no room
 
     def detach(self):
         """The session is over: swallow output, give no input, and let go of the buffers: the firmware's schedule queue
         may keep a bound method of ours, and with it this object, for long."""
         self._session = None
-        self._start = self._end = self._n = 0
-        self._in = self._out = self._spare = self._aside = b""
+        self._start = self._end = self._taken = self._open = 0
+        self._in = self._aside = b""
+        self._out = bytearray()  # a write that is under way may still extend it
 
     # Input ------------------------------------------------------------------------------------------------
 
     def free(self):
         """Bytes that put() can take now."""
         if self._start:
-            if self._start == self._end or self._end > INPUT_MAX // 2:
+            if self._start == self._end or self._end > _INPUT_MAX // 2:
                 n = self._end - self._start
                 self._in[:n] = memoryview(self._in)[self._start : self._end]
                 self._break -= self._start
                 self._start = 0
                 self._end = n
-        return INPUT_MAX - self._end
+        return _INPUT_MAX - self._end
+
+    def room(self, n):
+        """Where to read n bytes, at most free(). Frames lose their headers there, and put() moves what was typed to the
+        front."""
+        return memoryview(self._in)[self._end : self._end + n]
 
     def typed(self):
         """True while typed text waits here."""
-        return self._start < self._end or self._interrupt
+        return self._start < self._end
 
     def put(self, data):
         """Take typed text, at most free() bytes."""
+        self._writes = 0
         n = len(data)
         end = self._end
         self._in[end : end + n] = data
@@ -85,30 +108,32 @@ class Terminal(IOBase):
             self._break = end + n - 1
 
     def readinto(self, buf):
-        self._notified = False
-        if self._server.guard.busy():  # called from inside our own step, whose buffers are not to be touched
-            return None
-        if self._interrupt:
-            self._interrupt = False
+        try:
+            self._notified = False
+            guard = self._guard
+            if guard.owner:  # called from inside our own step, whose buffers are not to be touched
+                return None
+            if self._start == self._end:
+                # Where the firmware pulls (ESP32 from 1.27, unix), this is the REPL waiting, and nothing else may drive
+                # us
+                self._server.step()
+                if self._start == self._end:
+                    return None
+            if port.dupterm_notify:
+                if not self._credit:
+                    if not self._ring_empty():
+                        port.soon(self._follow_cb, _FOLLOW)
+                        return None
+                    self._credit = _RING
+                self._credit -= 1
+            buf[0] = self._in[self._start]
+            self._start += 1
+            if self._break < self._start:
+                self._break = -1
+            return 1
+        except KeyboardInterrupt:  # the console's, and the program's
             buf[0] = _CTRL_C
             return 1
-        if self._start == self._end:
-            # Where the firmware pulls (ESP32 from 1.27, unix), this is the REPL waiting, and nothing else may drive us
-            self._server.step()
-            if self._start == self._end:
-                return None
-        if port.dupterm_notify:
-            if not self._credit:
-                if not self._server.ring.empty():
-                    port.soon(self._follow_cb, _FOLLOW)
-                    return None
-                self._credit = _RING
-            self._credit -= 1
-        buf[0] = self._in[self._start]
-        self._start += 1
-        if self._break < self._start:
-            self._break = -1
-        return 1
 
     def _follow(self, left):
         # The ring is full and more waits: look again at the VM's next checks, a few times, because a REPL that reads
@@ -120,11 +145,11 @@ class Terminal(IOBase):
 
     def rearm(self):
         """Have the firmware fetch what waits here. Called after every step and write."""
-        if not (self._interrupt or self._start < self._end) or not port.dupterm_notify:
+        if self._start == self._end or not port.dupterm_notify:
             return
-        if not self._credit and not self._interrupt:
+        if not self._credit:
             now = port.ticks()
-            if self._server.ring.empty():
+            if self._ring_empty():
                 self._held = None
             elif self._held is None:
                 self._held = now
@@ -142,136 +167,224 @@ class Terminal(IOBase):
             if not port.soon(port.dupterm_notify):
                 self._notified = False
 
-    def interrupted(self):
-        """Hand a KeyboardInterrupt that was raised in our own code on to the program."""
-        self._interrupt = True
+    def _ring_empty(self):
+        # Whether the firmware's own stdin ring is (ports/esp32/mphalport.c: 260 bytes, drops the rest)
+        self._asking = True
+        try:
+            for _ in self._ring.ipoll(0):
+                return False
+            return True
+        except MemoryError:
+            return False  # the next step asks again
+        finally:
+            self._asking = False
 
     # Output -----------------------------------------------------------------------------------------------
 
-    def pending(self):
-        """True when output waits for a frame."""
-        return self._n
-
     def take(self):
-        """What waits, framed (memoryview, valid until the next take); only when nothing else is in flight."""
+        """What waits, in frames (memoryview), or None; only when what was taken before has been sent."""
         out = self._out
-        n = self._n
-        end = HEADROOM + n
-        # A line's end is a frame of its own, in the same record: PyPI's webrepl waits for exactly that, and stock
-        # WebREPL sends text and end, which print() writes one by one, as two
-        if n > 2 and out[end - 1] == 10 and out[end - 2] == 13:
-            n -= 2
-            out[end - 2 : end + 2] = b"\x81\x02\r\n"
-            end += 2
-        start = header(out, TEXT, n)
-        self._out = self._spare
-        self._spare = out
-        self._n = 0
-        self._whole = False
-        return memoryview(out)[start:end]
+        start = self._taken
+        self._open = 0
+        if start == len(out):
+            if start:
+                out[:] = b""  # needs memory: without it all would be sent again, had _taken been reset before
+            self._taken = 0
+            return None
+        view = memoryview(out)[start:]
+        self._taken = len(out)
+        return view
+
+    # A function with more than eleven words of locals and stack has them in the heap (py/objfun.c). So what every
+    # write needs is in small ones, and takes no heap.
 
     def write(self, data):
-        self._writing = True
-        n = len(data)
-        if not self._session:
-            return n
-        guard = self._guard
-        if guard.enter(True):
+        self._writing = _NEW
+        before = self._guard.owner
+        try:
+            return self._print(data)
+        except KeyboardInterrupt:
+            self._interrupted(data, before)
+            self._guard.interrupt()
+            return len(data)
+
+    def _interrupted(self, data, before):
+        try:
+            writing = self._writing
+            self._writing = 0
+            self._guard.recover(before)
+            if not self._later:
+                self._later = port.soon(self._flush_cb)
+            if writing == _NEW:
+                self._put_aside(data)
+        except (KeyboardInterrupt, MemoryError):  # another one
+            pass
+
+    def _print(self, data):
+        if self._session:
             try:
-                if self._aside:
-                    aside = self._aside
-                    self._aside = b""
-                    self._write(aside, len(aside))
-                self._write(data, n)
-            except KeyboardInterrupt:
-                self._interrupt = True
+                self._enter(data)
             except MemoryError:
-                self.lost += n  # the program's own MemoryError must still be printable
-            finally:
-                guard.leave()
-            if self._start < self._end or self._interrupt:
+                self._starve()
+            if self._start < self._end:
                 self.rearm()
-        else:
-            # Printed by a callback that ran inside our own step, whose buffers are not to be touched
-            k = min(n, _ASIDE_MAX - len(self._aside))
-            self._aside += bytes(memoryview(data)[:k])
-            self.lost += n - k
-        self._writing = False
+        self._writing = 0
         # What has no line end yet goes out when the REPL waits or the VM next checks, with what is printed until then.
         # No jump may follow schedule() here: the VM checks at jumps (py/vm.c), and this very check would send it.
-        if (self._n or self._aside) and not self._later:
+        if (self._out and self._writes <= _RUSH or self._aside) and not self._later:
             self._later = True
             try:
                 schedule(self._flush_cb, None)
-                return n
+                return len(data)
             except RuntimeError:  # the queue is full
                 self._flush(None)
-        return n
+        return len(data)
+
+    def _enter(self, data):
+        if self._guard.enter(True):
+            try:
+                if self._aside:
+                    self._catch_up()
+                self._writing = _KEPT
+                self._write(data)
+                self._rush()
+            finally:
+                self._guard.leave()
+        else:
+            self._put_aside(data)
+
+    def _starve(self):
+        # Not on without it: what a client misses it takes for what the program printed
+        if self._session:
+            self._session.starved()
+
+    def _put_aside(self, data):
+        # Printed by a callback that ran inside our own step, whose buffers are not to be touched
+        self._aside += bytes(memoryview(data)[: _ASIDE_MAX - len(self._aside)])
+
+    def _catch_up(self):
+        data = self._aside
+        self._aside = b""
+        self._write(data)
+
+    def _rush(self):
+        # What ends a line is sent at once, unless it's one of many: then the timer's next tick takes them along.
+        now = port.ticks()
+        if port.since(now, self._since) > _RUSH_MS or not self._server.timer:
+            self._since = now
+            self._writes = 0
+        self._writes += 1
+        if not self._open and self._writes <= _RUSH and self._session:
+            self._session.send()
 
     def _flush(self, _):
         self._later = False
         if not self._writing:
             if self._aside:
-                self.write(b"")
+                self.write(b"")  # a KeyboardInterrupt that it leaves pending rises in step(), which passes it on
             self._server.step()
 
-    def _write(self, data, n):
-        if not self._session:  # ended while we waited for the guard, or by what was written before
-            return
-        prompt = n == 4 and data[3] == 32  # ">>> ", "... ", "=== " (shared/runtime/pyexec.c)
-        if prompt and self._n:
-            self._whole = True
-        i = 0
-        while i < n:
-            at = self._n
-            if (self._whole or at == _LINE_MAX) and not self._send():
-                return
-            at = self._n + HEADROOM
-            k = min(n - i, HEADROOM + _LINE_MAX - at)
-            if k > 2 and b"\r\n" in data:  # only raw writes have one inside: print() passes it by itself
-                j = bytes(memoryview(data)[i : i + k]).find(b"\r\n")
-                if j >= 0:
-                    k = j + 2
-            out = self._out
-            end = at + k
-            out[at:end] = data if k == n else memoryview(data)[i : i + k]
-            self._n = end - HEADROOM
-            i += k
-            if prompt or out[end - 1] == 10 and out[end - 2] == 13 and end > HEADROOM + 1:
-                self._whole = True
-        if self._whole:
-            self._server.pump(self._session)
+    def _write(self, data):
+        # A line's end is a frame of its own, and so is a prompt; other writes share one. A KeyboardInterrupt comes at
+        # jumps: from the first store into a frame to that of its end there is none.
+        n = len(data)
+        out = self._out
+        at = len(out)
+        end = n == 2 and data == b"\r\n"
+        if n == 4 or n > _SMALL or at > _OUT_MAX - _HEAD - _SMALL or not end and b"\n" in data:
+            self._write_any(data, n)
+        elif end:
+            out.extend(_END)
+            self._open = 0
+        elif n:
+            n += at - self._open
+            if self._open and n <= _SMALL:
+                out[self._open - 1] = n
+                out.extend(data)
+            else:
+                out.append(_TEXT_FRAME)
+                out.append(len(data))
+                out.extend(data)
+                self._open = at + 2
 
-    def _send(self):
-        # Wait, no longer than the write deadline, until what waits is in flight. False when the session is gone.
+    def _write_any(self, data, n):
+        self._at = 0
+        try:
+            self._pieces(data, n)
+        except MemoryError:
+            self._pieces(data, n)  # once more, from where it stopped
+
+    def _pieces(self, data, n):
+        prompt = n == 4 and data[3] == 32  # ">>> ", "... ", "=== " (shared/runtime/pyexec.c)
+        if prompt:
+            self._open = self._writes = 0
+        while self._at < n:
+            i = self._at
+            out = self._out
+            at = len(out)
+            if at > _OUT_MAX - 16:
+                if not self.drain():
+                    return
+                continue
+            body = self._open
+            k = min(n - i, _OUT_MAX - _HEAD - at)
+            if data[i] == 10 and body and out[at - 1] == 13:  # written one by one
+                left = at - 1 - body
+                start = at - 1 if left else body - 2
+                out[body - 1] = left
+                out[start:] = _END
+                self._open = 0
+                self._at = i + 1
+                continue
+            if b"\r\n" in data:  # print() passes it by itself, raw writes have it inside
+                j = bytes(memoryview(data)[i : i + k]).find(b"\r\n") if n > 2 else 0
+                if not j:
+                    out.extend(_END)
+                    self._open = 0
+                    self._at = i + 2
+                    continue
+                if j > 0:
+                    k = j
+            part = data
+            if k < n:
+                for _ in range(3):  # not in the middle of a character or of a line's end
+                    if k > 1 and i + k < n and (data[i + k] & 0xC0 == 0x80 or data[i + k - 1] == 13):
+                        k -= 1
+                part = memoryview(data)[i : i + k]
+            if body and at + k - body <= _SMALL:
+                out[body - 1] = at + k - body
+                out.extend(part)
+            elif k <= _SMALL:
+                out.append(_TEXT_FRAME)
+                out.append(k)
+                out.extend(part)
+                self._open = at + 2
+            else:
+                head = header(1, k)
+                out.extend(head)
+                out.extend(part)
+                self._open = 0
+            self._at = i + k
+        if prompt:
+            self._open = 0
+
+    def drain(self):
+        """Wait, no longer than the write deadline, until all of it has been sent. False when the session is gone."""
         server = self._server
         session = self._session
-        server.pump(session)
+        self._open = 0
         start = port.ticks()
-        while self._session and (self._whole or self._n == _LINE_MAX):
+        while self._session and not session.send():
             if port.since(port.ticks(), start) >= server.write_ms:
                 server.drop(session, "stopped reading")
                 break
-            server.wait(session)
+            port.sleep_ms(1)
             server.cycle()
-        return self._session
-
-    def raw(self, data):
-        """Write bytes past the framing, for upydev's rcat; returns their count. Raises OSError: the session is gone."""
-        guard = self._server.guard
-        if not self._session or not guard.enter(True):
-            raise OSError(128)  # ENOTCONN
-        try:
-            self._whole = self._n > 0
-            if self._whole and not self._send() or not self._server.write_raw(self._session, data):
-                raise OSError(128)
-        finally:
-            guard.leave()
-        return len(data)
+        return self._session and not self._out
 
     def ioctl(self, request, arg):
         if request == _POLL:
-            if self._server.ring.asking:
+            if self._asking:
                 return 0
             ready = arg & _POLL_WR
             if self._start < self._end:

@@ -15,7 +15,6 @@ _FILE_MAX = const(16384)  # bytes: 200 fingerprints
 _DAY = const(86400)
 _REFUSE = const(-0x3000)  # MBEDTLS_ERR_X509_FATAL_ERROR: the peer gets the alert access_denied
 
-_home = ""  # the folder of both, as it was at the start: a program's os.chdir must not hide the list
 _why = None  # (cause, details) of the latest refusal
 _depth = 0
 
@@ -81,7 +80,7 @@ def listed(serial="", fingerprint="", name=None):
     pinned = None
     n = total = 0
     line = ""
-    name = name or _home + FILE
+    name = name or port.home + FILE
     try:
         f = open(name)
     except OSError as e:
@@ -90,7 +89,10 @@ def listed(serial="", fingerprint="", name=None):
         raise
     with f:
         while True:
-            line = f.readline(200)
+            try:
+                line = f.readline(200)
+            except UnicodeError:
+                line = "\xff"  # refused below, with its number
             if not line:
                 # A list cut off in the middle would let in those at its end
                 raise Damaged("%s is cut off" % name)
@@ -167,15 +169,14 @@ def install(context, cert):
 
     cert: the board's own certificate in DER. Raises ValueError when there is a list that can't be honoured.
     """
-    global _home
-    _home = os.getcwd().rstrip("/") + "/"
+    port.home = os.getcwd().rstrip("/") + "/"
     try:
         listed()
     except (ValueError, OSError) as e:
         raise ValueError("%s: send it again, or remove it" % e)
-    if not port.on_certificate(context, verify):
+    if not port.on_certificate(context, None):  # verify, when the first connection comes
         try:
-            open(_home + FILE).close()
+            open(port.home + FILE).close()
         except OSError:
             return _clock(cert)
         raise ValueError("this firmware can't look at certificates, so %s can't be honoured: use 1.23 or later" % FILE)
@@ -201,7 +202,7 @@ def _clock(cert):
 
 def _stored():
     try:
-        with open(_home + _CLOCK) as f:
+        with open(port.home + _CLOCK) as f:
             date = tuple([int(x) for x in f.read(40).split()])
             return date if len(date) == 6 else ()
     except (OSError, ValueError):
@@ -215,7 +216,7 @@ def remember():
     if stored[:3] >= now[:3]:
         return
     try:
-        with open(_home + _CLOCK, "w") as f:
+        with open(port.home + _CLOCK, "w") as f:
             f.write("%d %d %d %d %d %d\n" % now)
     except OSError:
         pass  # a full flash must not end a login

@@ -4,32 +4,19 @@ from binascii import b2a_base64
 from hashlib import sha1
 from micropython import const
 
+from wss.frames import Refused
+
 REQUEST_MAX = const(2048)  # browsers send 500 to 900 bytes, with cookies more; beyond this it is not for us
 _KEY_MAX = const(64)  # upydev sends 31, a browser 24
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_REASON = {
-    400: "Bad Request",
-    405: "Method Not Allowed",
-    426: "Upgrade Required",
-    431: "Request Header Fields Too Large",
-}
-
-
-class Refused(Exception):
-    """Not an upgrade we take; args are (HTTP status, sentence)."""
 
 
 def refusal(status, why):
     """The HTTP response that tells a client so, as bytes."""
     extra = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" if status == 426 else ""
-    return b"HTTP/1.1 %d %s\r\n%sContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n" % (
-        status,
-        _REASON[status],
-        extra,
-        len(why) + 1,
-        why,
-    )
+    head = b"HTTP/1.1 %d Refused\r\n%sContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n"
+    return head % (status, extra, len(why) + 1, why)
 
 
 def accept_key(key):

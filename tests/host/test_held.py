@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from peers import CLOSE, TEXT, Ended, Peer
-from targets import free_port
+from ports import free_port
+
+pytestmark = pytest.mark.needs("quick")
 
 # A program that counts, and keeps the longest gap between two counts. It runs where a user's would: in the REPL's
 # thread, started from the console, with nothing of ours in its loop.

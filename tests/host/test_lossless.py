@@ -7,6 +7,8 @@ import threading
 import pytest
 from peers import PROMPT, Peer
 
+pytestmark = pytest.mark.needs("heap", "quick")
+
 
 @pytest.fixture
 def board(target, provisioned):

@@ -8,6 +8,8 @@ import time
 import pytest
 from peers import CLOSE, REQUEST, TEXT, Ended, Peer, encode
 
+pytestmark = pytest.mark.needs("quick")
+
 
 @pytest.fixture
 def nobody_got_in(board, connect):
@@ -236,6 +238,7 @@ def flip(path):
     path.write_bytes(data[:5] + b"\xff" * 20 + data[25:])
 
 
+@pytest.mark.needs("directory")
 @pytest.mark.parametrize("what", CREDENTIALS)
 def test_credentials_that_cannot_be_used(target, provisioned, what):
     CREDENTIALS[what](provisioned)
@@ -263,7 +266,7 @@ def test_start_without_any_password(target, provisioned):
 
 def test_password_from_webrepl_cfg(target, provisioned, keys):
     (provisioned / "webrepl_cfg.py").write_text("PASS = 'from the file'\n")
-    from targets import free_port
+    from ports import free_port
 
     port = free_port()
     with target.board(provisioned, port=port, call="wss_repl.start(port=%d)" % port) as board:

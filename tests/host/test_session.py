@@ -6,7 +6,7 @@ import statistics
 import time
 
 import pytest
-from peers import CLOSE, PROMPT, REQUEST, TEXT, VERSION, Ended, encode
+from peers import CLOSE, PROMPT, PUT, REQUEST, TEXT, VERSION, Ended, Peer, encode
 
 
 def test_login_and_command(connect):
@@ -33,6 +33,7 @@ def test_text_behind_a_line_end_goes_into_the_next_frame(connect):
     assert [peer.frame()[1] for _ in range(6)] == [b"one", b"\r\n", b"two", b"\r\n", b"three", PROMPT]
 
 
+@pytest.mark.needs("quick")
 def test_a_keystroke_is_echoed_in_one_record_and_one_write_within_5_ms(connect):
     peer = connect().login()
     times = []
@@ -53,6 +54,51 @@ def test_a_pasted_kilobyte_is_not_a_thousand_records(connect):
     assert peer.records - records < 30
 
 
+def test_any_output_keeps_its_bytes_its_line_ends_and_its_characters(connect):
+    """Writes of every length, cut anywhere, line ends inside and in two halves: each frame is valid UTF-8, a line's end
+    is a frame of its own, and nothing is lost when it comes faster than it is sent."""
+    peer = connect().login()
+    peer.text("\x05")
+    peer.until(b"=== ")
+    peer.text(
+        "import sys\n"
+        "w = sys.stdout.buffer.write\n"
+        "for n in range(1, 300, 7): _ = w(('%d:' % n + 'x' * n + '\\r\\n').encode())\n"
+        "for n in range(1, 1200, 111): _ = w(('é' * n + '\\r\\n' + '€' * n).encode())\n"
+        "for c in b'one\\r\\ntwo\\r\\n\\r\\n': _ = w(bytes([c]))\n"
+        "for i in range(2000): print(i)\n"
+        "_ = w(b'en' + b'd!')\n\x04"
+    )
+    want = "".join(f"{n}:{'x' * n}\r\n" for n in range(1, 300, 7))
+    want += "".join("é" * n + "\r\n" + "€" * n for n in range(1, 1200, 111))
+    want += "one\r\ntwo\r\n\r\n" + "".join(f"{i}\r\n" for i in range(2000)) + "end!"
+    frames = []
+    while b"end!" not in frames:
+        frames.append(peer.frame()[1])
+    text = b"".join(frames).decode()
+    assert text[text.index("1:x") :] == want
+    for f in frames:
+        f.decode()
+        assert b"\r\n" not in f or f == b"\r\n"
+        assert len(f) <= 1020
+
+
+def test_printing_takes_no_heap(connect, target):
+    """An allocation a write would cost more than the write, once the heap is full of what nobody uses any more."""
+    if target.bits == 32:
+        pytest.skip("a thread's identity is an address beyond 1 GB here: a long integer, which a board's is not")
+    peer = connect().login()
+    peer.text("\x05")
+    peer.until(b"=== ")
+    peer.text(
+        "import gc\ndef f(n):\n for _ in range(n): print('some text')\n\n"
+        "def g():\n gc.collect()\n gc.disable()\n a = gc.mem_alloc()\n f(2000)\n b = gc.mem_alloc()\n gc.enable()\n"
+        " print('took', b - a, '!')\n\ng()\n\x04"
+    )
+    took = peer.until(b" !\r\n").rsplit(b"took ", 1)[1].split()[0]
+    assert int(took) < 2000 * 16  # a slice is 16 bytes; what the timer's ticks take is in there, too
+
+
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
 def test_password_line_ends(connect, end):
     peer = connect()
@@ -63,6 +109,7 @@ def test_password_line_ends(connect, end):
     assert b"1\r\n" in peer.until(b"\r\n" + PROMPT)
 
 
+@pytest.mark.needs("directory")
 def test_webrepl_cli_bytes(connect, board):
     """Unmasked frames, password in a binary frame with the first request behind it, a request split in two."""
     peer = connect()
@@ -104,6 +151,7 @@ def test_a_frame_byte_by_byte_and_a_request_line_by_line(connect):
     assert peer.command("1+1") == b"2\r\n"
 
 
+@pytest.mark.needs("directory")
 def test_files_both_ways(connect, board):
     peer = connect().login()
     content = os.urandom(1_000_000)
@@ -115,6 +163,7 @@ def test_files_both_ways(connect, board):
     assert not [p.name for p in board.directory.iterdir() if p.name.endswith((".part", ".old"))]
 
 
+@pytest.mark.needs("directory")
 @pytest.mark.parametrize(
     ("name", "length", "code"),
     [(b"n" * 64, 65, 36), (b"", 0, 2), (b"a\0b", 3, 22), (b"no/such/dir", 11, 2), (b"\xff\xfe", 2, 22)],
@@ -129,12 +178,14 @@ def test_bad_names_are_refused_with_a_code_and_the_session_goes_on(connect, boar
     assert sorted(p.name for p in board.directory.iterdir()) == before
 
 
+@pytest.mark.needs("directory")
 def test_a_name_of_64_bytes_is_taken_whole(connect, board):
     peer = connect().login()
     assert peer.put(b"n" * 64, b"x") == 0
     assert (board.directory / ("n" * 64)).read_bytes() == b"x"
 
 
+@pytest.mark.needs("directory")
 def test_get_of_what_is_not_there_or_a_directory(connect, board):
     peer = connect().login()
     (board.directory / "folder").mkdir()
@@ -147,6 +198,7 @@ def test_get_of_what_is_not_there_or_a_directory(connect, board):
     assert peer.command("1+1") == b"2\r\n"
 
 
+@pytest.mark.needs("directory")
 def test_a_put_cut_off_leaves_the_old_file_and_no_other(connect, board):
     (board.directory / "config.py").write_text("old")
     peer = connect().login()
@@ -200,6 +252,25 @@ def test_ctrl_c_stops_a_busy_loop_and_ctrl_d_restarts(connect, board):
     assert connect().login().command("1+1") == b"2\r\n"
 
 
+@pytest.mark.parametrize("where", ["session", "console"])
+def test_ctrl_c_stops_a_program_that_prints(connect, board, where):
+    """The KeyboardInterrupt rises in the terminal's write(), again and again, and has to reach the program."""
+    peer = connect().login()
+    for _ in range(10):
+        peer.text("exec('n = 0\\nwhile True:\\n n += 1\\n print(n, 60 * chr(120), n)')\r")
+        peer.until(b"\r\n20 ")
+        if where == "session":
+            peer.text("\x03")
+        else:
+            board.console.write(b"\x03")
+        output = peer.until(b"KeyboardInterrupt", 5)
+        peer.until(PROMPT)
+        if where == "session":  # nothing is lost or comes twice; the console's Ctrl-C may cut what is being written
+            _, *lines, _ = output[: output.index(b"Traceback")].split(b"\r\n")
+            assert lines == [b"%d %s %d" % (n, 60 * b"x", n) for n in range(21, 21 + len(lines))]
+    assert peer.command("1+1") == b"2\r\n"
+
+
 def test_ctrl_c_overtakes_what_was_typed_ahead(connect):
     peer = connect().login()
     peer.text("while True: pass\r\r")
@@ -210,6 +281,7 @@ def test_ctrl_c_overtakes_what_was_typed_ahead(connect):
     peer.until(b"KeyboardInterrupt", 3)
 
 
+@pytest.mark.needs("quick")
 def test_200_rounds_leave_the_heap_where_it_was(connect, board):
     def alloc():
         return int(board.run("import gc; _ = gc.collect(); print(gc.mem_alloc())"))
@@ -252,6 +324,7 @@ def test_the_request_and_the_login_in_one_record(connect):
     peer.until(b"\r\n42\r\n")
 
 
+@pytest.mark.needs("directory")
 def test_what_was_typed_before_the_close_reaches_the_repl(connect, board):
     """A client that leaves the raw REPL and closes at once must not leave it to the next one."""
     peer = connect().login()
@@ -262,3 +335,47 @@ def test_what_was_typed_before_the_close_reaches_the_repl(connect, board):
         peer.until(b"never")
     assert connect().login().command("1+1") == b"2\r\n"
     assert (board.directory / "typed").exists()
+
+
+def test_a_second_start_refuses_and_serves_as_the_first(connect, board):
+    """Stages that were loaded for the first and forgotten must not come back as two copies of one."""
+    assert connect().login().command("1+1") == b"2\r\n"
+    board.run("wss_repl.stop(); wss_repl.start(port=%d, password='secret')" % board.port)
+    peer = connect()
+    peer.handshake()
+    peer.send(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    while b"\r\n\r\n" not in peer._buffer:
+        peer._buffer += peer.recv()
+    assert peer._buffer.startswith(b"HTTP/1.1 400 ")
+    peer = connect().login()
+    peer.send(b"\x83\x80abcd")  # an opcode that there is not
+    with pytest.raises(Ended):
+        peer.until(b"never")
+    assert connect().login().command("1+1") == b"2\r\n"
+    assert "bad opcode" in board.run("print(wss_repl.status()['refused'])")
+
+
+ESP32_WITHOUT_PSRAM = """
+import sys
+class esp32:
+    HEAP_DATA = 4
+    def idf_heap_info(_): return [(100000, 60000, 50000, 40000)]
+sys.modules["esp32"] = esp32
+"""
+
+
+def test_no_large_buffers_where_the_heap_would_grow_into_tls_memory(target, provisioned, keys):
+    content = bytes(range(256)) * 80
+    with target.board(provisioned, boot=ESP32_WITHOUT_PSRAM) as board, Peer(board.address, keys.host) as peer:
+        peer.login()
+        peer.request(PUT, b"big.bin", len(content))
+        assert peer.reply() == 0
+        peer.binary(content[:4096])
+        assert board.run("import wss_repl; print(wss_repl._server.session.files._buf)") == "None"
+        peer.binary(content[4096:])
+        assert peer.reply() == 0
+        pieces = []
+        data = peer.data
+        peer.data = lambda n: pieces.append(data(n)) or pieces[-1]
+        assert peer.get(b"big.bin") == content
+        assert max(map(len, pieces)) <= 1024

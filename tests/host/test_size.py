@@ -23,7 +23,12 @@ def test_every_module_is_measured(measured):
 def test_the_states_grow(measured):
     frozen = measured["frozen"]
     assert 0 < frozen["imported"] < frozen["listening"] < frozen["session"] <= frozen["put"]
-    assert {"wss_repl.py", "wss/session.py", "wss/frames.py"} <= set(frozen["loaded"])
+    assert {"wss_repl.py", "wss/session.py", "wss/frames.py"} <= set(frozen["loaded"]) <= set(measured["needed"])
+    assert {"wss/credentials.py", "wss/pem.py", "wss/upgrade.py"} <= set(measured["needed"])  # loaded for a while only
+    assert not {"ussl.py", "wss/page.py", "wss/enrol.py"} & set(measured["needed"])
+    costs = measured["modules"]
+    left = sum(costs[n]["heap"] for n in measured["needed"] if n not in ("wss/credentials.py", "wss/pem.py"))
+    assert measured["kept"] == left
     assert "ussl.py" not in frozen["loaded"]
 
 
@@ -64,4 +69,4 @@ def test_accept_writes_figures_and_reason(tmp_path, monkeypatch, measured):
 
 def test_imports_come_before_their_importers():
     order = size.modules()
-    assert order.index("wss.port") < order.index("wss.session") < order.index("wss_repl")
+    assert order.index("wss.port") < order.index("wss.server") < order.index("wss_repl")
