@@ -1,6 +1,8 @@
 """What the evidence shares: which cut runs, and scripts on MicroPython without a board around them."""
 
+import mmap
 import os
+import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -10,13 +12,13 @@ from targets import ROOT
 
 HERE = Path(__file__).parent
 LONG = os.environ.get("EVIDENCE") == "long"
-SILENCE = 20  # seconds without a sign of life: it hangs (an input over a second is told by itself)
+SILENCE = 60  # seconds without a sign of life: it hangs (an input over a second is told by itself)
 
 
-def run(bits, script, *arguments, heap="2M", env=None):
+def run(bits, script, *arguments, heap="2M", env=None, binary=None):
     """Lines that a device script prints; fails when it falls silent or ends badly."""
-    command = [firmware.firmware(bits), "-X", f"heapsize={heap}", HERE / "device" / script, *arguments]
-    env = {**os.environ, "MICROPYPATH": str(ROOT / "lib"), **(env or {})}
+    command = [binary or firmware.firmware(bits), "-X", f"heapsize={heap}", HERE / "device" / script, *arguments]
+    env = {**os.environ, "MICROPYPATH": str(ROOT / "lib"), "ASAN_OPTIONS": "detect_leaks=0", **(env or {})}
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env
     ) as process:
@@ -36,3 +38,33 @@ def run(bits, script, *arguments, heap="2M", env=None):
             process.kill()
     assert process.wait() == 0, (process.returncode, lines[-30:])
     return lines
+
+
+class Control:
+    """The numbers of tests/board/board_control.c in a running board: env() goes into its environment."""
+
+    NAMES = ("fail_at", "fail_more", "of_c", "allocations", "failed", "ticks_ms", "clock_s")
+
+    def __init__(self, file: Path):
+        file.write_bytes(bytes(8 * len(self.NAMES)))
+        self.file = file
+        with open(file, "r+b") as f:
+            self._map = mmap.mmap(f.fileno(), 0)
+
+    def env(self) -> dict[str, str]:
+        return {"BOARD_CONTROL": str(self.file)}
+
+    def __getitem__(self, name: str) -> int:
+        return struct.unpack_from("q", self._map, 8 * self.NAMES.index(name))[0]
+
+    def __setitem__(self, name: str, value: int):
+        struct.pack_into("q", self._map, 8 * self.NAMES.index(name), value)
+
+
+def open_files(board) -> int:
+    return len(os.listdir(f"/proc/{board.console.pid}/fd"))
+
+
+def resident(board) -> int:
+    """Bytes of memory that the board's process has."""
+    return int(Path(f"/proc/{board.console.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

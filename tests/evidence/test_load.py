@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 
-from evidence_common import LONG
+from evidence_common import LONG, open_files
 from peers import BINARY, CLOSE, PING, REQUEST, TEXT, Ended, Peer, encode
 
 # The program a board would run: it counts, and keeps its longest pause.
@@ -26,8 +26,6 @@ def state():
 """
 
 
-def open_files(board) -> int:
-    return len(os.listdir(f"/proc/{board.console.pid}/fd"))
 
 
 def hello(context) -> bytes:
@@ -139,7 +137,7 @@ def test_hostile_load_with_a_session_open(target, provisioned, keys, row):
 
 def test_logins_one_after_the_other(target, provisioned, keys, row):
     total = 10_000 if LONG else 60
-    seconds = int(os.environ.get("EVIDENCE_SOAK", 240)) if LONG else 60
+    seconds = int(os.environ.get("EVIDENCE_SOAK", 400)) if LONG else 60
     context = keys.host.context()
     heaps = []
     with target.board(provisioned, boot=COUNTER) as board:

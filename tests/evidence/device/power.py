@@ -1,7 +1,7 @@
 # ruff: noqa: E501, I001, SIM105
 """Puts on a real file system (littlefs or FAT in memory) whose power fails at each write in turn, that is full, or read-only.
 
-`micropython power.py lfs|fat`, with the bundle in MICROPYPATH. After each failure the image is mounted anew, as after a boot.
+`micropython power.py lfs|fat [FOLDER RENAME]`: with the two, a replacement of keys (FOLDER/old, FOLDER/new) instead of puts, with the bundle in MICROPYPATH. After each failure the image is mounted anew, as after a boot.
 """
 
 import os
@@ -9,55 +9,12 @@ import struct
 import sys
 import vfs
 
+from ram import Ram
+from wss import credentials, port
 from wss.files import Files
 
 NEW = b"n" * 3000
 OLD = b"o" * 2500
-
-
-class PowerFailed(OSError):
-    pass
-
-
-class Disk:
-    """A block device whose power fails: after `left` writes nothing is written any more, and every write fails."""
-
-    def __init__(self, data, size):
-        self.data = data
-        self.size = size
-        self.left = None
-        self.torn = False  # the last write is done by half
-
-    def readblocks(self, n, buf, offset=0):
-        at = n * self.size + offset
-        buf[:] = memoryview(self.data)[at : at + len(buf)]
-
-    def writeblocks(self, n, buf, offset=None):
-        if self.left is not None:
-            if self.left <= 0:
-                if self.torn and not self.left:
-                    buf = buf[: len(buf) // 2]
-                    at = n * self.size + (offset or 0)
-                    self.data[at : at + len(buf)] = buf
-                self.left -= 1
-                raise PowerFailed(5)
-            self.left -= 1
-        at = n * self.size + (offset or 0)
-        self.data[at : at + len(buf)] = buf
-
-    def ioctl(self, op, arg):
-        if op == 4:
-            return len(self.data) // self.size
-        if op == 5:
-            return self.size
-        if op == 6:
-            # littlefs erases before it writes: flash loses what was there
-            if self.left is not None and self.left <= 0:
-                raise PowerFailed(5)
-            at = arg * self.size
-            for i in range(at, at + self.size):
-                self.data[i] = 0xFF
-        return 0
 
 
 def fs(disk, make=False):
@@ -90,7 +47,7 @@ def read(name):
 
 
 def image(blocks=100, size=512):
-    disk = Disk(bytearray(blocks * size), size)
+    disk = Ram(blocks, size)
     vfs.mount(fs(disk, True), "/d")
     with open("/d/f", "wb") as f:
         f.write(OLD)
@@ -107,7 +64,7 @@ def power():
         n = 0
         seen = {"old": 0, "new": 0, "aside": 0}
         while True:
-            disk = Disk(bytearray(first.data), first.size)
+            disk = Ram(0, first.size, first.data)
             vfs.mount(fs(disk), "/d")
             disk.left = n
             disk.torn = torn
@@ -198,7 +155,157 @@ def interrupted():
     print("CUT", codes[-1])
 
 
-power()
-full()
-read_only()
-interrupted()
+
+def load(folder, files):
+    found = []
+    for name in files:
+        with open(folder + "/" + name, "rb") as f:
+            found.append(f.read())
+    return found
+
+
+def send(files, contents, rename):
+    """What `wssctl setup` and `enrol` have a board do (tools/wssctl/cable.py): all beside their names, then renamed."""
+    for name, content in zip(files, contents):  # noqa: B905
+        with open(name + ".new", "wb") as f:
+            for i in range(0, len(content), 512):
+                f.write(content[i : i + 512])
+    exec(rename % (files,), {})
+
+
+def boot(disk, names):
+    """Power is back: what start() does first. Returns what key, certificate and CA are."""
+    os.chdir("/")
+    try:
+        vfs.umount("/d")
+    except OSError:
+        pass
+    disk.gone = True
+    enter(Ram(0, disk.size, disk.data))
+    credentials.finish(names)
+    return [read(n[0]) for n in names]
+
+
+def broken(got, good, names):
+    """1 for a damaged file, which start() names, 2 for a mixture of old and new. On FAT there may be both: its rename
+    writes the new directory entry and takes the old one away in two steps. Between them both lead to the same
+    clusters, and who removes one of the two frees these."""
+    if sys.argv[1] != "fat":
+        raise ValueError("neither old nor new: %s" % os.listdir())
+    if not [g for g in got if g not in good]:
+        return 2
+    try:
+        credentials.context()
+    except ValueError as e:
+        if "copy it again" in e.args[0] or "put" in e.args[0]:
+            return 1
+        raise
+    raise ValueError("damaged, and taken: %s" % os.listdir())
+
+
+def enter(disk, left=None, torn=False, **how):
+    """The working directory is the disk's root from here on; its power fails after `left` writes."""
+    vfs.mount(fs(disk), "/d", **how)
+    os.chdir("/d")
+    disk.left = left
+    disk.torn = torn
+
+
+def leave():
+    os.chdir("/")
+    vfs.umount("/d")
+
+
+def keys(folder, rename):
+    """Every write of a replacement of key, certificate and CA; and every write of finishing it at the next boot."""
+    names = credentials.places(port.uid())
+    files = [n[0] for n in names]
+    old = load(folder + "/old", files)
+    new = load(folder + "/new", files)
+    first = image(160)
+    enter(first)
+    for name, content in zip(files, old):  # noqa: B905
+        with open(name, "wb") as f:
+            f.write(content)
+    leave()
+    for torn in (False, True):
+        seen = {"old": 0, "new": 0}
+        n = again = 0
+        once = [0, 0, 0]
+        twice = [0, 0, 0]
+        failed = True
+        while failed:
+            disk = Ram(0, first.size, first.data)
+            enter(disk, n, torn)
+            try:
+                send(files, new, rename)
+                failed = False
+            except OSError:
+                pass
+            after = Ram(0, disk.size, disk.data)  # before anything is closed in order
+            got = boot(disk, names)
+            if failed and got not in (old, new):
+                once[broken(got, old + new, names)] += 1
+                what = None
+            elif got in (old, new) and (failed or got == new):
+                what = "old" if got == old else "new"
+                seen[what] += 1
+                credentials.context()  # raises when it can't be used
+            else:
+                raise ValueError("after %d writes: %s" % (n, os.listdir()))
+            send(files, new, rename)
+            left = sorted(os.listdir()) != sorted(files + ["f", "other"])
+            if [read(f) for f in files] != new or left and sys.argv[1] != "fat":  # half an entry of FAT's may stay
+                raise ValueError("after %d writes: the next attempt leaves %s" % (n, os.listdir()))
+            leave()
+            # Power fails while that boot finishes it
+            m = 0
+            cut = failed and what
+            while cut:
+                disk = Ram(0, after.size, after.data)
+                enter(disk, m, torn)
+                try:
+                    credentials.finish(names)
+                    cut = False
+                except OSError:
+                    again += 1
+                got = boot(disk, names)
+                if got != (old if what == "old" else new):
+                    twice[broken(got, old + new, names)] += 1
+                leave()
+                m += 1
+            n += failed
+        print("KEYS", "torn" if torn else "whole", n, seen["old"], seen["new"], *once[1:], again, *twice[1:])
+    # No room for them, and a file system that takes nothing
+    disk = Ram(0, first.size, first.data)
+    enter(disk)
+    i = 0
+    while put(b"/d/fill%d" % i, b"x" * 2000) == [0, 0]:
+        i += 1
+    for _ in range(2):
+        try:
+            send(files, new, rename)
+            raise ValueError("stored what there is no room for")
+        except OSError as e:
+            code = e.errno
+        for name in reversed(files):  # Cable.stage()
+            try:
+                os.remove(name + ".new")
+            except OSError:
+                pass
+        data = disk.data
+        if boot(disk, names) != old:
+            raise ValueError("without room: %s" % os.listdir())
+        leave()
+        print("KEYS", code)
+        disk = Ram(0, first.size, data)
+        enter(disk, readonly=True)
+
+
+if len(sys.argv) > 2:
+    keys(*sys.argv[2:])
+else:
+    power()
+    full()
+    read_only()
+    interrupted()
