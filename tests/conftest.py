@@ -1,4 +1,6 @@
+import re
 import shutil
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,19 +9,116 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import port_target
 from peers import Identity, Peer
+from port_target import PortError, is_port
 from targets import UID, Unix
 from wssctl.ca import Authority
 
+DEFAULT = ["unix", "unix32"]
+EVERY_BOARD = ["unix32", "pty", "pty32-mpy", "pty32-py"]  # all ways to get the bundle, and mpremote's path
+PORTS = pytest.StashKey()
+
 
 def pytest_addoption(parser):
-    parser.addoption("--target", default="unix,unix32", help="comma-separated: unix, unix32, mip (tests/targets.py)")
+    parser.addoption("--target", help="comma-separated: unix, unix32, mip ... or an mpremote port (tests/targets.py)")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "every_board: what each board has to pass")
+    config.addinivalue_line("markers", "needs(capability): skipped where the target lacks it (port_target.REASONS)")
+
+
+def chosen(config) -> list[str]:
+    return config.getoption("--target").split(",") if config.getoption("--target") else []
 
 
 def pytest_generate_tests(metafunc):
+    names = chosen(metafunc.config)
     if "target" in metafunc.fixturenames:
-        names = metafunc.config.getoption("--target").split(",")
-        metafunc.parametrize("target", [Unix(n) for n in names], ids=names, scope="session")
+        every = metafunc.definition.get_closest_marker("every_board")
+        names = names or (EVERY_BOARD if every else DEFAULT)
+        metafunc.parametrize("target", names, indirect=True, ids=names, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    """On a board run the tests that run on it, and no others."""
+    if not any(map(is_port, chosen(config))):
+        return
+    device = config.rootpath / "tests" / "device"
+    keep = [i for i in items if "target" in i.fixturenames or device in i.path.parents]
+    config.hook.pytest_deselected(items=[i for i in items if i not in keep])
+    items[:] = keep
+
+
+@pytest.fixture(scope="session")
+def ports(request, keys):
+    """The boards at ports (port_target.Ports)."""
+    ports = request.config.stash[PORTS] = port_target.Ports(keys)
+    try:
+        yield ports
+    finally:
+        try:
+            ports.close()
+        except PortError as e:
+            pytest.exit(str(e), 2)
+
+
+def _port(request, name):
+    try:
+        return request.getfixturevalue("ports")[name]
+    except PortError as e:
+        pytest.exit(str(e), 2)
+
+
+@pytest.fixture(scope="session")
+def target(request):
+    """What the tests run on, by its name."""
+    return _port(request, request.param) if is_port(request.param) else Unix(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _capabilities(request):
+    if "target" in request.fixturenames:
+        target = request.getfixturevalue("target")
+        for marker in request.node.iter_markers("needs"):
+            for capability in marker.args:
+                if capability not in target.capabilities:
+                    pytest.skip(port_target.REASONS[capability])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Which boards, and what was skipped on them."""
+    if not (ports := config.stash.get(PORTS, None)):
+        return
+    commit = _git("describe", "--always", "--dirty", "--abbrev=12")
+    for name, port in ports.items():
+        terminalreporter.section(f"board at {name}")
+        for line in port.report():
+            terminalreporter.line(line)
+        counts, reasons = {}, {}
+        for kind in ("passed", "failed", "error", "skipped", "xfailed", "xpassed"):
+            for report in terminalreporter.stats.get(kind, ()):
+                if re.search(rf"\[(.*-)?{re.escape(name)}[\]-](?!mpy|py)", report.nodeid):
+                    counts[kind] = counts.get(kind, 0) + 1
+                    if kind == "skipped":
+                        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+                        reasons[reason] = reasons.get(reason, 0) + 1
+        terminalreporter.line(
+            f"commit {commit}, {datetime.now(UTC):%Y-%m-%d}: "
+            + ", ".join(f"{counts.get(k, 0)} {k}" for k in ("passed", "skipped", "failed", "error"))
+            + (f", {counts['xfailed']} known to fail" if "xfailed" in counts else "")
+        )
+        for reason, n in sorted(reasons.items(), key=lambda r: -r[1]):
+            terminalreporter.line(f"  {n} skipped: {reason}")
+
+
+def _git(*words) -> str:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
+        return done.stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 class Keys:

@@ -4,10 +4,10 @@ unix: the stand-in firmware with the bundle frozen in, 64 bits. unix32: the same
 mip: unix, with the modules as files in the board's /lib, as `mpremote mip install` puts them there.
 pull: unix, whose stdin pulls from os.dupterm as ESP32's does from 1.27 on.
 slow: unix, whose socket callbacks come every 80 ms, as an ESP32's do while it waits.
+pty, pty32, pty-mpy, pty32-mpy, pty-py, pty32-py, and anything that mpremote opens: tests/port_target.py.
 """
 
 import shutil
-import socket
 import sys
 import time
 from pathlib import Path
@@ -16,14 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 from board import Board  # noqa: E402
+from ports import free_port  # noqa: E402
 
+UNIX = ("unix", "unix32", "mip", "pull", "slow")
 UID = "30aea4b0a2d0"  # BOARD_UID's default in tests/board/
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Running:
@@ -45,6 +41,11 @@ class Running:
     def url(self) -> str:
         return "wss://127.0.0.1:%d" % self.port
 
+    def restart(self):
+        """A reset; nothing of the old run is left but the files."""
+        self.console.restart()
+        self.wait()
+
     def run(self, line: str, timeout=10.0) -> str:
         """Type a line at the board's own console; returns what it printed."""
         self._mark(timeout)  # the console shows what a network session does too: skip that
@@ -61,6 +62,9 @@ class Running:
 
 
 class Unix:
+    patience = 1.0  # how many times longer tests wait before they give up
+    capabilities = frozenset({"directory", "heap", "quick", "loopback", "ports", "stand-in"})  # port_target.REASONS
+
     def __init__(self, name: str):
         self.name = name
         self.bits = 32 if "32" in name else 64
@@ -72,7 +76,8 @@ class Unix:
 
     def board(self, directory: Path, boot="", ready="wss_repl: listening", port=None, options="", call=None, **more):
         """Start a board. boot: lines before the server starts; options: more arguments for start(); call: instead of
-        start(); ready: what boot.py prints last; prompt=False: no prompt follows; env, heap: as in tools/board.py."""
+        start(); ready: what boot.py prints last; prompt=False: no prompt follows; env, heap, binary: as in
+        tools/board.py."""
         port = port or free_port()
         directory.mkdir(parents=True, exist_ok=True)
         if call is None:
@@ -86,13 +91,15 @@ class Unix:
 class Booted:
     """Context manager around a Running board."""
 
-    def __init__(self, target: Unix, directory: Path, port: int, ready: str, prompt=True, env=None, heap=None):
-        self._args = (target, directory, port, ready, prompt, env, heap)
+    def __init__(
+        self, target: Unix, directory: Path, port: int, ready: str, prompt=True, env=None, heap=None, binary=None
+    ):
+        self._args = (target, directory, port, ready, prompt, env, heap, binary)
 
     def __enter__(self) -> Running:
-        target, directory, port, ready, prompt, env, heap = self._args
+        target, directory, port, ready, prompt, env, heap, binary = self._args
         lib = directory / "lib" if target.files else None
-        self._board = Board(directory, target.bits, env=target.env | (env or {}), lib=lib, heap=heap)
+        self._board = Board(directory, target.bits, env=target.env | (env or {}), lib=lib, heap=heap, binary=binary)
         try:
             return Running(self._board, port, directory, ready, prompt)
         except BaseException:

@@ -2,7 +2,7 @@
 
 `mpy` is MicroPython: `unix` (the stand-in firmware, 64 bits), `unix32` (the same at 32 bits with a heap of 160 KB),
 both with ussl compiled as mip installs it, and `stock` (Debian's package with a copy of lib/). With MICROPYTHON=path,
-it is that binary instead.
+it is that binary instead, with --target=PORT the board there.
 """
 
 import os
@@ -12,6 +12,7 @@ import subprocess
 import firmware
 import pytest
 import stock
+from port_target import PortMicroPython, is_port
 from ussl_support import FILES, LIB, MicroPython, Pki
 
 
@@ -29,8 +30,17 @@ def _commands(name: str) -> list[str]:
 NAMES = ["given"] if os.environ.get("MICROPYTHON") else ["unix", "unix32", "stock"]
 
 
-@pytest.fixture(scope="session", params=NAMES)
+def pytest_generate_tests(metafunc):
+    if "mpy" in metafunc.fixturenames:
+        chosen = (metafunc.config.getoption("--target") or "").split(",")
+        names = [n for n in chosen if n and is_port(n)] or NAMES
+        metafunc.parametrize("mpy", names, indirect=True, ids=names, scope="session")
+
+
+@pytest.fixture(scope="session")
 def mpy(request, tmp_path_factory) -> MicroPython:
+    if request.param not in (*NAMES, "given"):
+        return PortMicroPython(request.getfixturevalue("ports")[request.param])
     command = _commands(request.param)
     lib = tmp_path_factory.mktemp("lib")
     (lib / "wss").mkdir()
@@ -46,13 +56,18 @@ def mpy(request, tmp_path_factory) -> MicroPython:
 @pytest.fixture(scope="session")
 def bits(mpy) -> int:
     code = "import sys; print(sys.maxsize > 1 << 32)"
-    out = subprocess.run([*mpy.command, "-c", code], capture_output=True, text=True, check=True).stdout
-    return 64 if out.strip() == "True" else 32
+    return 64 if one_line(mpy, code).strip() == "True" else 32
 
 
 @pytest.fixture(scope="session")
 def every_pki(tmp_path_factory) -> dict[str, Pki]:
     return {kind: Pki(tmp_path_factory.mktemp(kind), kind) for kind in ("ec", "rsa")}
+
+
+def one_line(mpy, code: str) -> str:
+    if isinstance(mpy, PortMicroPython):
+        return mpy.target.exec(code)
+    return subprocess.run([*mpy.command, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 class Usable(dict):
@@ -64,7 +79,7 @@ class Usable(dict):
 
     def __getitem__(self, kind):
         code = "import tls; print(*tls.SSLContext(0).get_ciphers())"
-        out = subprocess.run([*self._mpy.command, "-c", code], capture_output=True, text=True, check=True).stdout
+        out = one_line(self._mpy, code)
         if kind == "rsa" and "-ECDHE-RSA-" not in out:
             pytest.skip(
                 "this firmware has RSA certificates without ECDHE only (MicroPython's configuration of mbedTLS)"

@@ -189,12 +189,6 @@ class Pki:
 # Peers
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def server_context(leaf: Leaf, ca: Leaf | None = None, maximum=None, chain: Path | None = None) -> ssl.SSLContext:
     """For a server that shows `leaf` (with the certificates in `chain`) and wants one signed by `ca`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

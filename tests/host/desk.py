@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from board import Board
 from cable import BOARD, Cable, NoCable
-from targets import ROOT, UID, Unix, free_port
+from ports import free_port
+from targets import ROOT, UID, Unix
 
 PASSWORD = "secret"
 WSSCTL = [sys.executable, "-m", "wssctl"]

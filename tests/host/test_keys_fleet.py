@@ -12,7 +12,8 @@ import pytest
 from board import Board
 from cryptography.hazmat.primitives.serialization import pkcs12
 from peers import Identity, Peer
-from targets import UID, free_port
+from ports import free_port
+from targets import UID
 from wssctl import ca, store
 from wssctl.cable import Cable
 

@@ -11,7 +11,8 @@ import threading
 import time
 
 import pytest
-from ussl_support import echo, free_port, server_context, tls_peer, upstream
+from ports import free_port
+from ussl_support import echo, server_context, tls_peer, upstream
 
 pytest_plugins = "ussl_fixtures"
 

@@ -5,7 +5,8 @@ import ssl
 import struct
 
 import pytest
-from ussl_support import client_context, connect, free_port
+from ports import free_port
+from ussl_support import client_context, connect
 
 pytest_plugins = "ussl_fixtures"
 

@@ -5,7 +5,8 @@ import json
 import time
 
 import pytest
-from ussl_support import Peer, by_hand, client_context, connect, echo, free_port, server_context, tls_peer
+from ports import free_port
+from ussl_support import Peer, by_hand, client_context, connect, echo, server_context, tls_peer
 
 pytest_plugins = "ussl_fixtures"
 

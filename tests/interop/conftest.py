@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import venvs
 from peers import Identity
-from targets import UID, Running, free_port
+from ports import free_port
+from targets import UID, Running
 
 PASSWORD = "secret"
 PASSPHRASE = "passphrase1"  # upydev splits PASSWORD:PASSPHRASE at the colon and its own command line at spaces

@@ -10,7 +10,8 @@ import pytest
 import venvs
 from board import Board
 from conftest import OFFERS_CCM8, OPENSSL_CONF, PASSPHRASE, PASSWORD, USER, _client, wssctl
-from targets import UID, free_port
+from ports import free_port
+from targets import UID
 
 HOST = "127.0.0.77"  # upydev's device certificates are for port 8833 of an address: one that nothing else listens on
 

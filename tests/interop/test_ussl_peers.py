@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ussl_support import Leaf, Pki, free_port, tool
+from ports import free_port
+from ussl_support import Leaf, Pki, tool
 
 pytest_plugins = "ussl_fixtures"
 

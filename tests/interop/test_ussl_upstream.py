@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from ussl_support import Peer, free_port, server_context, upstream
+from ports import free_port
+from ussl_support import Peer, server_context, upstream
 
 pytest_plugins = "ussl_fixtures"
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import PASSWORD
 from forwarder import Forwarder
-from targets import free_port
+from ports import free_port
 
 
 @pytest.fixture(scope="module")
