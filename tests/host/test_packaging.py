@@ -1,8 +1,10 @@
 """What a user installs: package.json and manifest.py name every module, and each installs and compiles."""
 
+import http.server
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 from peers import Peer
@@ -10,8 +12,11 @@ from targets import ROOT, Unix
 
 sys.path.insert(0, str(ROOT / "tools"))
 
+import dist
 import package
 from board import Board
+from wssctl import modules
+from wssctl.cable import Cable
 
 
 def test_package_json_names_every_module():
@@ -20,7 +25,7 @@ def test_package_json_names_every_module():
 
 def test_mpremote_mip_installs_it_and_it_serves(provisioned, keys):
     """Real mpremote puts the checkout's lib/ on a board that runs it from its file system, not frozen."""
-    from targets import free_port
+    from ports import free_port
 
     port = free_port()
     with Board(provisioned, pty=True) as board:
@@ -34,6 +39,83 @@ def test_mpremote_mip_installs_it_and_it_serves(provisioned, keys):
         assert b"/lib/wss/port.py" in board.console.log
         with Peer(board.address, keys.host) as peer:
             assert peer.login().command("1+1") == b"2\r\n"
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A board without the bundle, at a pseudo-terminal: its file system, and real mpremote for it."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    with Board(folder, 32, pty=True, env={"BOARD_BARE": "1"}) as board:
+        board.read_until(b">>> ")
+        mpremote = [sys.executable, "-m", "mpremote", "connect", board.tty, "resume"]
+
+        def run(*words):
+            subprocess.run([*mpremote, *map(str, words)], check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+        run.tty = board.tty
+        yield folder, run
+
+
+def installed(folder):
+    return {p.relative_to(folder / "lib").as_posix(): p.read_bytes() for p in (folder / "lib").rglob("*.*py")}
+
+
+def test_a_release_installs_by_mip_and_is_checked(bare, tmp_path):
+    """(That it then serves: tests/board_suite on pty32-mpy.)"""
+    folder, mpremote = bare
+    release = dist.build(tmp_path / "dist")
+    sums = (tmp_path / "dist" / "SHA256SUMS").read_text()
+    mpremote("mip", "install", release)
+    assert installed(folder) == modules.compiled() and len(sums.splitlines()) == len(modules.sources())
+    with Cable(mpremote.tty) as board:
+        assert dist.check(board, sums) == []
+    damaged = folder / "lib" / "wss" / "login.mpy"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (folder / "lib" / "wss" / "pem.mpy").unlink()
+    (folder / "lib" / "ussl.py").write_text("")
+    with Cable(mpremote.tty) as board:
+        assert sorted(dist.check(board, sums)) == [
+            "ussl.py is there too, and is what would be imported",
+            "wss/login.mpy is another",
+            "wss/pem.mpy is missing",
+        ]
+
+
+def test_make_dist_and_dist_check(bare):
+    folder, mpremote = bare
+    make = ["make", "-s", "-C", str(ROOT)]
+    where = subprocess.run([*make, "dist"], check=True, capture_output=True, text=True).stdout.split()[-1]
+    check = [*make, "dist-check", f"PORT={mpremote.tty}"]
+    before = subprocess.run(check, capture_output=True, text=True)
+    assert before.returncode and "dist: the board has not this release: " in before.stderr
+    mpremote("mip", "install", where)
+    after = subprocess.run(check, capture_output=True, text=True)
+    assert after.returncode == 0 and "the board has this release" in after.stdout, after.stderr
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_mip_from_a_git_host(bare, tmp_path):
+    """A host serves a repository's files under one address; mip asks it for package.json, and from there."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(clone)], check=True)
+    asked = []
+
+    class Host(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=clone)
+
+        def log_message(self, form, *args):
+            asked.append(args[0])
+
+    folder, mpremote = bare
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mpremote("mip", "install", "http://127.0.0.1:%d/package.json" % server.server_port)
+        server.shutdown()
+    assert asked[0].startswith("GET /package.json ")
+    lib = clone / "lib"
+    assert installed(folder) == {p.relative_to(lib).as_posix(): p.read_bytes() for p in lib.rglob("*.py")}
 
 
 @pytest.mark.parametrize("arch", ["xtensawin", "rv32imc", "armv6m", "armv7m"])

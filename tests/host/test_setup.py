@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 import pytest
 from board import Board
 from peers import Identity, Peer
-from targets import UID, free_port
-from wssctl import provision
+from ports import free_port
+from targets import UID
+from wssctl import modules, provision
 from wssctl.ca import Authority
 from wssctl.cable import Cable
 from wssctl.errors import BoardError, ConnectionLost
@@ -152,11 +153,40 @@ def test_the_bundle_is_installed_where_it_is_not_frozen_in(desk):
     before = desk.listing()
     desk.start()
     assert "Installing wss_repl" in desk.run("setup", "PORT")
-    assert (desk.files / "lib/wss/session.py").exists()
+    assert modules_on(desk) == modules.compiled()
     desk.peer().close()
     assert "Installing" not in desk.run("setup", "PORT")
-    (desk.files / "lib/wss/login.py").write_text("broken(")
+    (desk.files / "lib/wss/login.py").write_text("broken(")  # imported before the .mpy
     assert "Installing wss_repl" in desk.run("setup", "PORT")
+    (desk.files / "lib/wss/login.mpy").write_bytes(b"broken")
+    assert "Installing wss_repl" in desk.run("setup", "PORT")
+    assert modules_on(desk) == modules.compiled()
+    desk.peer().close()
+    desk.run("remove", "PORT")
+    assert desk.listing() == before
+
+
+def modules_on(desk):
+    lib = desk.files / "lib"
+    return {p.relative_to(lib).as_posix(): p.read_bytes() for p in lib.rglob("*") if p.is_file()}
+
+
+def test_without_a_fitting_mpy_cross_sources_are_installed(desk, tmp_path):
+    (desk.files / "boot.py").write_text("import sys\nsys.path.remove('.frozen')\n")
+    before = desk.listing()
+    desk.start()
+    old = tmp_path / "mpy-cross"
+    old.write_text("#!/bin/sh\nfor last; do :; done\nprintf 'M\\005' > \"${last%.py}.mpy\"\n")
+    old.chmod(0o755)
+    said = desk.run("setup", "PORT", env={"MPY_CROSS": str(old)})
+    assert "NOTE: the modules go as sources (mpy-cross makes version 5 and the board reads 6)" in said
+    assert modules_on(desk) == modules.sources()
+    desk.peer().close()
+    assert "NOTE: the modules go as sources (mpy-cross does not run" in desk.run(
+        "setup", "PORT", env={"MPY_CROSS": "/no/such"}
+    )
+    assert "Installing wss_repl" in desk.run("setup", "PORT")  # with the one that fits
+    assert modules_on(desk) == modules.compiled()
     desk.peer().close()
     desk.run("remove", "PORT")
     assert desk.listing() == before
@@ -329,7 +359,7 @@ def test_unplugged_in_the_middle(desk):
     """The port goes away while files are sent."""
     desk.start()
     with Cable(desk.board.tty) as board:
-        board._transport.serial.timeout = 1
+        board.transport.serial.timeout = 1
 
         def pull(name):
             desk.board.kill()

@@ -132,19 +132,30 @@ def get(args) -> int:
 
 
 def pair(paths: list[str], to_board: bool) -> list[tuple[str, str]]:
-    """(source, destination) for `A`, `A B`, `A B... DIR`, `A... DIR/`."""
+    """(source, destination) for `A`, `A B`, `A B... DIR`, `A... DIR/`; names on the board with or without mpremote's
+    `:` in front."""
     if len(paths) == 1:
-        return [(paths[0], _base(paths[0], to_board))]
+        source = paths[0] if to_board else _bare(paths[0])
+        return [(source, _base(source, to_board))]
     *sources, last = paths
-    if last == "-" and not to_board:
-        return [(s, last) for s in sources]
-    many = len(sources) > 1 or last.endswith("/") or (not to_board and Path(last).is_dir())
+    if to_board:
+        last = _bare(last)
+        many = len(sources) > 1 or last.endswith("/") or last == "."
+    elif last == "-":
+        return [(_bare(s), last) for s in sources]
+    else:
+        sources = [_bare(s) for s in sources]
+        many = len(sources) > 1 or last.endswith("/") or Path(last).is_dir()
+        if many and not Path(last).is_dir():
+            raise UsageError(f"{last} is not a folder; with several files the last name must be one.")
     if not many:
         return [(sources[0], last)]
-    if not to_board and not Path(last).is_dir():
-        raise UsageError(f"{last} is not a folder; with several files the last name must be one.")
     joint = "" if last == "." and to_board else last if last.endswith("/") else last + "/"
     return [(s, joint + _base(s, to_board)) for s in sources]
+
+
+def _bare(name: str) -> str:
+    return name[1:] or "." if name.startswith(":") else name
 
 
 def _base(path: str, is_local: bool) -> str:

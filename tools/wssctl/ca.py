@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from .errors import KeyFileError, UsageError
 
 CA_DAYS = 3650
-LEAF_DAYS = 825
+LEAF_DAYS = 824  # with BACKDATE 825, the most that Apple's and testssl.sh's rules allow
 WSS_PORT = 8833
 
 # Boards often run on local time, up to 12 hours behind UTC, and host clocks drift: a fresh certificate must be valid
@@ -192,11 +192,15 @@ def load_key(pem: bytes, passphrase: str | None, what: str) -> ec.EllipticCurveP
 
 
 def load_cert(data: bytes, what: str) -> x509.Certificate:
+    """A certificate, PEM or DER, all parts of which can be read. Raises KeyFileError."""
     try:
-        if data.startswith(b"0"):  # DER: an ASN.1 SEQUENCE starts with 0x30
-            return x509.load_der_x509_certificate(data)
-        return x509.load_pem_x509_certificate(data)
-    except ValueError as e:
+        # DER: an ASN.1 SEQUENCE starts with 0x30
+        load = x509.load_der_x509_certificate if data.startswith(b"0") else x509.load_pem_x509_certificate
+        cert = load(data)
+        # These are read when they are asked for, and raise only then
+        _ = cert.subject, cert.issuer, cert.extensions, cert.public_key()
+        return cert
+    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm) as e:
         raise KeyFileError(f"The {what} is not a readable certificate ({e}); restore it or make a new one.") from None
 
 
@@ -232,7 +236,7 @@ def report(cert_bytes: bytes, role: str, ca_pem: bytes | None = None) -> Report:
         try:
             cert.verify_directly_issued_by(load_cert(ca_pem, "ROOT CA certificate"))
             signed = True
-        except (ValueError, TypeError, InvalidSignature):
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             signed = False
     found = {e.oid: e.value for e in cert.extensions}
     alternatives = found.get(x509.SubjectAlternativeName.oid)

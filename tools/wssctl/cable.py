@@ -25,6 +25,7 @@ _FULL = "The board's file system is full; delete files there, or use a board wit
 _ABOUT = """
 import os, sys, time
 a = {"python": sys.implementation.name, "path": sys.path, "machine": getattr(sys.implementation, "_machine", "")}
+a["mpy"] = getattr(sys.implementation, "_mpy", 0) & 255
 try:
     from machine import unique_id
     a["uid"] = "".join("%02x" % b for b in unique_id())
@@ -64,7 +65,7 @@ for n in %r:
 
 
 class Cable:
-    """`with Cable(port) as board: ...`. Raises Unreachable, ConnectionLost, BoardError."""
+    """`with Cable(port) as board: ...`. Raises Unreachable, ConnectionLost, BoardError. `transport` is mpremote's."""
 
     def __init__(self, port: str):
         self.port = port
@@ -79,13 +80,13 @@ class Cable:
                 f"Cannot open {self.port} ({str(e).rstrip('.')}); is the board plugged in? `mpremote connect list` "
                 "shows the ports there are."
             ) from None
-        self._transport = state.transport
+        self.transport = state.transport
         # On a pseudo-terminal mpremote reads without looking first, and would wait for ever
-        self._transport.serial.timeout = 2
+        self.transport.serial.timeout = 2
         try:
             with self._words(), contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what confused it
-                self._transport.enter_raw_repl(soft_reset=False, timeout_overall=5)
-            self._transport.serial.timeout = 10
+                self.transport.enter_raw_repl(soft_reset=False, timeout_overall=5)
+            self.transport.serial.timeout = 10
             self.exec("import os\nos.chdir('/')")  # all names are relative to it
         except BaseException as e:
             self._hang_up()
@@ -101,13 +102,13 @@ class Cable:
 
     def __exit__(self, *exc) -> None:
         with contextlib.suppress(Exception):
-            if self._transport.in_raw_repl:
-                self._transport.exit_raw_repl()
+            if self.transport.in_raw_repl:
+                self.transport.exit_raw_repl()
         self._hang_up()
 
     def _hang_up(self) -> None:
         with contextlib.suppress(OSError, SerialException):
-            self._transport.close()
+            self.transport.close()
 
     @contextlib.contextmanager
     def _words(self):
@@ -134,11 +135,12 @@ class Cable:
         # mpremote passes the end mark on
         consumer = output and (lambda data: None if data == b"\x04" else output(data))
         with self._words():
-            got = self._transport.exec(code, data_consumer=consumer)
+            got = self.transport.exec(code, data_consumer=consumer)
         return got.decode("utf-8", "replace").replace("\r\n", "\n")
 
     def about(self) -> dict:
-        """uid, bundle (whether wss_repl imports), why (not), addresses, files, free (bytes), time, path, machine."""
+        """uid, bundle (whether wss_repl imports), why (not), addresses, files, free (bytes), time, path, machine, mpy
+        (the version it reads)."""
         try:
             return json.loads(self.exec(_ABOUT))
         except ValueError:
@@ -147,14 +149,16 @@ class Cable:
     def read(self, name: str) -> bytes | None:
         """A file's content, None when there is none."""
         with self._words():
-            return self._transport.fs_readfile(name, chunk_size=_CHUNK) if self._transport.fs_exists(name) else None
+            return self.transport.fs_readfile(name, chunk_size=_CHUNK) if self.transport.fs_exists(name) else None
+
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of a file's content in hexadecimal, None when there is none."""
+        with self._words():
+            return self.transport.fs_hashfile(name, "sha256").hex() if self.transport.fs_exists(name) else None
 
     def same(self, name: str, data: bytes) -> bool:
         """Whether the board's file holds `data`."""
-        with self._words():
-            if not self._transport.fs_exists(name):
-                return False
-            return self._transport.fs_hashfile(name, "sha256") == hashlib.sha256(data).digest()
+        return self.digest(name) == hashlib.sha256(data).hexdigest()
 
     def replace(self, files: dict[str, bytes], progress: Callable[[str], None] = lambda name: None) -> None:
         """Writes all of `files` or, when there is no room for one of them, none; they take their places at the end, in
@@ -167,7 +171,7 @@ class Cable:
             for name, data in files.items():
                 progress(name)
                 with self._words():
-                    self._transport.fs_writefile(name + NEW, data, chunk_size=_CHUNK)
+                    self.transport.fs_writefile(name + NEW, data, chunk_size=_CHUNK)
                 if not self.same(name + NEW, data):
                     raise BoardError(f"The board did not store {name} as sent; is its flash worn?")
         except BoardError as e:
@@ -195,7 +199,7 @@ class Cable:
     def restart(self, wanted: bytes, timeout: float = 20) -> str:
         """A soft reset, as Ctrl-D does it; returns what boot.py printed up to the end of the line with `wanted` in it,
         or all of it until the prompt or the timeout."""
-        transport = self._transport
+        transport = self.transport
         with self._words():
             transport.exit_raw_repl()
             transport.serial.timeout = 0.1

@@ -136,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     cable, over = key_commands(commands, keys)
     make = argparse.ArgumentParser(add_help=False, parents=[keys])
     make.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
-    make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 825)")
+    make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 824)")
     make.add_argument("--force", action="store_true", help="replace files that exist")
 
     group = _group(commands, "ca", "the ROOT CA that signs all other keys")

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from . import ask, ca, devices, keys
+from . import ask, ca, devices, keys, modules
 from .cable import NEW, Cable, refuse_network
 from .client import Client
 from .errors import BoardError, KeyFileError, Unreachable, UsageError
@@ -35,8 +35,8 @@ def setup(args) -> int:
         uid = about["uid"]
         name = args.name[0] if args.name else devices.Registry(store).name_of(uid) or f"board-{uid[-6:]}"
         say(f"{about['machine'] or 'A board'}, id {uid}, as {name}")
-        bundle = _missing_bundle(board, about)
-        room = sum(map(len, bundle.values())) + _SPACE
+        files, old = _missing_bundle(board, about)
+        room = sum(map(len, files.values())) + _SPACE
         if about["free"] < room:
             raise BoardError(
                 f"The board has {about['free']} bytes free and {room} are needed; delete files there. "
@@ -46,11 +46,11 @@ def setup(args) -> int:
         password = _password(args)
         authority = _authority(args, store, passphrase)
         _host(args, store, authority, passphrase)
-        if bundle:
-            _install(board, bundle, about)
+        if files or old:
+            _install(board, files, old, about)
         addresses = list(dict.fromkeys([*args.ip, *about["addresses"]]))
         _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
-        _configure(board, about, args, password, bundle)
+        _configure(board, about, args, password, bool(files or old))
         _clock(board, about)
         report = board.restart(b"wss_repl:")
         if "wss_repl: listening" not in report:
@@ -151,7 +151,7 @@ def remove(args) -> int:
             board.remove(["webrepl_cfg.py"])
         if "lib" in added:
             root = _lib_folder(about)
-            board.remove([f"{root}/{name}" for name in _bundle()])
+            board.remove([f"{root}/{n}" for name in modules.sources() for n in (name, modules.other(name))])
             board.exec(f"import os\ntry:\n os.rmdir('{root}/wss')\nexcept OSError:\n pass")
         board.restart(b">>> ", timeout=5)
     say(f"The board {uid} has no keys, password or wss_repl start of ours any more; its key files here are kept.")
@@ -175,36 +175,31 @@ def _about(board: Cable, args) -> dict:
     return about
 
 
-def _bundle() -> dict[str, bytes]:
-    """The device's modules by their path under lib/."""
-    here = Path(__file__).parent
-    for root in (here / "bundle", here.parent.parent / "lib"):
-        if (root / "wss_repl.py").exists():
-            break
-    else:
-        raise KeyFileError("This installation of wssctl lacks the board's modules; install it again.")
-    files = [*root.glob("wss/*.py"), *root.glob("*.py")]
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(files) if p.name != "__init__.py"}
-
-
 def _lib_folder(about: dict) -> str:
     return next((p for p in about["path"] if p.endswith("/lib") and not p.startswith("/rom")), "/lib").lstrip("/")
 
 
-def _missing_bundle(board: Cable, about: dict) -> dict[str, bytes]:
-    """What has to be installed, by its place on the board: nothing where it is frozen in."""
+def _missing_bundle(board: Cable, about: dict) -> tuple[dict[str, bytes], list[str]]:
+    """What has to be installed, by its place on the board, and what to delete then: nothing where it is frozen in."""
     root = _lib_folder(about)
-    if about["bundle"] and board.read(f"{root}/wss_repl.py") is None:
-        return {}
-    return {f"{root}/{n}": data for n, data in _bundle().items() if not board.same(f"{root}/{n}", data)}
+    if about["bundle"] and not any(board.digest(f"{root}/wss_repl.{end}") for end in ("py", "mpy")):
+        return {}, []
+    try:
+        wanted = modules.compiled(about["mpy"])
+    except modules.NoCompiler as e:
+        wanted = modules.sources()
+        say(f"NOTE: the modules go as sources ({e}); an ESP32 without PSRAM has no memory to compile them.")
+    missing = {f"{root}/{n}": data for n, data in wanted.items() if not board.same(f"{root}/{n}", data)}
+    return missing, [n for n in (f"{root}/{modules.other(n)}" for n in wanted) if board.digest(n)]
 
 
-def _install(board: Cable, bundle: dict[str, bytes], about: dict) -> None:
+def _install(board: Cable, files: dict[str, bytes], old: list[str], about: dict) -> None:
     root = _lib_folder(about)
     board.folder(root)
     board.folder(f"{root}/wss")
-    with steps("Installing wss_repl", len(bundle)) as step:
-        board.replace(bundle, step)
+    with steps("Installing wss_repl", len(files)) as step:
+        board.replace(files, step)
+    board.remove(old)
 
 
 # Keys
@@ -322,7 +317,7 @@ def _confirm_foreign(args, board: Cable, about: dict, authority: ca.Authority) -
 
 def _request(board: Cable, uid: str) -> x509.CertificateSigningRequest:
     """The board makes its key, which waits there as SSL_key<uid>.der.new, and a request for its certificate."""
-    source = _bundle()["wss/enrol.py"].decode()
+    source = modules.sources()["wss/enrol.py"].decode()
     # the module itself goes over where the board has no bundle: wssctl enrol comes before any installation, too
     code = f"try:\n from wss.enrol import make\nexcept ImportError:\n exec({_without_comments(source)!r})\n"
     code += (
@@ -369,22 +364,25 @@ def _without_comments(source: str) -> str:
 
 def load_request(data: bytes) -> x509.CertificateSigningRequest:
     """A PKCS #10 request, PEM or DER, of a P-256 key, with a good signature. Raises ValueError."""
-    csr = x509.load_der_x509_csr(data) if data[:1] == b"0" else x509.load_pem_x509_csr(data)
-    key = csr.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ValueError("its key is not a P-256 key")
     try:
-        if not csr.is_signature_valid:
-            raise ValueError("its signature is wrong")
+        csr = x509.load_der_x509_csr(data) if data[:1] == b"0" else x509.load_pem_x509_csr(data)
+        key = csr.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise ValueError("its key is not a P-256 key")
+        good = csr.is_signature_valid
+    except (UnsupportedAlgorithm, x509.InvalidVersion, TypeError) as e:
+        raise ValueError(f"it is of no kind known here ({e})") from None
     except InvalidSignature:
-        raise ValueError("its signature is wrong") from None
+        good = False
+    if not good:
+        raise ValueError("its signature is wrong")
     return csr
 
 
 # Password, boot.py, clock
 
 
-def _configure(board: Cable, about: dict, args, password: str, bundle: dict) -> None:
+def _configure(board: Cable, about: dict, args, password: str, installed: bool) -> None:
     files = {}
     config = b"PASS = %a\n" % password
     there = board.read("webrepl_cfg.py")
@@ -396,7 +394,7 @@ def _configure(board: Cable, about: dict, args, password: str, bundle: dict) -> 
             files["webrepl_cfg.before.py"] = there
         files["webrepl_cfg.py"] = config
     added = set(re.findall(r"\w+", block[0].split("\n", 1)[0].partition(":")[2])) if block else set()
-    added |= ({"lib"} if bundle else set()) | ({"boot"} if boot is None else set())
+    added |= ({"lib"} if installed else set()) | ({"boot"} if boot is None else set())
     port = "" if args.wss_port == ca.WSS_PORT else f"port={args.wss_port}"
     ours = (
         f"{BEGIN}: {' '.join(sorted(added))}".rstrip(": ") + "\n"

@@ -1,0 +1,2 @@
+# Parts can be left out: see ../../manifest.py
+include("../manifest_esp32.py")

@@ -1,0 +1,47 @@
+# boot.py for a Pico W: Wi-Fi, the clock, the secure REPL.
+# The keys and webrepl_cfg.py with the password are on the board already: `wssctl setup PORT` puts them there.
+import time
+
+import network
+import rp2
+
+COUNTRY = "DE"  # which channels may be used
+WIFI = ("name", "password")
+
+
+def connect():
+    rp2.country(COUNTRY)
+    station = network.WLAN(network.STA_IF)
+    station.active(True)
+    station.config(pm=0xA11140)  # without power saving: a keystroke's echo comes at once
+    if not station.isconnected():
+        station.connect(*WIFI)
+        for _ in range(200):
+            if station.isconnected() or station.status() < 0:
+                break
+            time.sleep_ms(100)
+    return station.isconnected()
+
+
+def set_clock():
+    # The clock starts in 2021 each time, and certificates have dates. A few attempts: a UDP packet may be lost.
+    import ntptime
+
+    for _ in range(3):
+        try:
+            ntptime.settime()
+            return
+        except OSError as e:
+            print("boot: no time from NTP:", e)
+
+
+try:
+    if connect():
+        set_clock()
+    else:
+        print("boot: not in Wi-Fi", WIFI[0])
+    import wss_repl
+
+    wss_repl.start(ssl=True)
+except Exception as e:  # the board must boot all the same
+    print("boot: no secure REPL:", e)

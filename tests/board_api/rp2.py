@@ -1,0 +1,5 @@
+"""What the examples use of the Pico W's `rp2`."""
+
+
+def country(code):
+    print("country", code)

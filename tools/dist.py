@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""A release: every module of lib/ as bytecode for any board (mpy-cross -O3), package.json for mip, SHA256SUMS.
+
+    mpremote connect PORT mip install build/dist/package.json
+    make dist-check PORT=PORT           # what is on the board against SHA256SUMS
+
+The bytecode has no machine code in it: one release fits every processor whose MicroPython reads that mpy version.
+"""
+
+import argparse
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+import package
+from wssctl import modules
+from wssctl.cable import Cable
+from wssctl.errors import WssctlError
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "build" / "dist"
+
+
+def sums(files: dict[str, bytes]) -> str:
+    """As `sha256sum` prints them."""
+    return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+
+
+def build(to: Path = DIST) -> Path:
+    """Makes the release in `to`, in place of an old one; returns its package.json. Raises modules.NoCompiler."""
+    part = to.with_name(to.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    made = modules.compiled()
+    for name, data in made.items():
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        (part / name).write_bytes(data)
+    (part / "package.json").write_text(package.describe([[f, f] for f in made]))
+    (part / "SHA256SUMS").write_text(sums(made))
+    shutil.rmtree(to, ignore_errors=True)
+    part.rename(to)
+    return to / "package.json"
+
+
+def check(board, wanted: str, root: str = "lib") -> list[str]:
+    """What differs on a board (wssctl.cable.Cable) from SHA256SUMS, in words: nothing when it is as released."""
+    differ = []
+    for line in wanted.splitlines():
+        digest, name = line.split("  ", 1)
+        there = board.digest(f"{root}/{name}")
+        if there != digest:
+            differ.append(f"{name} is {'missing' if there is None else 'another'}")
+        if name.endswith(".mpy") and board.digest(f"{root}/{modules.other(name)}"):
+            differ.append(f"{modules.other(name)} is there too, and is what would be imported")
+    return differ
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", metavar="PORT", help="compare what a board has with the release")
+    arguments = parser.parse_args()
+    try:
+        if not arguments.check:
+            print(build())
+            return 0
+        if not (DIST / "SHA256SUMS").exists():
+            raise WssctlError("there is no release to compare with: make dist")
+        wanted = (DIST / "SHA256SUMS").read_text()
+        with Cable(arguments.check) as board:
+            differ = check(board, wanted)
+        if differ:
+            raise WssctlError(f"the board has not this release: {'; '.join(differ)}")
+        print(f"the board has this release: {len(wanted.splitlines())} files")
+    except (WssctlError, modules.NoCompiler) as e:
+        print(f"dist: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
