@@ -1,5 +1,6 @@
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # In the background of a script (`make test &`, nohup) Ctrl-C is ignored, by children too; tests send it to them
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "every_board: what each board has to pass")
     config.addinivalue_line("markers", "needs(capability): skipped where the target lacks it (port_target.REASONS)")
 
