@@ -71,7 +71,7 @@ a = {"machine": getattr(sys.implementation, "_machine", ""), "version": list(sys
 a["mpy"] = getattr(sys.implementation, "_mpy", 0) & 255
 a["uname"] = list(os.uname()) if hasattr(os, "uname") else []
 a["platform"] = sys.platform
-a["free"] = gc.mem_free()
+a["heap"] = gc.mem_free()
 try:
     import esp32
     a["idf"] = hasattr(esp32, "idf_heap_info")
@@ -299,7 +299,7 @@ class Port:
         self._files: dict[str, str] = {}
         if not self.given:
             self.capabilities.add("ports")
-        if self.about["free"] > 500_000 and self.about["platform"] != "linux":  # PSRAM; unix counts memory to come
+        if self.about["heap"] > 500_000 and self.about["platform"] != "linux":  # PSRAM; unix counts memory to come
             self.capabilities.add("heap")
         board.transport.exit_raw_repl()
         self.console = Console(board.transport, self.patience)
@@ -554,7 +554,7 @@ class Port:
         return [
             f"board: {a['machine'] or a['platform']}, id {a['uid']}, on {self.name}",
             f"firmware: MicroPython {'.'.join(map(str, a['version']))}, mpy {a['mpy']} {' '.join(a['uname'])}",
-            f"bundle: {self.bundle}; gc.mem_free() before it {a['free']:,} bytes; "
+            f"bundle: {self.bundle}; gc.mem_free() before it {a['heap']:,} bytes; "
             f"socket callbacks: {'yes' if a['callbacks'] else 'no'}",
         ]
 
