@@ -215,6 +215,7 @@ class Guard(IOBase):
         self._lock = _Lock()
         self._entering = None
         self.owner = None  # the thread that is inside
+        self.by_write = False  # it is there, or was, with enter(True)
         self._interrupt = False
 
     def enter(self, wait):
@@ -226,6 +227,7 @@ class Guard(IOBase):
             self._entering = me
             if self._lock.acquire(0):
                 self.owner = me
+                self.by_write = wait
                 self._entering = None
                 return True
             self._entering = None
@@ -262,5 +264,6 @@ class Guard(IOBase):
         return 1
 
     def leave(self):
-        self.owner = None
-        self._lock.release()
+        if self.owner is not None:  # a callback inside was interrupted, and has left for us
+            self.owner = None
+            self._lock.release()

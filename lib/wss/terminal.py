@@ -1,5 +1,6 @@
 # The stream that os.dupterm reads and writes.
 # In: typed text from session.py, output from the REPL.  Out: the firmware's stdin, frames to session.py.
+import gc
 import select
 import sys
 from io import IOBase
@@ -9,7 +10,7 @@ from wss import port
 from wss.frames import header
 
 _INPUT_MAX = const(1024)  # typed ahead of the program, beside the firmware's own ring
-_OUT_MAX = const(656)  # output that waits, in frames
+_OUT_MAX = const(592)  # output that waits, in frames
 _HEAD = const(4)  # a frame's header at most
 _SMALL = const(125)  # the payload that goes with a header of two bytes
 _TEXT_FRAME = const(0x81)
@@ -200,25 +201,33 @@ class Terminal(IOBase):
 
     def write(self, data):
         self._writing = _NEW
-        before = self._guard.owner
         try:
+            if len(data) == 18 and self._last(data):
+                return 18
             return self._print(data)
         except KeyboardInterrupt:
-            self._interrupted(data, before)
-            self._guard.interrupt()
-            return len(data)
+            pass
+        return self._interrupted(data)
 
-    def _interrupted(self, data, before):
+    def _last(self, data):
+        # ESP32's soft reset says it when it has swept the heap (ports/esp32/main.c): this object and this code are free
+        # memory, good for as long as nobody takes any.
+        return data == b"MPY: soft reboot\r\n" and not gc.mem_alloc()
+
+    def _interrupted(self, data):
+        guard = self._guard
         try:
             writing = self._writing
             self._writing = 0
-            self._guard.recover(before)
+            guard.recover(None if guard.by_write else guard.owner)
             if not self._later:
                 self._later = port.soon(self._flush_cb)
             if writing == _NEW:
                 self._put_aside(data)
         except (KeyboardInterrupt, MemoryError):  # another one
             pass
+        guard.interrupt()
+        return len(data)
 
     def _print(self, data):
         if self._session:

@@ -71,6 +71,7 @@ static bool something_pending(void) {
 
 // A board starts with its clock at 2000-01-01. BOARD_CLOCK (seconds) shifts the clock that Python and mbedTLS see.
 int64_t board_clock_s(void); // board_control.c
+extern bool board_heap_is_gone;
 int __wrap_gettimeofday(struct timeval *tv, void *zone) {
     (void)zone;
     const char *shift = getenv("BOARD_CLOCK");
@@ -631,6 +632,14 @@ static void restore(void) {
     }
 }
 
+static void timers_off(void) {
+    pthread_mutex_lock(&hw_lock);
+    for (int i = 0; i < TIMERS; ++i) {
+        timers[i].armed = false;
+    }
+    pthread_mutex_unlock(&hw_lock);
+}
+
 static mp_obj_t reset(void) {
     restart(false);
     return mp_const_none;
@@ -653,7 +662,10 @@ static mp_obj_t run(void) {
     while (!(ret & PYEXEC_FORCED_EXIT)) {
         ret = pyexec_mode_kind == PYEXEC_MODE_RAW_REPL ? pyexec_raw_repl() : pyexec_friendly_repl();
     }
-    MP_STATE_VM(dupterm_objs[0]) = MP_OBJ_NULL; // its socket is closed by now on ESP32
+    // As ports/esp32/main.c: the line goes to os.dupterm's object as well, which is free memory like all others
+    timers_off();
+    gc_sweep_all();
+    board_heap_is_gone = true;
     board_stdout_tx_str("MPY: soft reboot\r\n");
     restart(true);
     return mp_const_none;

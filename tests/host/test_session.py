@@ -46,6 +46,13 @@ def test_a_keystroke_is_echoed_in_one_record_and_one_write_and_waits_for_no_time
             assert (peer.records - records, peer.reads - reads) == (1, 1)
 
 
+def test_the_last_line_of_a_soft_reset_said_by_a_program_arrives(connect):
+    """The firmware's own comes when there is no heap left to send it with."""
+    peer = connect().login()
+    line = "import sys; _ = sys.stdout.buffer.write(b'MPY: soft ' + b'reboot\\r\\n')"
+    assert peer.command(line) == b"MPY: soft reboot\r\n"
+
+
 def test_a_pasted_kilobyte_is_not_a_thousand_records(connect):
     peer = connect().login()
     records = peer.records
