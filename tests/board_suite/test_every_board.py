@@ -275,8 +275,12 @@ def test_20_logins_leave_the_heaps_as_they_were(connect, board):
         first, system = heaps(board)
     for _ in range(20):
         once()
-    time.sleep(0.2)
-    now, system_now = heaps(board)
+    for _ in range(4):  # a conservative collector may keep something for once; what 20 logins leave behind stays
+        once()
+        time.sleep(0.2)
+        now, system_now = heaps(board)
+        if now - first < 1600:
+            break
     assert now - first < 1600, (first, now)
     assert system - system_now < 4096, (system, system_now)
 

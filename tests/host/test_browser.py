@@ -123,6 +123,12 @@ def test_a_browser_works_on_the_board(desk, home):
         browser.until(f"{OUT}.includes('pastedpasted')")
         browser.type("impo\tosx\b; print(99)\r")
         browser.until(rf"/\n99\n>>> $/.test({OUT}.trimEnd() + ' ')")
+        # what is typed while the page asks for the file list goes to the board after it
+        for _ in range(3):
+            browser.js("document.getElementById('refresh').click()")
+            browser.js("document.getElementById('keys').focus()")
+            browser.type("print('ke' + 'pt')\r")
+        browser.until(rf"/(kept\n>>> [^]*){{3}}$/.test({OUT})")
         browser.drop(home / "mega.bin")
         browser.until(f"{STATE} == 'mega.bin: done'", 60)
         assert hashlib.sha256((desk.directory / "mega.bin").read_bytes()).digest() == hashlib.sha256(data).digest()
