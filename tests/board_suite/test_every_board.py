@@ -17,18 +17,24 @@ from peers import CLOSE, PROMPT, TEXT, Ended, encode
 
 pytestmark = pytest.mark.every_board
 
-HEAPS = (
-    "import gc; gc.collect(); gc.collect(); a = gc.mem_alloc()\r\n"
-    "try:\r\n import esp32; i = [sum(x) for x in zip(*esp32.idf_heap_info(esp32.HEAP_DATA))][1]\r\n"
-    "except (ImportError, AttributeError):\r\n i = 0\r\n"
-    "print('heaps', a, i)"
-)
+HEAPS = """
+import gc
+def heaps():
+    gc.collect()
+    gc.collect()
+    used = gc.mem_alloc()
+    try:
+        import esp32
+        free = [sum(x) for x in zip(*esp32.idf_heap_info(esp32.HEAP_DATA))][1]
+    except (ImportError, AttributeError):
+        free = 0
+    print('heaps', used, free)
+"""
 
 
 def heaps(board) -> tuple[int, int]:
     """Bytes: MicroPython's heap in use, and what is free of the system's (0 where there is none to ask)."""
-    code = HEAPS.replace("\r", "")
-    return tuple(map(int, board.run(f"exec({code!r})").rsplit("heaps ", 1)[1].split()[:2]))
+    return tuple(map(int, board.run("heaps()").rsplit("heaps ", 1)[1].split()[:2]))
 
 
 def leave(peer):
@@ -270,18 +276,19 @@ def test_20_logins_leave_the_heaps_as_they_were(connect, board):
         leave(peer)
         time.sleep(0.05)
 
-    once()
-    for _ in range(9):  # the console's own history of 8 lines is in that heap
+    board.run(f"exec({HEAPS!r})")  # once: the REPL keeps the lines typed at it, and they are in that heap
+    for _ in range(5):
+        once()
         first, system = heaps(board)
     for _ in range(20):
         once()
     for _ in range(4):  # a conservative collector may keep something for once; what 20 logins leave behind stays
-        once()
         time.sleep(0.2)
         now, system_now = heaps(board)
-        if now - first < 1600:
+        if now - first < 800:
             break
-    assert now - first < 1600, (first, now)
+        once()
+    assert now - first < 800, (first, now)
     assert system - system_now < 4096, (system, system_now)
 
 

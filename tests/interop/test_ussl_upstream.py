@@ -96,7 +96,7 @@ def compare(run, folder: str, name: str, directory, want: list[str]):
         return
     (directory / "ssl.py").write_text(NATIVE)
     native = run(text)
-    assert native != want, got
+    assert native != want, "\n".join(got)
     if any("no attribute 'ioctl'" in line for line in native):
         pytest.skip("it calls SSLSocket.ioctl(), which this firmware does not have")
     assert told(got) == told(native)
@@ -151,6 +151,11 @@ def test_multi_net(mpy, tmp_path, name):
         run = [sys.executable, TESTS / "run-multitests.py", "-i", f"exec:{start}", "-i", f"exec:{start}"]
         out = subprocess.run([*run, "-s", tmp_path / f"{name}.py"], capture_output=True, text=True, timeout=60).stdout
         assert "\n1 tests performed" in out, out
-        return out.split("### TEST ###\n")[1].split("### TRUTH ###")[0].splitlines()
+        return undrained(out.split("### TEST ###\n")[1].split("### TRUTH ###")[0].splitlines())
 
-    compare(run, "multi_net", name, tmp_path, expected("multi_net", name, tmp_path))
+    # asyncio's handshake happens in write() and drain(), which one sees its end is a matter of who is scheduled when:
+    # if the server has answered before write() looks, write() raises the error and the test never says "drain"
+    def undrained(lines):
+        return [line for line in lines if line != "drain"]
+
+    compare(run, "multi_net", name, tmp_path, undrained(expected("multi_net", name, tmp_path)))
