@@ -159,7 +159,6 @@ class Files:
 
     def piece(self):
         """The next piece of a get as a frame (memoryview, valid until the next call), None when it can't be read."""
-        self._acks -= 1
         buf = self._buf
         try:
             n = self._file.readinto(memoryview(buf)[_HEAD:])
@@ -167,13 +166,20 @@ class Files:
             self._close()
             self._done(e.errno or _EIO)
             return None
-        head = header(_BINARY, n + 2) + bytes((n & 255, n >> 8))
-        start = _HEAD - len(head)
-        buf[start:_HEAD] = head
-        if not n:
-            self._close()
-            self._done(0)
-        return memoryview(buf)[start : _HEAD + n]
+        try:
+            head = header(_BINARY, n + 2) + bytes((n & 255, n >> 8))
+            start = _HEAD - len(head)
+            buf[start:_HEAD] = head
+            view = memoryview(buf)[start : _HEAD + n]
+            if not n:
+                self._done(0)
+                self._close()
+            self._acks -= 1
+            return view
+        except (MemoryError, KeyboardInterrupt):  # the same piece once more, later
+            if n:
+                self._file.seek(-n, 1)
+            raise
 
     def _close(self):
         f = self._file

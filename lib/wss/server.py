@@ -102,7 +102,8 @@ class Server:
         if self.more:
             self.more = False
             port.soon(self.tick)
-        term = self.session and self.session.term
+        session = self.session  # asked for once: another step at the next jump may end it
+        term = session and session.term
         if term:
             term.rearm()
 

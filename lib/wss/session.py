@@ -106,10 +106,11 @@ class Session:
     def write(self, data):
         """Write bytes past the framing, for upydev's rcat; returns their count. Raises OSError: the session is gone."""
         server = self.server
-        if not self.term or not server.guard.enter(True):
+        term = self.term
+        if not term or not server.guard.enter(True):
             raise OSError(128)  # ENOTCONN
         try:
-            if not self.term.drain():
+            if not term.drain():
                 raise OSError(128)
             rest = memoryview(bytes(data))
             start = port.ticks()
@@ -131,9 +132,9 @@ class Session:
 
     def close(self, last):
         """Send the last words, then end; they wait until the peer has hung up too, or a reset would overtake them."""
+        self._enter(_CLOSING, _CLOSING_MS)  # first: _OPEN without a terminal is no state to be left in by a MemoryError
         self._leave()
         self._replies.append(last)
-        self._enter(_CLOSING, _CLOSING_MS)
 
     def _enter(self, stage, ms):
         self.stage = stage
@@ -150,31 +151,22 @@ class Session:
         """One step. Here, and nowhere else, what goes wrong becomes a status or a close code, or the end."""
         server = self.server
         try:
-            if self.stage == _SILENT and self.awake:
-                self._wrap()
-            elif self.stage == _RIVAL:
-                self._contest()
-            if self.stage != _OPEN and port.since(now, self.due) >= 0:
-                self._overdue()
-            if self.io:
-                self._receive()
-                if self._parted and self.stage != _CLOSING:
-                    if self.stage != _OPEN or not self.term.typed() or port.since(now, self.due) >= 0:
-                        self.close(self._parted)
-                if self.pump() and self._parted and self.stage == _CLOSING:
-                    raise Refused(0, "closed")
-        except Refused as e:
-            code, cause = e.args
-            if not code:
-                server.drop(self, cause)
-                return
-            server.refused(cause)
-            if code < 1000:
-                from wss.upgrade import refusal
-
-                self.close(refusal(code, cause))
-            else:
-                self.close(closing(code))
+            try:
+                if self.stage == _SILENT and self.awake:
+                    self._wrap()
+                elif self.stage == _RIVAL:
+                    self._contest()
+                if self.stage != _OPEN and port.since(now, self.due) >= 0:
+                    self._overdue()
+                if self.io:
+                    self._receive()
+                    if self._parted and self.stage != _CLOSING:
+                        if self.stage != _OPEN or not self.term.typed() or port.since(now, self.due) >= 0:
+                            self.close(self._parted)
+                    if self.pump() and self._parted and self.stage == _CLOSING:
+                        raise Refused(0, "closed")
+            except Refused as e:
+                self._refuse(*e.args)
         except MemoryError:
             port.mend()
             server.drop(self, "out of memory")
@@ -184,6 +176,19 @@ class Session:
                 why = trust.reason() or ("TLS: %s" % (e.args[-1] if e.args else e), None)
             server.drop(self, why[0])
             server.last = why[1] or server.last
+
+    def _refuse(self, code, cause):
+        server = self.server
+        if not code:
+            server.drop(self, cause)
+            return
+        server.refused(cause)
+        if code < 1000:
+            from wss.upgrade import refusal
+
+            self.close(refusal(code, cause))
+        else:
+            self.close(closing(code))
 
     def _wrap(self):
         # The stream to talk on: TLS, its handshake left to the reads, or the socket itself

@@ -264,8 +264,9 @@ class Terminal(IOBase):
 
     def _starve(self):
         # Not on without it: what a client misses it takes for what the program printed
-        if self._session:
-            self._session.starved()
+        session = self._session  # asked for once: a step at the next jump may end it
+        if session:
+            session.starved()
 
     def _put_aside(self, data):
         # Printed by a callback that ran inside our own step, whose buffers are not to be touched

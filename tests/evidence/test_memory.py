@@ -124,7 +124,7 @@ def test_every_allocation_fails(target, provisioned, keys, tmp_path, row, kind):
         if LONG and more:
             numbers = random.Random(7).sample(numbers, 500)
         if not LONG:
-            numbers = random.Random().sample(numbers, 40)
+            numbers = random.Random(8).sample(numbers, 40)
         for n in numbers:
             printed = len(board.console.log)
             failed = control["failed"]
@@ -154,7 +154,7 @@ def test_every_allocation_fails(target, provisioned, keys, tmp_path, row, kind):
                 assert set(raised) <= {b"MemoryError"}, raised
             except (TimeoutError, AssertionError, Ended, OSError) as e:
                 said = board.console.log[printed:].decode(errors="replace")
-                bugs.append(f"allocation {n} of {total}: {e!r}\n{said[-600:]}")
+                bugs.append(f"allocation {n} of {total}: {e!r}\n{said[-3000:]}")
                 if len(bugs) == 20:
                     break
                 continue
@@ -171,3 +171,42 @@ def test_every_allocation_fails(target, provisioned, keys, tmp_path, row, kind):
         "the next session is served, heap and descriptors as before; sessions: "
         + ", ".join(f"{k} {v}" for k, v in seen.most_common()),
     )
+
+
+FAULTS = {  # of a peer that has logged in
+    "reserved bit": b"\xf1\x80\x00\x00\x00\x00",
+    "half a gigabyte and more": b"\x82\xff" + b"\xff" * 8 + b"\x00" * 4,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_allocation_of_a_refusal_fails(target, provisioned, keys, tmp_path, fault):
+    """Even when there is no memory to say why, the session is over, and its place free."""
+    control = Control(tmp_path / "control")
+    control["of_c"] = False
+    context = keys.host.context()
+    with target.board(provisioned, boot=STATE, env=control.env()) as board:
+        for n in range(1, 120):
+            with Peer(board.address, keys.host, context=context) as peer:
+                peer.login(path=b"/takeover")
+                printed = len(board.console.log)
+                failed = control["failed"]
+                control["fail_more"] = 9
+                control["fail_at"] = n
+                try:
+                    peer.send(FAULTS[fault])
+                    while peer.frame()[0] != CLOSE:
+                        pass
+                except (Ended, ConnectionError, ssl.SSLError):
+                    pass
+                control["fail_at"] = control["fail_more"] = 0
+                if control["failed"] == failed:
+                    break
+            with Peer(board.address, keys.host, context=context) as peer:
+                peer.login()
+                peer.text("print('~' + '~')\r")
+                peer.until(b"~~\r\n>>> ")
+                part(peer)
+            raised = re.findall(rb"^(\w+(?:Error|Exception|Interrupt))\b", board.console.log[printed:], re.M)
+            assert not raised, (n, board.console.log[printed:].decode(errors="replace"))
+        assert n > 5
