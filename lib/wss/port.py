@@ -129,13 +129,17 @@ def set_clock(date):
         return False
 
 
+driven = False  # whether the last on_readable() found a port that can
+
+
 def on_readable(sock, callback):
-    """Call callback(sock) from the event poll hook while sock is readable; False where the port can't."""
+    """Call callback(sock) from the event poll hook while sock is readable, where the port can: `driven` tells."""
+    global driven
     try:
         sock.setsockopt(_SOL_SOCKET, _SOCKET_CALLBACK, callback)
-        return True
+        driven = True
     except (OSError, TypeError):
-        return False
+        driven = False
 
 
 def no_delay(sock):

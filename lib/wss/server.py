@@ -49,7 +49,7 @@ class Server:
             raise
         sock.setblocking(False)
         self._poll = None
-        self._driven = port.on_readable(sock, self.tick)  # the firmware calls back
+        port.on_readable(sock, self.tick)
 
     def forget(self, sock):
         """Its first byte is there, or it is gone: no longer wait for it."""
@@ -63,7 +63,7 @@ class Server:
         """Let the timer drive the steps where no socket callback can: in a busy loop."""
         if self.timer:
             period = _TICK
-            if self._driven and port.since(port.ticks(), self.used) > _USED_MS or not self.sessions:
+            if port.driven and port.since(port.ticks(), self.used) > _USED_MS or not self.sessions:
                 period = _IDLE_TICK
             if period != self._period:
                 self._period = period

@@ -14,7 +14,7 @@ _OUT_MAX = const(592)  # output that waits, in frames
 _HEAD = const(4)  # a frame's header at most
 _SMALL = const(125)  # the payload that goes with a header of two bytes
 _TEXT_FRAME = const(0x81)
-_END = b"\x81\x02\r\n"  # the frame of a line's end
+_END = const(b"\x81\x02\r\n")  # the frame of a line's end
 _RUSH = const(16)  # writes in _RUSH_MS that are sent at once
 _RUSH_MS = const(20)
 _RING = const(250)  # of ESP32's 260: what does not fit is dropped there (ports/esp32/mphalport.c)
@@ -24,6 +24,7 @@ _ASIDE_MAX = const(256)  # printed from inside our own step
 _CTRL_C = const(3)
 _NEW = const(1)  # a write() is in progress, and what it was given not kept anywhere yet
 _KEPT = const(2)
+_REBOOT = const(b"MPY: soft reboot\r\n")
 
 _POLL = const(3)  # py/stream.h
 _POLL_RD = const(1)
@@ -200,19 +201,16 @@ class Terminal(IOBase):
     # write needs is in small ones, and takes no heap.
 
     def write(self, data):
+        # No jump leads to the other way: see _WAYS
+        return _WAYS[data == _REBOOT](self, data)
+
+    def _emit(self, data):
         self._writing = _NEW
         try:
-            if len(data) == 18 and self._last(data):
-                return 18
             return self._print(data)
         except KeyboardInterrupt:
             pass
         return self._interrupted(data)
-
-    def _last(self, data):
-        # ESP32's soft reset says it when it has swept the heap (ports/esp32/main.c): this object and this code are free
-        # memory, good for as long as nobody takes any.
-        return data == b"MPY: soft reboot\r\n" and not gc.mem_alloc()
 
     def _interrupted(self, data):
         guard = self._guard
@@ -402,3 +400,12 @@ class Terminal(IOBase):
                 self.rearm()
             return ready
         return 0
+
+
+# ESP32's soft reset says _REBOOT when it has swept the heap (ports/esp32/main.c): our objects and our code are free
+# memory then, good for as long as nobody takes any. At a jump the VM would run what is scheduled: our tick, anybody's.
+_WAYS = (
+    Terminal._emit,
+    lambda self, data: _WAYS[2 * (not gc.mem_alloc())](self, data),
+    lambda self, data: 18,
+)

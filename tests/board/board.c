@@ -640,6 +640,13 @@ static void timers_off(void) {
     pthread_mutex_unlock(&hw_lock);
 }
 
+// What a timer or the network has scheduled just before the sweep: it runs as soon as Python code comes to a jump.
+static mp_obj_t too_late(mp_obj_t arg) {
+    m_malloc(16); // ends the board
+    return arg;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(too_late_obj, too_late);
+
 static mp_obj_t reset(void) {
     restart(false);
     return mp_const_none;
@@ -666,6 +673,7 @@ static mp_obj_t run(void) {
     timers_off();
     gc_sweep_all();
     board_heap_is_gone = true;
+    mp_sched_schedule(MP_OBJ_FROM_PTR(&too_late_obj), mp_const_none);
     board_stdout_tx_str("MPY: soft reboot\r\n");
     restart(true);
     return mp_const_none;

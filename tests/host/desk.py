@@ -58,16 +58,23 @@ class Desk:
         self.board.close()
 
     def run(self, *words, timeout=60, cwd=None, env=None, stdin="") -> subprocess.CompletedProcess:
-        """A command to its end; stdout and stderr apart, as text."""
-        return subprocess.run(
-            [str(w) for w in words],
-            env=self.env | (env or {}),
-            cwd=cwd or self.directory.parent,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        """A command to its end; stdout and stderr apart, as text. If the board ends meanwhile, its last words."""
+        try:
+            return subprocess.run(
+                [str(w) for w in words],
+                env=self.env | (env or {}),
+                cwd=cwd or self.directory.parent,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            sys.stderr.write(f"the console's end: {self.board.log[-3000:]!r}\n")
+            raise
+        finally:
+            code = self.board.proc.poll()
+            assert code is None, f"the board ended with {code}; the console's end: {self.board.log[-3000:]!r}"
 
     def wssctl(self, command, *words, **more) -> subprocess.CompletedProcess:
         return self.run(*WSSCTL, command, self.url, *words, **more)
