@@ -199,7 +199,7 @@ def slowdown(kinds, samples, ms):
             print("open", kind)
             while not attached():
                 time.sleep_ms(5)
-            time.sleep_ms(50)
+            time.sleep_ms(2300)  # idle: ours ticks faster for two seconds after something has come in
             opened = _count(n)
             print("close", kind)
             while attached():

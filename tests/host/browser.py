@@ -98,8 +98,8 @@ class Browser:
                 self.errors.append(json.dumps(message["params"]))
 
     def go(self, url: str) -> str:
-        """Opens `url`; returns Chromium's error ("net::ERR_..."), "" when the page came. Once more where an interface of
-        this machine came or went meanwhile, as those of other tests' cables do."""
+        """Opens `url`; returns Chromium's error ("net::ERR_..."), "" when the page came. It tries again where an
+        interface of this machine came or went meanwhile, as those of other tests' cables do."""
         for _ in range(5):
             error = self.call("Page.navigate", url=url).get("errorText", "")
             if error != "net::ERR_NETWORK_CHANGED":
