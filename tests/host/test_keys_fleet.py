@@ -1,11 +1,14 @@
 """Keys of boards in use, over real wss logins: rotation, revocation, two hosts, expiry, renewal, passwords, names."""
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -134,6 +137,54 @@ def shown(port, keys):
     with Peer(("127.0.0.1", port), identity) as peer:
         peer.login(PASSWORD).command("1")
         return peer.tls.getpeercert(True)
+
+
+class Doorway:
+    """A way to a board on which some connections, named by their numbers from 1, end before TLS has begun: what a
+    client meets that comes while the board is about to restart."""
+
+    def __init__(self, port, cut):
+        self.port, self.cut, self.count = port, cut, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                self.count += 1
+                if self.count in self.cut:
+                    near.recv(1)
+                    near.close()
+                    continue
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.port))
+                except OSError:
+                    near.close()
+                    continue
+                for a, b in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=(a, b), daemon=True).start()
+
+    def _pass_on(self, a, b):
+        with contextlib.suppress(OSError):
+            while data := a.recv(65536):
+                b.sendall(data)
+        for s in (a, b):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_handshake_cut_by_the_restart_is_tried_again(site, room1):
+    _, port = room1
+    door = Doorway(port, cut=(2, 3))
+    with contextlib.closing(door.listener):
+        site.run("devices", "add", "door", door.address, "--uid", UID)
+        assert "door: renewed" in site.run("devices", "renew", "--all", "door")
+        assert door.count >= 4
+        # Where nothing restarts it is no reason to wait
+        door.cut = (door.count + 1,)
+        assert "during the TLS handshake" in site.run("exec", "door", "1", status=4)
 
 
 def test_rotation_locks_nobody_out_and_ends_the_old_ca(site, room1):

@@ -15,7 +15,16 @@ from cryptography.hazmat.primitives import serialization
 
 from . import ask, ca, devices, keys
 from .client import Client
-from .errors import AccessDenied, BoardError, ConnectionLost, KeyFileError, TrustError, Unreachable, UsageError
+from .errors import (
+    AccessDenied,
+    BoardError,
+    ConnectionLost,
+    HandshakeCut,
+    KeyFileError,
+    TrustError,
+    Unreachable,
+    UsageError,
+)
 from .link import Credentials, Target
 from .provision import TRUST, check_password, say
 from .store import Store, write_files
@@ -68,7 +77,7 @@ class Fleet:
                 )
                 self.registry.update(device.name)
                 return client
-            except (Unreachable, ConnectionLost):
+            except (Unreachable, ConnectionLost, HandshakeCut):  # the last: it was just about to restart
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.3)

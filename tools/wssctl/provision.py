@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from . import ask, ca, devices, keys, modules
 from .cable import NEW, Cable, refuse_network
 from .client import Client
-from .errors import BoardError, KeyFileError, Unreachable, UsageError
+from .errors import BoardError, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError
 from .link import Credentials, Target
 from .store import Store, check_uid, write_files
 
@@ -455,7 +455,7 @@ def _login(args, store: Store, entry: devices.Device, passphrase: str, password:
                     raise BoardError(f"The board answers strangely over wss ({result.output!r}).")
                 say(f"{client.tls_line}")
                 return
-        except Unreachable:
+        except (Unreachable, ConnectionLost, HandshakeCut):  # it is booting
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
