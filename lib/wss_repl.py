@@ -10,9 +10,8 @@ import gc
 
 from wss import port as _port
 
-_lack = _port.missing()
-if _lack:
-    raise ImportError(_lack)
+if _port.missing():
+    raise ImportError(_port.missing())
 
 _server = None
 _url = None

@@ -2,12 +2,12 @@
 # In: decrypted bytes.  Out: (opcode, payload) to a sink, frames to send.  Next: session.py.
 from micropython import const
 
+from wss.port import unmask
+
 _CONT = const(0)
 _BINARY = const(2)
 _CLOSE = const(8)
 _PONG = const(10)
-
-_BLOCK = const(256)  # unmasked at a time; the integers of one block are about four times this in heap
 
 
 class Refused(Exception):
@@ -122,19 +122,11 @@ class Decoder:
         return not size
 
     def _unmask(self, data):
-        key = self._key
         n = len(data)
-        if n < 16:
-            for i in range(n):
-                data[i] ^= key[i & 3]
-        else:
-            # One xor of big integers a block: 1 KB in 9 us where a byte loop takes 56 (not every build has viper)
-            mask = int.from_bytes(key * (_BLOCK // 4), "little")
-            for i in range(0, n, _BLOCK):
-                part = data[i : i + _BLOCK]
-                part[:] = (int.from_bytes(part, "little") ^ mask).to_bytes(_BLOCK, "little")[: len(part)]
+        unmask(data, self._key, n)
         n &= 3
-        self._key = key[n:] + key[:n]
+        if n:
+            self._key = self._key[n:] + self._key[:n]
 
 
 def closing(code, received=None):

@@ -9,7 +9,7 @@ from micropython import const, schedule
 from wss import port
 from wss.frames import header
 
-_INPUT_MAX = const(1024)  # typed ahead of the program, beside the firmware's own ring
+_INPUT_MAX = const(1032)  # typed ahead of the program, beside the ring; 1 KB and its header in one read
 _OUT_MAX = const(592)  # output that waits, in frames
 _HEAD = const(4)  # a frame's header at most
 _SMALL = const(125)  # the payload that goes with a header of two bytes

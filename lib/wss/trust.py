@@ -9,7 +9,7 @@ from micropython import const
 from wss import port
 
 FILE = "wss_trust.txt"
-_CLOCK = "wss_time.txt"
+_CLOCK = const("wss_time.txt")
 
 _FILE_MAX = const(16384)  # bytes: 200 fingerprints
 _DAY = const(86400)

@@ -1,15 +1,17 @@
 """Firmware that can't do it is told so when wss_repl is imported, in one sentence."""
 
+import shutil
 import subprocess
 
 import firmware
+import pytest
 import stock
 from targets import ROOT
 
 
-def run(binary, program) -> str:
+def run(binary, program, lib=ROOT / "lib") -> str:
     done = subprocess.run(
-        [*binary, "-c", "import sys; sys.path[:] = ['%s']\n%s" % (ROOT / "lib", program)],
+        [*binary, "-c", "import sys; sys.path[:] = ['%s']\n%s" % (lib, program)],
         capture_output=True,
         text=True,
         timeout=30,
@@ -38,3 +40,32 @@ def test_import_has_no_side_effect():
     program = "import os, sys\nbefore = set(os.listdir('.'))\nimport wss_repl, wss_helper\nprint(wss_repl.status(), "
     out = run([str(firmware.firmware(64))], program + "set(os.listdir('.')) - before)")
     assert out.strip().endswith("set()") and out.count("\n") == 1, out
+
+
+UNMASK = """
+from wss.port import unmask
+whole = bytes(range(256))
+for n in range(70):
+    for at in range(4):
+        wanted = bytearray(whole)
+        for i in range(n):
+            wanted[at + i] ^= b"\\x01\\x82\\xff\\x04"[i & 3]
+        given = bytearray(whole)
+        unmask(memoryview(given)[at : at + n], b"\\x01\\x82\\xff\\x04", n)
+        assert given == wanted, (n, at)
+print("machine code" if not hasattr(unmask, "__name__") else "bytecode")
+"""
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+def test_no_machine_code(bits, tmp_path):
+    """Firmware without a native emitter refuses the decorator, as any does one that it does not know."""
+    binary = [str(firmware.firmware(bits))]
+    assert run(binary, UNMASK) == "machine code\n"
+    lib = tmp_path / "lib"
+    shutil.copytree(ROOT / "lib", lib)
+    port = lib / "wss" / "port.py"
+    text = port.read_text()
+    assert text.count("@micropython.viper") == 1
+    port.write_text(text.replace("@micropython.viper", "@micropython.vinyl"))
+    assert run(binary, UNMASK, lib) == "bytecode\n"
