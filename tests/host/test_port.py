@@ -11,6 +11,7 @@ import pytest
 from board import Board
 from port_target import KEPT
 from ports import free_port
+from served_port import ServedPort
 from targets import ROOT
 
 UID = "30aea4b0a2ff"  # whose files are kept apart from those of other tests
@@ -87,6 +88,15 @@ def test_a_run_and_its_report(desk):
     assert f"commit {commit.stdout.strip()}" in said
     assert desk.files() == desk.before
     desk.board.read_until(b"their main")  # and it runs again
+
+
+@pytest.mark.parametrize("scheme", ["socket", "rfc2217"])
+def test_a_port_on_the_network(desk, scheme):
+    with ServedPort(desk.board.tty, scheme) as served:
+        status, said = desk.run(LIST, "-k", "login_and or put_and", port=served.url)
+    assert status == 0 and f"id {UID}, on {served.url}" in said, said
+    assert "2 passed, 0 skipped, 0 failed, 0 error" in said, said
+    assert desk.files() == desk.before
 
 
 def test_ctrl_c_puts_the_board_back(desk):
