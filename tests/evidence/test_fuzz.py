@@ -21,7 +21,7 @@ from wssctl.errors import KeyFileError
 TARGETS = ["upgrade", "frames", "login", "backoff", "files", "pem", "credentials", "fields", "listed", "enrol"]
 INPUTS = 1_000_000 if LONG else 2_000
 # files.py has a file system behind it. 32 bits see a third of the inputs: what differs there is few lines of C.
-SECONDS = int(os.environ.get("EVIDENCE_SECONDS", 90)) if LONG else 1
+SECONDS = int(os.environ.get("EVIDENCE_SECONDS", 300)) if LONG else 1
 SLOW = {"files": 2}
 
 
@@ -43,8 +43,8 @@ def fuzzed(target, name, seconds, inputs, build=None):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_made_up_input(target, name, row):
-    seconds = SECONDS * SLOW.get(name, 1) // (3 if LONG and target.bits == 32 else 1)
-    text, lines = fuzzed(target, name, seconds, INPUTS)
+    share = 3 if LONG and target.bits == 32 else 1
+    text, lines = fuzzed(target, name, SECONDS * SLOW.get(name, 1) // share, INPUTS // share)
     row("Fuzzing", f"{name}, {target.bits} bits", text)
     if os.environ.get("EVIDENCE_SAVE"):
         with (HERE / "corpus" / f"{name}.txt").open("a") as f:
@@ -56,7 +56,7 @@ def test_made_up_input(target, name, row):
 def test_made_up_input_with_sanitizers(target, name, row):
     """Address and undefined behaviour sanitizers and assertions: what they say ends up among the lines."""
     build = firmware.firmware(target.bits, sanitize=True)
-    text, _ = fuzzed(target, name, max(2, SECONDS // 9), INPUTS, build)
+    text, _ = fuzzed(target, name, SECONDS // 9 + 1, INPUTS // 20, build)
     row("Fuzzing with sanitizers and assertions", f"{name}, {target.bits} bits", text)
 
 

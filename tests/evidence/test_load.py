@@ -137,7 +137,7 @@ def test_hostile_load_with_a_session_open(target, provisioned, keys, row):
 
 def test_logins_one_after_the_other(target, provisioned, keys, row):
     total = 10_000 if LONG else 60
-    seconds = int(os.environ.get("EVIDENCE_SOAK", 400)) if LONG else 60
+    seconds = int(os.environ.get("EVIDENCE_SOAK", 600)) if LONG else 60
     context = keys.host.context()
     heaps = []
     with target.board(provisioned, boot=COUNTER) as board:
