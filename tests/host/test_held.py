@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from pathlib import Path
 
 import pytest
+from fair import Stopwatch
 from peers import CLOSE, TEXT, Ended, Peer
 from ports import free_port
 
@@ -33,30 +33,24 @@ def board(target, provisioned):
         yield running
 
 
-def starved(board) -> float:
-    """Milliseconds for which this machine had no processor for the board so far: nobody's fault here."""
-    return int(Path("/proc/%d/schedstat" % board.console.pid).read_text().split()[1]) / 1e6
-
-
 @contextlib.contextmanager
 def counting(board, seconds):
     """Run the counter on the board meanwhile; afterwards its longest gap must be below CALM."""
-    before = starved(board)
+    watch = Stopwatch(board)
     board.console.write(b"count(%d)\r" % (seconds * 1000))
     board.console.read_until(b"count(")
-    start = time.monotonic()
     yield
     text = board.console.read_until(b" count ", seconds + 20).decode()
     worst = int(text.rsplit("worst ", 1)[1].split(" ")[0])
-    assert worst < CALM + starved(board) - before, "the program stood still for %d ms" % worst
-    assert time.monotonic() - start < seconds + 5
+    assert worst < CALM + watch.starved() * 1000, "the program stood still for %d ms" % worst
+    assert watch.seconds() < seconds + 5
 
 
 def prompt_within(board, keys, seconds, path=b"/"):
-    start = time.monotonic()
+    watch = Stopwatch(board)
     with Peer(board.address, keys.host) as peer:
         peer.login(path=path)
-        assert time.monotonic() - start < seconds
+        assert watch.seconds() < seconds
 
 
 def silent(peer):
@@ -129,16 +123,15 @@ def test_a_reader_that_stops_costs_the_deadline_once(target, provisioned, keys, 
         stalled.text("flood()\r")
         stalled.until(b"000050")
         time.sleep(0.2)
-        before = starved(board)
-        start = time.monotonic()
+        watch = Stopwatch(board)
         prompt_within(board, keys, 3)  # while the other one is stuck
         text = board.console.read_until(b" end\r\n", 60).decode()
         late = eval(text.rsplit("late ", 1)[1].split(" end")[0])
         # The second client takes over as soon as the first has not answered for 1.5 s
         # (and its own reading may lag a little on a busy machine).
-        busy = starved(board) - before
+        busy = watch.starved() * 1000
         assert len([d for d in late if d > 450 + busy]) <= 1 and all(d < deadline + 300 + busy for d in late), late
-        assert time.monotonic() - start < 30
+        assert watch.seconds() < 30
 
 
 def test_a_hiccup_shorter_than_the_deadline_loses_nothing(board, keys):
