@@ -306,8 +306,9 @@ def test_200_rounds_leave_the_heap_where_it_was(connect, board):
     fds = len(os.listdir("/proc/%d/fd" % board.console.pid))
     for _ in range(200):
         round_trip()
-    # One object left behind a round would be 3,200 bytes at least; a collector that scans the stack keeps a stray one
-    assert alloc() - first < 1600
+    # One object left behind a round would be 3,200 bytes at least. A collector that scans the stack keeps a stray one,
+    # perhaps a whole session: the least of some counts, then
+    assert min(alloc() for _ in range(9)) - first < 1600
     assert len(os.listdir("/proc/%d/fd" % board.console.pid)) == fds
 
 
