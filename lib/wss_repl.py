@@ -136,7 +136,4 @@ def status():
 def set_ssl(flag_ssl=True, flag_auth=True):
     """Write ssl_config.py, as upydev's `set_wss` expects: SSL.ssl and SSL.auth for the next start."""
     with open("ssl_config.py", "w") as f:
-        f.write(
-            "from collections import namedtuple\n\nSSL_CONF = namedtuple('SSLCONFIG', ('ssl', 'auth'))\n"
-            "SSL = SSL_CONF(%r, %r)\n" % (bool(flag_ssl), bool(flag_auth))
-        )
+        f.write("class SSL:\n    ssl = %r\n    auth = %r\n" % (bool(flag_ssl), bool(flag_auth)))

@@ -122,18 +122,17 @@ class Files:
                 self._buf = bytearray(_BUF if port.roomy() else _SMALL)
                 self._file = open(name, "rb")
                 self._acks = 0
+            self._op = op
+            code = 0
         except (OSError, UnicodeError) as e:
-            self._buf = None
-            self._done(isinstance(e, OSError) and e.errno or _EINVAL)
-            return
+            code = isinstance(e, OSError) and e.errno or _EINVAL
         except MemoryError:  # its errno, which every exception has in MicroPython, is a sentence
+            code = _ENOMEM
+        if code:
             self._buf = None
-            self._done(_ENOMEM)
-            return
-        self._op = op
         self._error = 0
-        self._done(0)
-        if op == _PUT and not size:
+        self._done(code)
+        if self._op == _PUT and not size:
             self._put_end()
 
     def _put_end(self):
@@ -206,8 +205,7 @@ def _remove(name):
         pass
 
 
-def replace(new, old):
-    """Rename new to old, which may exist. Raises OSError; then old is as it was."""
-    # POSIX and littlefs replace in one step. FAT can't: VfsFat.rename (extmod/vfs_fat.c) removes the old file first, so
-    # that a power cut between two writes leaves the new one, whole, under its first name only.
-    os.rename(new, old)
+# replace(new, old): rename new to old, which may exist; raises OSError, and then old is as it was.
+# POSIX and littlefs replace in one step. FAT can't: VfsFat.rename (extmod/vfs_fat.c) removes the old file first, so
+# that a power cut between two writes leaves the new one, whole, under its first name only.
+replace = os.rename

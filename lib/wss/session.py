@@ -238,7 +238,7 @@ class Session:
             self.alive = True
             self.server.used = port.ticks()
             if stage == _OPEN:
-                self._frames(view[:n])
+                self._decoder.feed(view[:n])
             elif stage == _REQUEST:
                 self._request(view)
             elif stage:

@@ -69,3 +69,10 @@ def test_no_machine_code(bits, tmp_path):
     assert text.count("@micropython.viper") == 1
     port.write_text(text.replace("@micropython.viper", "@micropython.vinyl"))
     assert run(binary, UNMASK, lib) == "bytecode\n"
+
+
+def test_set_ssl(tmp_path):
+    """upydev's `set_wss`; its own module then reads SSL.ssl and SSL.auth."""
+    program = f"import os;os.chdir('{tmp_path}'); sys.path.append('')\nimport wss_repl\nwss_repl.set_ssl(True, False)\n"
+    out = run([str(firmware.firmware(64))], program + "from ssl_config import SSL\nprint(SSL.ssl, SSL.auth)")
+    assert out == "True False\n"
