@@ -231,7 +231,10 @@ def test_unplugged_in_a_get(keys, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        time.sleep(0.7)
+        deadline = time.monotonic() + 20
+        while not sum(p.stat().st_size for p in tmp_path.glob(".large*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         desk.cable.unplug()
         start = time.monotonic()
         said = process.stderr.readline()

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import time
+import threading
 
 import pytest
 from ports import free_port
@@ -54,12 +54,15 @@ print(fails(s.send, b"x" * 16384).errno == errno.EAGAIN, fails(s.sendall, b"x" *
 s.close()
 """
 
+    over = threading.Event()
+
     def talk(tls):
         tls.sendall(tls.recv(5))
-        time.sleep(1)
+        over.wait(15)
 
     with tls_peer(server_context(pki.server), talk) as peer:
         got = mpy.run(script % how, tmp_path, peer.port, pki.ca.cert_pem_file)
+        over.set()
     assert got == ["True", "None None", "5", "b'hello' None None None True", "True True True ", "True True"]
 
 
@@ -104,9 +107,9 @@ async def main():
     c.verify_mode = ussl.CERT_REQUIRED
     c.load_verify_locations(sys.argv[2])
     r, w = await asyncio.open_connection("127.0.0.1", int(sys.argv[1]), ssl=c)      # the address is what is verified
-    w.write(b"line\\n" + b"x" * 50000)
+    w.write(b"line\\n" + b"x" * 20000)
     await w.drain()
-    print(await r.readline(), len(await r.readexactly(50000)))
+    print(await r.readline(), len(await r.readexactly(20000)))
     try:
         await asyncio.wait_for(r.read(1), 0.2)
     except asyncio.TimeoutError:
@@ -122,7 +125,7 @@ except ussl.SSLError as e:
 """
     with tls_peer(server_context(getattr(pki, certificate)), echo) as peer:
         got = mpy.run(script, tmp_path, peer.port, pki.ca.cert_pem_file)
-    assert got == ([r"b'line\n' 50000", "timeout"] if certificate == "server" else ["SSLError -9984"])
+    assert got == ([r"b'line\n' 20000", "timeout"] if certificate == "server" else ["SSLError -9984"])
 
 
 def test_asyncio_server(mpy, tmp_path, pki):

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import threading
 import time
 
 import pytest
@@ -265,8 +266,10 @@ print(s.read(1000) == b"x" * 1000)
 
 
 def test_write_to_a_peer_that_does_not_read(mpy, tmp_path, pki):
+    over = threading.Event()
+
     def talk(tls):
-        time.sleep(1.2)
+        over.wait(15)
 
     script = """
 s = ussl.wrap_socket(tcp(int(sys.argv[1])))
@@ -281,7 +284,8 @@ s.close()
 """
     with tls_peer(server_context(pki.server), talk) as peer:
         got = mpy.run(TIMED + script, tmp_path, peer.port)
-    ended(got[0], 0.4, 2)
+        over.set()
+    ended(got[0], 0.4, 4)
     assert got[1] == "True"
 
 
