@@ -67,7 +67,6 @@ class BackOff:
 
     def right(self, address):
         """Forget the failures of address."""
-        for s in self._sources:
-            if s[0] == address:
-                self._sources.remove(s)
-                break
+        s = self._find(address, 0)
+        if s:
+            self._sources.remove(s)

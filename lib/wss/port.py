@@ -43,7 +43,10 @@ def roomy():
     try:
         import esp32
 
-        return max([part[2] for part in esp32.idf_heap_info(esp32.HEAP_DATA)]) > 200000
+        for part in esp32.idf_heap_info(esp32.HEAP_DATA):
+            if part[2] > 200000:
+                return True
+        return False
     except (ImportError, AttributeError):
         return True
 
@@ -72,11 +75,13 @@ def mend():
 
 def missing():
     """One sentence naming what this firmware lacks for a secure REPL, or None."""
+    what = None
     if not hasattr(os, "dupterm"):
-        return "wss_repl needs os.dupterm, which this firmware was built without"
+        what = "os.dupterm"
     # axTLS (ESP8266) has no CERT_REQUIRED: it can't ask a client for a certificate
-    if not hasattr(tls, "CERT_REQUIRED"):
-        return "wss_repl needs the tls module with mbedTLS, which this firmware was built without"
+    elif not hasattr(tls, "CERT_REQUIRED"):
+        what = "the tls module with mbedTLS"
+    return what and "wss_repl needs %s, which this firmware was built without" % what
 
 
 def uid():
@@ -213,6 +218,9 @@ def timer(which=None):
                 pass
     return _timer
 
+
+# Whether a stretch of bytecode without a jump is done before another thread runs (py/vm.c): no GIL on RP2
+gil = sys.platform != "rp2"
 
 try:
     from _thread import allocate_lock as _Lock

@@ -147,10 +147,9 @@ class Server:
             port.on_readable(sock, self.tick)
             if not isinstance(address, tuple):  # the unix port gives a raw sockaddr: family, port, IPv4
                 address = (".".join([str(b) for b in address[4:8]]), address[2] << 8 | address[3])
-            pending = [s for s in self.sessions if s is not self.session]
-            if len(pending) >= _PENDING_MAX:
+            if len(self.sessions) - bool(self.session) >= _PENDING_MAX:
                 # The least advanced gives way, of these the oldest
-                self.drop(min(pending, key=lambda s: s.stage), "displaced")
+                self.drop(min(self.sessions, key=lambda s: s.stage), "displaced")
             self.sessions.append(Session(self, sock, address, now))
             self.used = now
         except MemoryError:

@@ -161,7 +161,7 @@ class Session:
                 if self.io:
                     self._receive()
                     if self._parted and self.stage != _CLOSING:
-                        if self.stage != _OPEN or not self.term.typed() or port.since(now, self.due) >= 0:
+                        if self.stage != _OPEN or not self.term.ioctl(3, 1) or port.since(now, self.due) >= 0:
                             self.close(self._parted)
                     if self.pump() and self._parted and self.stage == _CLOSING:
                         raise Refused(0, "closed")

@@ -10,13 +10,12 @@ from wss import port
 from wss.frames import header
 
 _INPUT_MAX = const(1032)  # typed ahead of the program, beside the ring; 1 KB and its header in one read
-_OUT_MAX = const(592)  # output that waits, in frames
+_OUT_MAX = const(576)  # output that waits, in frames
 _HEAD = const(4)  # a frame's header at most
 _SMALL = const(125)  # the payload that goes with a header of two bytes
 _TEXT_FRAME = const(0x81)
 _END = const(b"\x81\x02\r\n")  # the frame of a line's end
-_RUSH = const(16)  # writes in _RUSH_MS that are sent at once
-_RUSH_MS = const(20)
+_RUSH = const(16)  # writes between two steps that are sent at once
 _RING = const(250)  # of ESP32's 260: what does not fit is dropped there (ports/esp32/mphalport.c)
 _HELD_MS = const(60)  # the ring untouched for this long: the program is not reading
 _FOLLOW = const(50)
@@ -59,8 +58,7 @@ class Terminal(IOBase):
         self._taken = 0  # what is in _out up to here has been taken
         self._open = 0  # where the payload of the last frame begins, if something may be added to it
         self._at = 0  # how much of what is being written is in _out
-        self._since = 0
-        self._writes = 0  # since then
+        self._writes = 0  # since the last step
         self._later = False  # a flush is scheduled
         self._writing = 0
         self._aside = b""
@@ -71,14 +69,15 @@ class Terminal(IOBase):
         """The session is over: swallow output, give no input, and let go of the buffers: the firmware's schedule queue
         may keep a bound method of ours, and with it this object, for long."""
         self._session = None
-        self._start = self._end = self._taken = self._open = 0
+        self._start = self._end = self._taken = self._open = self._writes = 0
         self._in = self._aside = b""
         self._out = bytearray()  # a write that is under way may still extend it
 
     # Input ------------------------------------------------------------------------------------------------
 
     def free(self):
-        """Bytes that put() can take now."""
+        """Bytes that put() can take now. Asked at each step."""
+        self._writes = 0
         if self._start:
             if self._start == self._end or self._end > _INPUT_MAX // 2:
                 n = self._end - self._start
@@ -93,13 +92,8 @@ class Terminal(IOBase):
         front."""
         return memoryview(self._in)[self._end : self._end + n]
 
-    def typed(self):
-        """True while typed text waits here."""
-        return self._start < self._end
-
     def put(self, data):
         """Take typed text, at most free() bytes."""
-        self._writes = 0
         n = len(data)
         end = self._end
         self._in[end : end + n] = data
@@ -201,8 +195,26 @@ class Terminal(IOBase):
     # write needs is in small ones, and takes no heap.
 
     def write(self, data):
-        # No jump leads to the other way: see _WAYS
-        return _WAYS[data == _REBOOT](self, data)
+        # No jump leads to any of the ways: see _WAYS. In a rush, what has room and needs no more thought is just kept.
+        n = len(data)
+        quick = (self._writes > _RUSH) * (n <= _SMALL) * (n + len(self._out) < _OUT_MAX - 2)
+        quick *= (self._guard.owner is None) * (n != 4)
+        return _WAYS[(data == _REBOOT) + quick * (3 * (not self._open) * (b"\n" not in data) + 4 * (data == b"\r\n"))](
+            self, data
+        )
+
+    def _text(self, data):
+        out = self._out
+        out.append(_TEXT_FRAME)
+        out.append(len(data))
+        self._open = len(out)
+        out.extend(data)
+        return len(data)
+
+    def _line_end(self, data):
+        self._out.extend(_END)
+        self._open = 0
+        return 2
 
     def _emit(self, data):
         self._writing = _NEW
@@ -269,6 +281,7 @@ class Terminal(IOBase):
     def _put_aside(self, data):
         # Printed by a callback that ran inside our own step, whose buffers are not to be touched
         self._aside += bytes(memoryview(data)[: _ASIDE_MAX - len(self._aside)])
+        self._writes = 0  # and before what comes next
 
     def _catch_up(self):
         data = self._aside
@@ -277,11 +290,7 @@ class Terminal(IOBase):
 
     def _rush(self):
         # What ends a line is sent at once, unless it's one of many: then the timer's next tick takes them along.
-        now = port.ticks()
-        if port.since(now, self._since) > _RUSH_MS or not self._server.timer:
-            self._since = now
-            self._writes = 0
-        self._writes += 1
+        self._writes = self._writes + 1 if self._server.timer else 0
         if not self._open and self._writes <= _RUSH and self._session:
             self._session.send()
 
@@ -290,30 +299,25 @@ class Terminal(IOBase):
         if not self._writing:
             if self._aside:
                 self.write(b"")  # a KeyboardInterrupt that it leaves pending rises in step(), which passes it on
+            writes = self._writes
             self._server.step()
+            self._writes = writes  # a rush of dots is one, too: only the timer's steps begin anew
 
     def _write(self, data):
         # A line's end is a frame of its own, and so is a prompt; other writes share one. A KeyboardInterrupt comes at
         # jumps: from the first store into a frame to that of its end there is none.
         n = len(data)
-        out = self._out
-        at = len(out)
+        at = len(self._out)
         end = n == 2 and data == b"\r\n"
         if n == 4 or n > _SMALL or at > _OUT_MAX - _HEAD - _SMALL or not end and b"\n" in data:
             self._write_any(data, n)
         elif end:
-            out.extend(_END)
-            self._open = 0
+            self._line_end(data)
+        elif self._open and n + at - self._open <= _SMALL:
+            self._out[self._open - 1] = n + at - self._open
+            self._out.extend(data)
         elif n:
-            n += at - self._open
-            if self._open and n <= _SMALL:
-                out[self._open - 1] = n
-                out.extend(data)
-            else:
-                out.append(_TEXT_FRAME)
-                out.append(len(data))
-                out.extend(data)
-                self._open = at + 2
+            self._text(data)
 
     def _write_any(self, data, n):
         self._at = 0
@@ -391,6 +395,7 @@ class Terminal(IOBase):
         return self._session and not self._out
 
     def ioctl(self, request, arg):
+        """What select asks: readable while typed text waits here."""
         if request == _POLL:
             if self._asking:
                 return 0
@@ -408,4 +413,6 @@ _WAYS = (
     Terminal._emit,
     lambda self, data: _WAYS[2 * (not gc.mem_alloc())](self, data),
     lambda self, data: 18,
+    Terminal._text if port.gil else Terminal._emit,
+    Terminal._line_end if port.gil else Terminal._emit,
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 
 import pytest
@@ -88,6 +89,52 @@ def test_any_output_keeps_its_bytes_its_line_ends_and_its_characters(connect):
         f.decode()
         assert b"\r\n" not in f or f == b"\r\n"
         assert len(f) <= 1020
+
+
+@pytest.mark.parametrize("gil", [True, False])
+def test_a_rush_keeps_its_order_with_a_callback_that_prints(target, provisioned, keys, gil):
+    """Most of a rush takes short ways past the rest (without a GIL it does not). A timer's callback prints in between:
+    that may be anywhere, but is whole and in order, and so is what the program prints."""
+    boot = f"from wss import port\nport.gil = {gil}\n"
+    with target.board(provisioned, boot=boot) as board, Peer(board.address, keys.host, timeout=20) as peer:
+        peer.login()
+        peer.text("\x05")
+        peer.until(b"=== ")
+        peer.text(
+            "import sys\n"
+            "from machine import Timer\n"
+            "w = sys.stdout.write\n"
+            "n = 0\n"
+            "def f(t):\n"
+            " global n\n"
+            " n += 1\n"
+            " w('<%d>' % n)\n"
+            "def g():\n"
+            " for i in range(3000):\n"
+            "  print(i, 'x' * (i % 140))\n"
+            "  if i % 7 == 0: w('tail')\n"
+            "  if i % 11 == 0: w('1234'); w('')\n"
+            "  if i % 13 == 0: w('\\n')\n"
+            "  if i % 17 == 0: w('a\\nb')\n"
+            "t = Timer(0)\n"
+            "t.init(period=3, callback=f)\n"
+            "g()\n"
+            "t.deinit()\n"
+            "print('en' + 'd', n)\n\x04"
+        )
+        out = peer.until(b"end ") + peer.until(PROMPT)
+    want = "".join(
+        f"{i} {'x' * (i % 140)}\r\n"
+        + "tail" * (i % 7 == 0)
+        + "1234" * (i % 11 == 0)
+        + "\r\n" * (i % 13 == 0)
+        + "a\r\nb" * (i % 17 == 0)
+        for i in range(3000)
+    )
+    text = out[out.index(b"0 \r\n") :].decode()
+    ticks = [int(t) for t in re.findall(r"<(\d+)>", text)]
+    assert re.sub(r"<\d+>", "", text).startswith(want + "end ")
+    assert len(ticks) > 3 and ticks == list(range(ticks[0], ticks[0] + len(ticks))) and ticks[0] < 20
 
 
 def test_printing_takes_no_heap(connect, target):
