@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import firmware
+from ports import free_ports
 from wssctl import ask
 from wssctl.ca import Authority
 from wssctl.errors import WssctlError
@@ -659,14 +660,6 @@ def desk(bits: int, lib: str | None) -> Iterator[tuple[Console, ssl.SSLContext]]
         finally:
             proc.terminate()
             proc.wait()
-
-
-def free_ports(n: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
 
 
 # The report ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from board import Board
+from ports import free_port
 
 DEMO = Path(__file__).resolve().parent.parent / "build" / "demo"
 UID = "30aea4b0a2d0"  # machine.unique_id() of the board on the desk
@@ -24,13 +25,13 @@ def secret(name: str) -> str:
     return file.read_text()
 
 
-def free_port(wanted: int) -> int:
+def port_to_use(wanted: int) -> int:
     with socket.socket() as s:
         try:
             s.bind(("127.0.0.1", wanted))
+            return wanted
         except OSError:
-            s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+            return free_port()
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def main() -> int:
         print("$ wssctl", shlex.join(words), file=sys.stderr)
         return subprocess.run([sys.executable, "-m", "wssctl", *words], env=env).returncode
 
-    port = free_port(8833)
+    port = port_to_use(8833)
     if not (board_files / "ROOT_CA_cert.pem").exists():
         names = ("--name", "localhost", "--ip", "127.0.0.1", "--force", "--out", str(board_files))
         for words in (("ca", "init", "--force"), ("host", "init", "--force"), ("device", "init", UID, *names)):

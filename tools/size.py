@@ -30,6 +30,7 @@ from pathlib import Path
 import bench
 import firmware
 from board import Board, BoardError
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 LIB = ROOT / "lib"
@@ -142,7 +143,7 @@ def states_heap(lib: Path | None = None) -> dict[str, int]:
     """
     with tempfile.TemporaryDirectory() as folder:
         files, credentials = bench.provision(Path(folder))
-        port = bench.free_ports(1)[0]
+        port = free_port()
         with Board(files, 32, lib=lib) as board:
             raw = Raw(board)
             bare = raw.used()

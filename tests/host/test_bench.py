@@ -8,6 +8,7 @@ import zlib
 import bench
 import pytest
 from board import Board
+from ports import free_ports
 from targets import ROOT
 
 
@@ -93,10 +94,9 @@ def test_a_board_on_a_port(tmp_path, keys, provisioned, monkeypatch, capsys):
     (folder / "HOST_cert@74657374.pem").write_bytes(keys.host.cert.read_bytes())
     (folder / "HOST_key@74657374.pem").write_bytes(keys.host.key.read_bytes())
     monkeypatch.setenv("WSSCTL_PASSPHRASE", keys.host.passphrase)
-    ports = sorted(bench.free_ports(1))
     with Board(provisioned, env={"BOARD_SOCKET_MS": "0"}, pty=True) as board:
         board.read_until(b">>> ")
-        address = "127.0.0.1:%d" % ports[0]
+        address = "127.0.0.1:%d" % free_ports(3)[0]
         arguments = ["--port", board.tty, "--address", address, "--keys", str(folder), "--out", str(tmp_path)]
         assert bench.main([*arguments, "--quick"]) == 0, capsys.readouterr().err
     assert len(json.loads((tmp_path / "bench.json").read_text())["rows"]) == len(bench.WORKS)

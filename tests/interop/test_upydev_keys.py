@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def run(*command, env, cwd):
 
 
 def test_a_board_with_upydevs_own_keys(target, upydev, tmp_path):
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((HOST, 8833))
+        except OSError:
+            pytest.skip("somebody listens on port 8833 of all of this machine's addresses")
     python, command, folder, env = upydev
     files = tmp_path / "board"
     boot = "import wss_repl\nwss_repl.start(%d, %r, ssl=%r, host=%r)\n"
