@@ -203,8 +203,8 @@ class Sizes:
     put: tuple[int, int] = (1 << 20, 1 << 20)
     lines: tuple[int, int] = (1 << 20, 1 << 20)
     paste: tuple[int, int] = (256 << 10, 8 << 10)
-    samples: int = 50
-    sample_ms: int = 100
+    samples: int = 20
+    sample_ms: int = 500
 
 
 QUICK = Sizes(1, (20, 5), 1, (100_000, 2048), (100_000, 100_000), (50_000, 50_000), (16 << 10, 1024), 1, 10)
@@ -493,9 +493,9 @@ class Bench:
         code = "bench_board.slowdown([%s], %d, %d)" % (", ".join(kinds), self.sizes.samples, self.sizes.sample_ms)
         self.console.exec(code, line)
         for kind, pairs in counts.items():
-            # The fastest of ten and ten: what slows a program for other reasons slows some of them, not all
-            for i in range(0, len(pairs), 10):
-                none, opened = (min(column) for column in zip(*pairs[i : i + 10], strict=True))
+            # The fastest of five and five: what slows a program for other reasons slows some of them, not all
+            for i in range(0, len(pairs), 5):
+                none, opened = (min(column) for column in zip(*pairs[i : i + 5], strict=True))
                 self._note("slow", kind, (opened / none - 1) * 100)
 
 
