@@ -760,6 +760,7 @@ def wssctl(board, keys, *args, **options):
     env = os.environ | {"WSSCTL_KEYS": str(keys.folder), "WSSCTL_PASSPHRASE": SECRET, "WSSCTL_PASSWORD": PASSWORD}
     env = {k: v for k, v in (env | options.pop("env", {})).items() if v is not None}
     argv = [sys.executable, "-m", "wssctl", args[0], f"127.0.0.1:{board.port}", "--host-id", "good", *args[1:]]
+    argv = options.pop("before", []) + argv
     return subprocess.run(argv, env=env, capture_output=True, timeout=30, start_new_session=True, **options)
 
 
@@ -792,6 +793,26 @@ def test_secrets_from_files(board, keys, tmp_path):
         env={"WSSCTL_PASSWORD": None, "WSSCTL_PASSPHRASE": None},
     )
     assert (run.returncode, run.stdout) == (0, b"1\n")
+
+
+@pytest.mark.parametrize(
+    "redirection, words, code",
+    [
+        (">/dev/full", ["exec", "print(1)"], 7),
+        (">/dev/full", ["get", "/x", "-"], 7),
+        (">&-", ["exec", "print(1)"], 0),
+        ("<&-", ["exec", "print(1)"], 0),
+        ("<&-", ["exec", "--file", "-"], 0),
+        ("<&-", ["repl"], 0),
+        ("<&- >&- 2>&-", ["exec", "print(1)"], 0),
+    ],
+)
+def test_output_that_is_full_and_streams_that_are_closed(board, keys, redirection, words, code):
+    board.files["/x"] = b"some text"
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
+    run = wssctl(board, keys, *words, before=shell)
+    assert run.returncode == code and b"Traceback" not in run.stderr and b"Exception" not in run.stderr
+    assert run.stderr.count(b"\n") == (code != 0) and (not code or b"No space left" in run.stderr)
 
 
 class Terminal:

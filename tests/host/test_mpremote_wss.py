@@ -261,6 +261,11 @@ def test_without_any_set_up(desk, tmp_path):
         assert t.wait() == 0
 
 
+def test_a_repl_without_a_terminal(desk):
+    done = desk.wssctl("mpremote", "resume", "repl")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "needs a terminal" in done.stderr
+
+
 def test_a_server_that_boot_py_does_not_bring_back(desk, monkeypatch):
     boot = desk.directory / "boot.py"
     text = boot.read_text()

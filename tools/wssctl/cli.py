@@ -1,11 +1,12 @@
 """The `wssctl` command line: parses, calls one function, turns errors into one sentence and an exit code."""
 
 import argparse
+import contextlib
 import os
 import sys
 
 from . import __version__
-from .errors import WssctlError
+from .errors import KeyFileError, WssctlError
 
 DESCRIPTION = """\
 Keys, terminal and files for MicroPython boards whose REPL is served over wss with mutual TLS.
@@ -332,10 +333,23 @@ def _group(commands, name: str, text: str):
     return commands.add_parser(name, help=text, description=text).add_subparsers(metavar="ACTION", required=True)
 
 
+def _standard_streams() -> None:
+    """Those that the caller closed become /dev/null: Python has None for them, and a socket would get the number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def main(argv: list[str] | None = None) -> int:
+    _standard_streams()
     args = build_parser().parse_args(argv)
     try:
-        return args.call(args)
+        code = args.call(args)
+        sys.stdout.flush()
+        return code
     except WssctlError as e:
         print(f"wssctl: {e}", file=sys.stderr)
         return e.exit_code
@@ -345,3 +359,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `wssctl get ... - | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as e:  # of this machine: the disk that the output goes to is full, for instance
+        try:
+            sys.stdout.flush()
+        except OSError:  # Python would try once more at its end
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = f" ({e.filename})" if e.filename else ""
+        print(f"wssctl: {e.strerror or e}{where}; see to that on this machine and try again.", file=sys.stderr)
+        return KeyFileError.exit_code

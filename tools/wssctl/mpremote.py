@@ -14,6 +14,10 @@ def main(args) -> int:
     except ImportError:
         raise UsageError("mpremote is not installed beside wssctl: pip install mpremote.") from None
     names = ("keys", "password_file", "passphrase_file", "host_id", "server_name", "takeover", "timeout")
+    try:
+        from termios import error as no_terminal
+    except ImportError:  # Windows
+        no_terminal = ()
     protocol_wss.install(**{name: getattr(args, name) for name in names})
     dial = Dialler(args)
     url = dial.target.url.removesuffix("/")
@@ -26,5 +30,7 @@ def main(args) -> int:
     except TransportError as e:
         said = str(e).rstrip(".")
         raise BoardError(f"mpremote: {said}; `wssctl mpremote BOARD reset` starts the board afresh.") from None
+    except no_terminal:
+        raise UsageError("mpremote's repl needs a terminal; `wssctl exec BOARD --file -` runs a program.") from None
     lost = protocol_wss.Serial.lost
     return lost.exit_code if lost else code
