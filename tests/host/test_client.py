@@ -796,6 +796,14 @@ def test_secrets_from_files(board, keys, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "words", [["exec", "--timeout", "-1", "1"], ["exec", "1", "--timeout", "1e30"], ["bridge", "--tcp", "99999"]]
+)
+def test_numbers_that_cannot_be(board, keys, words):
+    run = wssctl(board, keys, *words)
+    assert run.returncode == 2 and b"give " in run.stderr and b"Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
     "redirection, words, code",
     [
         (">/dev/full", ["exec", "print(1)"], 7),

@@ -242,6 +242,31 @@ def test_a_short_passphrase_or_a_password_the_board_cannot_take(desk):
     assert not desk.keys.exists() and desk.listing() == {}
 
 
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--name", "a room"], "not a host name"),
+        (["--ip", "127.0.0.999"], "does not appear to be an IPv4"),
+        (["--group", "a group"], "no name for a board"),
+        (["--wss-port", "99999"], "1 to 65535"),
+        (["--wss-port", "0"], "1 to 65535"),
+        (["--timeout", "-1"], "more than 0"),
+        (["--timeout", "nan"], "more than 0"),
+        (["--name", "room2"], "already the name of board"),
+    ],
+)
+def test_what_cannot_be_is_told_before_the_board_is_touched(desk, words, says):
+    desk.start()
+    desk.run("ca", "init")
+    desk.run("devices", "add", "room2", "127.0.0.2", "--uid", "aabbccddee01")
+    keys = sorted(desk.keys.iterdir())
+    command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty, *words]
+    env = desk.env | desk.secrets
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert desk.listing() == {} and sorted(desk.keys.iterdir()) == keys
+
+
 def test_nobody_to_ask(desk):
     desk.start()
     assert "no terminal to ask on" in desk.run("setup", "PORT", status=2, secrets=False)

@@ -44,6 +44,19 @@ def _lazy(module: str, function: str):
     return call
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1e9:  # not nan, and what a socket takes
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: give seconds, more than 0")
+
+
 class _Parser(argparse.ArgumentParser):
     """Takes options between positional arguments: before Python 3.12 `exec BOARD --timeout 5 CODE` is refused."""
 
@@ -75,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     remote.add_argument("--takeover", action="store_true", help="end another client's session")
     remote.add_argument("--server-name", metavar="NAME", help="the name to expect in the board's certificate")
     remote.add_argument("--host-id", metavar="ID", help="use HOST_cert@ID.pem in place of your own")
-    remote.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds to wait for answers (10)")
+    remote.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for answers (10)")
 
     p = commands.add_parser(
         "repl",
@@ -192,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("uid", metavar="UID", help="machine.unique_id().hex() on the board")
     p.add_argument("--name", action="append", default=[], help="its host name, .local is added; may be repeated")
     p.add_argument("--ip", action="append", default=[], help="its address; may be repeated")
-    p.add_argument("--port", action="append", type=int, help="upydev's entries are for this port (8833)")
+    p.add_argument("--port", action="append", type=_port, help="upydev's entries are for this port (8833)")
     p.add_argument("--out", metavar="DIR", help="also copy the three files a board needs there")
     p.set_defaults(call=_lazy("keys", "device_init"))
     p = group.add_parser("status", parents=[keys], help="validity and names")
@@ -206,7 +219,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--uid", help="the board's id, if the request does not say")
     p.add_argument("--name", action="append", default=[], help="its host name, .local is added; may be repeated")
     p.add_argument("--ip", action="append", default=[], help="its address; may be repeated")
-    p.add_argument("--port", action="append", type=int, help="upydev's entries are for this port (8833)")
+    p.add_argument("--port", action="append", type=_port, help="upydev's entries are for this port (8833)")
     p.set_defaults(call=_lazy("keys", "device_sign"))
     p = group.add_parser("install", parents=[cable], help="a signed certificate onto a board on a cable")
     p.add_argument("--cert", metavar="FILE", help="(default: the one in the key folder)")
@@ -234,7 +247,7 @@ def tool_commands(commands, remote) -> None:
             "choose the port it names. One program at a time; resets are bridged, too."
         ),
     )
-    p.add_argument("--tcp", type=int, metavar="PORT", help="this TCP port (default: a free one)")
+    p.add_argument("--tcp", type=_port, metavar="PORT", help="this TCP port (default: a free one)")
     p.set_defaults(call=_lazy("bridge", "bridge"))
 
     p = commands.add_parser(
@@ -263,7 +276,7 @@ def key_commands(commands, keys):
     names = argparse.ArgumentParser(add_help=False, parents=[cable])
     names.add_argument("--name", action="append", default=[], help="its name, NAME.local is added; may be repeated")
     names.add_argument("--ip", action="append", default=[], help="its address, beside those it has; may be repeated")
-    names.add_argument("--wss-port", type=int, default=8833, metavar="N", help="where it listens (8833)")
+    names.add_argument("--wss-port", type=_port, default=8833, metavar="N", help="where it listens (8833)")
     names.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     names.add_argument("--yes", action="store_true", help="replace keys of another ROOT CA without asking")
 
@@ -280,7 +293,7 @@ def key_commands(commands, keys):
     p.add_argument("--group", action="append", default=[], help="put it into this group; may be repeated")
     p.add_argument("--host-made", action="store_true", help="make the board's key here, not on the board")
     p.add_argument("--new-keys", action="store_true", help="new keys even if those on the board are in order")
-    p.add_argument("--timeout", type=float, default=15.0, metavar="S", help="seconds to wait for the login (15)")
+    p.add_argument("--timeout", type=_seconds, default=15.0, metavar="S", help="seconds to wait for the login (15)")
     p.set_defaults(call=_lazy("provision", "setup"))
 
     p = commands.add_parser(
@@ -308,7 +321,7 @@ def key_commands(commands, keys):
     over.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     over.add_argument("--password-file", metavar="FILE", help="its first line is the boards' WebREPL password")
     over.add_argument("--takeover", action="store_true", help="end other clients' sessions")
-    over.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds to wait for answers (10)")
+    over.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for answers (10)")
     p = actions.add_parser("renew", parents=[over], help="new certificates for boards whose own end within 30 days")
     p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
     p.add_argument("--all", action="store_true", help="those that are not due, too")

@@ -70,11 +70,7 @@ class Registry:
         """Adds or changes one; raises UsageError for a name that could be taken for something else."""
         boards = self.load()
         if uid := changes.get("uid"):
-            if name in boards and boards[name].uid not in ("", uid):
-                raise UsageError(
-                    f"{name} is already the name of board {boards[name].uid}; take another with --name, or forget the "
-                    f"old one with `wssctl devices forget {name}`."
-                )
+            self.refuse_taken(name, uid)
             for other in [n for n, d in boards.items() if d.uid == uid and n != name]:
                 boards[name] = replace(boards.pop(other), name=name)
         device = boards.get(name) or Device(check_name(name))
@@ -88,6 +84,14 @@ class Registry:
         boards[name] = replace(device, **changes)
         self.save(boards)
         return boards[name]
+
+    def refuse_taken(self, name: str, uid: str) -> None:
+        other = self.load().get(name)
+        if other and other.uid not in ("", uid):
+            raise UsageError(
+                f"{name} is already the name of board {other.uid}; take another with --name, or forget the "
+                f"old one with `wssctl devices forget {name}`."
+            )
 
     def find(self, text: str) -> Device | None:
         """The board of that name, `upydev`'s way too (shl@name). None for what is an address."""

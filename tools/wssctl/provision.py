@@ -29,11 +29,13 @@ TRUST, CLOCK = "wss_trust.txt", "wss_time.txt"
 
 def setup(args) -> int:
     refuse_network(args.port, args.over_network)
+    _check_names(args)
     store = Store(args.keys)
     with Cable(args.port) as board:
         about = _about(board, args)
         uid = about["uid"]
         name = args.name[0] if args.name else devices.Registry(store).name_of(uid) or f"board-{uid[-6:]}"
+        devices.Registry(store).refuse_taken(name, uid)
         say(f"{about['machine'] or 'A board'}, id {uid}, as {name}")
         files, old = _missing_bundle(board, about)
         room = sum(map(len, files.values())) + _SPACE
@@ -77,6 +79,7 @@ def setup(args) -> int:
 
 def enrol(args) -> int:
     refuse_network(args.port, args.over_network)
+    _check_names(args)
     store = Store(args.keys)
     registry = devices.Registry(store)
     with Cable(args.port) as board:
@@ -84,6 +87,7 @@ def enrol(args) -> int:
         uid = about["uid"]
         known = registry.name_of(uid)
         names = args.name or ([known] if known else [f"board-{uid[-6:]}"])
+        registry.refuse_taken(names[0], uid)
         addresses = list(dict.fromkeys([*args.ip, *about["addresses"], *registry.addresses(known)]))
         authority = keys.load_authority(args, store)
         _confirm_foreign(args, board, about, authority)
@@ -158,6 +162,13 @@ def remove(args) -> int:
     if not block:
         say("(Its boot.py had no block of `wssctl setup`; what else starts a server there is as it was.)")
     return 0
+
+
+def _check_names(args) -> None:
+    """Before anything is made. The first is also what the board is called here."""
+    ca.device_names(args.name, args.ip)
+    for name in args.name[:1] + [g.removeprefix("@") for g in getattr(args, "group", [])]:
+        devices.check_name(name)
 
 
 # What the board is
@@ -487,4 +498,3 @@ class steps:
     def __exit__(self, kind, *exc) -> None:
         if self.live:
             print(file=sys.stderr, flush=True)
-
