@@ -1,5 +1,6 @@
 """wssctl setup, enrol and remove, with real mpremote on a pseudo-terminal, against a factory-fresh board."""
 
+import json
 import os
 import pty
 import re
@@ -138,6 +139,29 @@ def test_again_changes_nothing_and_remove_leaves_the_board_as_it_was(desk):
     assert desk.listing() == before | {"boot.py": before["boot.py"] + b"\n"}
     with pytest.raises(ConnectionRefusedError):
         desk.peer()
+
+
+def test_again_without_options_keeps_the_address_and_the_port_and_a_remembered_password_is_the_new_one(desk):
+    desk.start()
+    desk.run("setup", "PORT")
+    desk.run("devices", "remember", "room1")
+    before = desk.listing(), json.loads((desk.keys / "devices.json").read_text())["devices"]["room1"]
+    command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty]
+    env = desk.env | desk.secrets | {"WSSCTL_PASSWORD": "another 42"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and "as room1" in done.stderr and "Connected over wss" in done.stderr, done.stderr
+    after = desk.listing(), json.loads((desk.keys / "devices.json").read_text())["devices"]["room1"]
+    assert [n for n in after[0] if after[0][n] != before[0][n]] == ["webrepl_cfg.py"]
+    assert {**after[1], "last_seen": ""} == {**before[1], "last_seen": ""}
+    assert desk.run("exec", "room1", "print(6*7)", env={"WSSCTL_PASSWORD": ""}).strip() == "42"
+
+
+def test_in_no_network_says_what_to_do(desk):
+    desk.start()
+    command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty, "--wss-port", str(desk.port)]
+    env = desk.env | desk.secrets
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 3 and "in no network" in done.stderr and "--ip ADDRESS" in done.stderr
 
 
 def test_remove_deletes_what_was_not_there_before_and_twice_is_fine(desk):

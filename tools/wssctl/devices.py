@@ -64,6 +64,11 @@ class Registry:
         device = self.load().get(name or "")
         return [device.host] if device and re.fullmatch(r"[0-9.]+|[0-9a-f:]+", device.host) else []
 
+    def port(self, name: str | None) -> int:
+        """Where a board listens, as far as is known."""
+        device = self.load().get(name or "")
+        return device.port if device else ca.WSS_PORT
+
     def update(
         self, name: str, *, cert: bytes | None = None, groups: list[str] | None = None, seen: bool = True, **changes
     ) -> Device:

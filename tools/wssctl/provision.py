@@ -31,11 +31,14 @@ def setup(args) -> int:
     refuse_network(args.port, args.over_network)
     _check_names(args)
     store = Store(args.keys)
+    registry = devices.Registry(store)
     with Cable(args.port) as board:
         about = _about(board, args)
         uid = about["uid"]
-        name = args.name[0] if args.name else devices.Registry(store).name_of(uid) or f"board-{uid[-6:]}"
-        devices.Registry(store).refuse_taken(name, uid)
+        known = registry.name_of(uid)
+        name = args.name[0] if args.name else known or f"board-{uid[-6:]}"
+        registry.refuse_taken(name, uid)
+        args.wss_port = args.wss_port or registry.port(known)
         say(f"{about['machine'] or 'A board'}, id {uid}, as {name}")
         files, old = _missing_bundle(board, about)
         room = sum(map(len, files.values())) + _SPACE
@@ -50,7 +53,8 @@ def setup(args) -> int:
         _host(args, store, authority, passphrase)
         if files or old:
             _install(board, files, old, about)
-        addresses = list(dict.fromkeys([*args.ip, *about["addresses"]]))
+        # a board without the network module does not know its own, and one that is out of reach comes back
+        addresses = list(dict.fromkeys([*args.ip, *about["addresses"]])) or registry.addresses(known)
         _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
         _configure(board, about, args, password, bool(files or old))
         _clock(board, about)
@@ -64,13 +68,13 @@ def setup(args) -> int:
         say("boot.py ran, the server listens")
     host = args.ip[0] if args.ip else addresses[0] if addresses else f"{name}.local"
     cert = store.read(store.device_files(uid)["cert_pem"])
-    entry = devices.Registry(store).update(
-        name, uid=uid, host=host, port=args.wss_port, groups=args.group, cert=cert
-    )
+    entry = registry.update(name, uid=uid, host=host, port=args.wss_port, groups=args.group, cert=cert)
+    if devices.remembered(store, f"password:{name}") not in (None, password):
+        devices.remember(store, f"password:{name}", password)
     if not addresses:
         raise Unreachable(
-            "The board is set up but in no network: connect it in its boot.py (network.WLAN), then "
-            f"`wssctl repl {name}`."
+            "The board is set up but in no network: connect it in its boot.py (network.WLAN) and run this again; if it "
+            "is in one, give --ip ADDRESS."
         )
     _login(args, store, entry, passphrase, password)
     say(f"Connected over wss as a host the board knows. From now on: wssctl repl {name}")
@@ -88,6 +92,7 @@ def enrol(args) -> int:
         known = registry.name_of(uid)
         names = args.name or ([known] if known else [f"board-{uid[-6:]}"])
         registry.refuse_taken(names[0], uid)
+        args.wss_port = args.wss_port or registry.port(known)
         addresses = list(dict.fromkeys([*args.ip, *about["addresses"], *registry.addresses(known)]))
         authority = keys.load_authority(args, store)
         _confirm_foreign(args, board, about, authority)
