@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from wssctl import ask, ca, cli
+from wssctl.board import replacing
 from wssctl.errors import KeyFileError, UsageError
 from wssctl.store import Store, host_id, write_files
 
@@ -227,6 +228,28 @@ def test_a_file_on_the_board_is_in_the_way_before_anything_is_made(keys, tmp_pat
     before = made(keys)
     assert cli.main(["device", "init", UID, "--out", str(tmp_path)]) == 7
     assert made(keys) == before and (tmp_path / f"SSL_key{UID}.der").read_bytes() == b"precious"
+
+
+def test_what_is_no_file_is_never_replaced(keys, tmp_path, capsys):
+    """As root, `wssctl get board x /dev/null` or `device csr --out /dev/stdout` put a file in the device's place."""
+    assert cli.main(["ca", "init"]) == 0
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        capsys.readouterr()
+        assert cli.main(["ca", "export", "--force", str(tmp_path / name)]) == 7
+        assert "is no file" in capsys.readouterr().err
+        with pytest.raises(KeyFileError, match="is no file"), replacing(tmp_path / name):
+            pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and (tmp_path / "link").is_symlink()
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "way").symlink_to("target")
+    write_files({tmp_path / "way": b"new"}, force=True)
+    assert (tmp_path / "way").is_symlink() and (tmp_path / "target").read_bytes() == b"new"
+    with replacing(tmp_path / "way") as f:
+        f.write(b"newer")
+    assert (tmp_path / "way").is_symlink() and (tmp_path / "target").read_bytes() == b"newer"
+    assert sorted(os.listdir(tmp_path)) == ["keys", "link", "pipe", "target", "way"]
 
 
 def test_a_write_that_fails_leaves_every_old_file(tmp_path, monkeypatch):

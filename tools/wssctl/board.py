@@ -168,6 +168,9 @@ def _base(path: str, is_local: bool) -> str:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator:
     """A binary file that takes `path`'s place when the block ends well; otherwise the old one stays."""
+    path = Path(os.path.realpath(path))  # a symbolic link stays one
+    if path.exists() and not path.is_file():
+        raise KeyFileError(f"{path} is no file, and stays; name a file, or '-' for standard output.")
     try:
         fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as e:

@@ -114,6 +114,8 @@ def check_uid(uid: str) -> str:
 def write_files(files: dict[Path, bytes], force: bool = False) -> None:
     """Writes all or, when anything is in the way or the disk is full, none of `files`; old ones stay until the last
     moment. Raises KeyFileError."""
+    home = next(iter(files)).parent  # where the next command looks for the journal
+    files = {Path(os.path.realpath(p)): data for p, data in files.items()}  # a symbolic link stays one
     present = [p.name for p in files if p.exists()]
     if present and not force:
         folder = next(iter(files)).parent
@@ -122,6 +124,9 @@ def write_files(files: dict[Path, bytes], force: bool = False) -> None:
             f"{'is' if len(present) == 1 else 'are'} left alone; --force makes new ones."
         )
     staged: list[tuple[Path, Path]] = []
+    for path in files:
+        if path.exists() and not path.is_file():
+            raise KeyFileError(f"{path} is no file, and stays; name a file.")
     try:
         for path, data in files.items():
             make_folder(path.parent)
@@ -132,13 +137,13 @@ def write_files(files: dict[Path, bytes], force: bool = False) -> None:
                 f.flush()
                 os.fsync(f.fileno())
         if len(staged) > 1:
-            _announce(staged)
+            _announce(staged, home)
         for temporary, path in staged:
             os.replace(temporary, path)
         for folder in {p.parent for p in files}:
             _sync_folder(folder)
         if len(staged) > 1:
-            (staged[0][1].parent / _JOURNAL).unlink(missing_ok=True)
+            (home / _JOURNAL).unlink(missing_ok=True)
     except OSError as e:
         raise KeyFileError(
             f"Cannot write to {e.filename or path.parent} ({e.strerror}); nothing was changed there."
@@ -151,15 +156,15 @@ def write_files(files: dict[Path, bytes], force: bool = False) -> None:
 _JOURNAL = ".replacing.json"
 
 
-def _announce(staged: list[tuple[Path, Path]]) -> None:
+def _announce(staged: list[tuple[Path, Path]], home: Path) -> None:
     """Several files cannot change in one step: a list of the renames to come lets _finish() end what a loss of power
     cut off."""
-    fd, name = tempfile.mkstemp(prefix=_JOURNAL, dir=staged[0][1].parent)
+    fd, name = tempfile.mkstemp(prefix=_JOURNAL, dir=home)
     with os.fdopen(fd, "w") as f:
         json.dump([[str(temporary), str(path)] for temporary, path in staged], f)
         f.flush()
         os.fsync(f.fileno())
-    os.replace(name, staged[0][1].parent / _JOURNAL)
+    os.replace(name, home / _JOURNAL)
 
 
 def _finish(folder: Path) -> None:
