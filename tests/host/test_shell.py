@@ -185,7 +185,7 @@ def test_a_person_at_the_shell(desk, tmp_path):
         t.until(r"made\$")
         t.type("pwd\r")
         t.until("/made\r\n")
-        t.type("\x18")
+        t.type("\x18e\r")  # at once: Ctrl-x e is a key of the line editor
         assert t.wait() == 1 or t.wait() == 0
 
 

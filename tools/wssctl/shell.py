@@ -141,7 +141,8 @@ class Shell:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         keys = KeyBindings()
         for key, typed in (("c-s", "repl"), ("c-k", "keys"), ("c-x", "exit")):
-            keys.add(key)(lambda event, typed=typed: event.app.exit(result=typed))
+            # eager: Ctrl-x is also the first key of others, for which it would wait a second
+            keys.add(key, eager=True)(lambda event, typed=typed: event.app.exit(result=typed))
         if self.board.link.tls:
             self.say(f"WebSecREPL with {self.board.link.tls[0]} connected")
         self.say(self.board.tls_line)
