@@ -262,6 +262,26 @@ def test_expiry_is_announced_and_renewed_in_one_command(site):
     assert "room2: renewed" in site.run("devices", "renew", "--all", "@all")
 
 
+def test_a_board_whose_certificate_is_elsewhere_does_not_keep_the_others_from_theirs(site):
+    site.add("room2", UID, days=20)
+    site.run("devices", "add", "room1", "127.0.0.1:1", "--uid", SECOND)  # as the README adds one
+    text = site.run("devices", "renew", status=1)
+    assert "room2: renewed" in text and "room1: There is no certificate of it" in text and "Not done on room1;" in text
+
+
+def test_a_board_that_somebody_is_on_does_not_keep_the_others_from_theirs(site):
+    site.add("room1", UID, days=20)
+    site.add("room2", SECOND, days=20)
+    hold = [sys.executable, "-m", "wssctl", "exec", "room1", "print('on')\nimport time\nwhile True: time.sleep_ms(50)"]
+    with subprocess.Popen(hold, env=site.env, stdout=subprocess.PIPE) as somebody:
+        try:
+            assert somebody.stdout.readline() == b"on\n"
+            text = site.run("devices", "renew", status=1)
+        finally:
+            somebody.kill()
+    assert "room2: renewed" in text and "in use" in text and "Not done on room1;" in text
+
+
 def test_an_expired_board_is_refused_with_a_sentence(site, room1):
     files, port = room1
     authority = ca.Authority.load(

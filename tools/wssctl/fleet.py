@@ -21,6 +21,7 @@ from .errors import (
     ConnectionLost,
     HandshakeCut,
     KeyFileError,
+    LoginError,
     TrustError,
     Unreachable,
     UsageError,
@@ -30,6 +31,10 @@ from .provision import TRUST, check_password, say
 from .store import Store, write_files
 
 NEXT = "NEXT_"
+
+
+class NoCertificate(KeyFileError):
+    """One board cannot be renewed from here; the others can."""
 
 
 class Fleet:
@@ -96,7 +101,7 @@ class Fleet:
             try:
                 work(device)
                 print(f"{device.name}: {what}", flush=True)
-            except (Unreachable, ConnectionLost, TrustError, BoardError, AccessDenied) as e:
+            except (Unreachable, ConnectionLost, TrustError, BoardError, LoginError, NoCertificate) as e:
                 print(f"{device.name}: {e}", file=sys.stderr, flush=True)
                 failed.append(device.name)
         return failed
@@ -113,7 +118,7 @@ def _same_names(authority: ca.Authority, store: Store, device: devices.Device) -
     """A new certificate (PEM) for the key and the names of the board's present one."""
     path = store.device_files(device.uid)["cert_pem"]
     if not device.uid or not path.exists():
-        raise KeyFileError(f"{store.folder} lacks the certificate of {device.name}; use `wssctl setup` on its cable.")
+        raise NoCertificate(f"There is no certificate of it in {store.folder}; use `wssctl setup` on its cable.")
     old = ca.load_cert(store.read(path), "device certificate")
     names = ca.report(store.read(path), "device").names
     addresses = [n for n in names if ":" in n and "://" not in n or n.replace(".", "").isdigit()]
