@@ -56,7 +56,7 @@ class Store:
             if len(others) > 1:
                 raise KeyFileError(
                     f"{self.folder} holds the keys of several hosts and none is {user_name()}'s ({cert.name}); "
-                    "make one with `wssctl host init` or choose with --cert and --key."
+                    "make one with `wssctl host init` or choose with --host-id."
                 )
             if others:
                 key, cert = self.host_files(others[0])
