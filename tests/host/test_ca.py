@@ -297,6 +297,16 @@ def test_wrong_ca_passphrase(keys, tmp_path, capsys):
     assert len(made(keys)) == 2
 
 
+def test_an_imported_ca_is_under_the_new_passphrase_that_is_given(keys, tmp_path, capsys):
+    assert cli.main(["ca", "init"]) == 0 and cli.main(["ca", "export", str(tmp_path / "ca.pem")]) == 0
+    (tmp_path / "new").write_text("another horse\n")
+    there = ["--keys", str(tmp_path / "there")]
+    new = str(tmp_path / "new")
+    assert cli.main(["ca", "import", str(tmp_path / "ca.pem"), *there, "--new-passphrase-file", new]) == 0
+    assert cli.main(["host", "init", *there]) == 7
+    assert cli.main(["host", "init", *there, "--ca-passphrase-file", new]) == 0
+
+
 def test_short_passphrases_are_refused(keys, monkeypatch, capsys):
     monkeypatch.setenv("WSSCTL_PASSPHRASE", "short")
     assert cli.main(["ca", "init"]) == 2

@@ -91,7 +91,9 @@ def ca_import(args) -> int:
     key_pem, mark, certs = data.partition(b"-----BEGIN CERTIFICATE-----")
     if not mark or b"ENCRYPTED" not in key_pem:
         raise KeyFileError(f"{args.file} is no ROOT CA written by `wssctl ca export`.")
-    ca.Authority.load(mark + certs, key_pem, ca_passphrase(args))
+    authority = ca.Authority.load(mark + certs, key_pem, ca_passphrase(args))
+    if args.new_passphrase_file:
+        key_pem = authority.key_pem(ask.new_secret("", args.new_passphrase_file, option="--new-passphrase-file"))
     store.write({store.ca_key: key_pem, store.ca_cert: mark + certs}, args.force)
     print(f"The ROOT CA is in {store.folder}; `wssctl host init` makes this machine's own key.")
     return 0
