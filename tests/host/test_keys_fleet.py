@@ -126,7 +126,7 @@ def test_a_lost_board_is_refused_before_the_password(site, room1):
     assert site.run("exec", "room2", "print(1)") == "1\n"
     crl = (site.path / "keys/ROOT_CA_crl.pem").read_bytes()
     site.run("device", "revoke", SECOND)
-    assert "has been revoked" in site.run("exec", "room2", "print(1)", status=4)
+    assert "has been revoked; `wssctl setup PORT --new-keys`" in site.run("exec", "room2", "print(1)", status=4)
     assert "has been revoked" in site.run(*HELLO, status=4)
     assert crl != (site.path / "keys/ROOT_CA_crl.pem").read_bytes()
 
@@ -361,7 +361,10 @@ def test_a_request_signed_on_another_machine(site, room1):
     assert site.run(*HELLO) == "42\n"
     (site.path / "bad.pem").write_text(request.read_text().replace("M", "N", 3))
     assert "no certificate request" in site.run("device", "sign", site.path / "bad.pem", "--force", status=7)
-    site.run("device", "sign", request, "--name", "room1", "--ip", "127.0.0.1", "--force")
+    said = site.run("device", "sign", request, "--force")
+    assert f"for {UID}, {UID}.local." in said and "add those you will type" in said
+    said = site.run("device", "sign", request, "--name", "room1", "--ip", "127.0.0.1", "--force")
+    assert "for room1, room1.local, 127.0.0.1." in said and "add those" not in said
     site.run("device", "install", tty)
     assert (files / f"SSL_key{UID}.der").read_bytes() != old_key
     assert not list(files.glob("*.new"))

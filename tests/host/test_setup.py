@@ -19,7 +19,7 @@ from targets import UID
 from wssctl import modules, provision
 from wssctl.ca import Authority
 from wssctl.cable import Cable
-from wssctl.errors import BoardError, ConnectionLost
+from wssctl.errors import BoardError, ConnectionLost, Unreachable
 
 PASSPHRASE, PASSWORD = "correct horse", "sesame 23"
 
@@ -312,7 +312,7 @@ def test_another_board_than_the_one_meant(desk):
 
 def test_no_board_there(desk, tmp_path):
     desk.start()
-    assert "Cannot open" in desk.run("setup", "/dev/ttyNOT", status=3)
+    assert "Cannot open /dev/ttyNOT (it is not there)" in desk.run("setup", "/dev/ttyNOT", status=3)
     master, slave = pty.openpty()
     try:
         assert "does not answer as a MicroPython board" in desk.run("setup", os.ttyname(slave), status=3)
@@ -320,6 +320,13 @@ def test_no_board_there(desk, tmp_path):
         os.close(master)
         os.close(slave)
     assert not desk.keys.exists()
+
+
+def test_a_port_that_is_not_ours_to_open(tmp_path, monkeypatch):
+    (tmp_path / "tty").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may open anything
+    with pytest.raises(Unreachable, match="dialout"):
+        Cable(str(tmp_path / "tty"))
 
 
 def test_a_network_only_when_asked_by_name(desk):

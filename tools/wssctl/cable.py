@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -77,7 +78,7 @@ class Cable:
             do_connect(state, args)
         except (CommandError, TransportError, OSError, ValueError) as e:
             raise Unreachable(
-                f"Cannot open {self.port} ({str(e).rstrip('.')}); is the board plugged in? `mpremote connect list` "
+                f"Cannot open {self.port} ({_cause(port, e)}); is the board plugged in? `mpremote connect list` "
                 "shows the ports there are."
             ) from None
         self.transport = state.transport
@@ -214,6 +215,15 @@ class Cable:
                 if (at := said.find(wanted)) >= 0 and b"\n" in said[at:]:
                     break
             return said.decode("utf-8", "replace").replace("\r", "")
+
+
+def _cause(port: str, e: Exception) -> str:
+    """mpremote says of all of them that the port may be in use."""
+    if port.startswith("/") and not os.path.exists(port):
+        return "it is not there"
+    if port.startswith("/") and not os.access(port, os.R_OK | os.W_OK):
+        return "you are not in the group that may, often dialout: `sudo usermod -aG dialout $USER`, then log in anew"
+    return str(e).rstrip(".")
 
 
 def _board_words(line: str) -> str:

@@ -65,11 +65,15 @@ def device_init(args) -> int:
     else:
         print(f"Made {files['key_der'].name} and {files['cert_der'].name} in {store.folder}.")
         print("Copy both, and ROOT_CA_cert.pem, to the board's root folder over its cable.")
-    report = ca.report(made.cert_pem, "device")
+    _say_names(args, made.cert_pem)
+    return 0
+
+
+def _say_names(args, cert_pem: bytes) -> None:
+    report = ca.report(cert_pem, "device")
     print(f"Valid until {report.not_after:%Y-%m-%d} for {', '.join(n for n in report.names if '://' not in n)}.")
     if not args.name and not args.ip:
         print("Without --name or --ip it is valid for these names only; add those you will type.")
-    return 0
 
 
 def ca_export(args) -> int:
@@ -148,6 +152,7 @@ def device_sign(args) -> int:
     pem, der = (cert.public_bytes(e) for e in (serialization.Encoding.PEM, serialization.Encoding.DER))
     store.write({files["cert_pem"]: pem, files["cert_der"]: der}, args.force)
     print(f"Signed {files['cert_der'].name}; `wssctl device install PORT` or `device export` brings it to the board.")
+    _say_names(args, pem)
     return 0
 
 

@@ -456,13 +456,13 @@ def _tls_problem(
         code = e.verify_code
         if code in (_HOST_MISMATCH, _IP_MISMATCH):
             text = (
-                f"The board's certificate is valid, but not for {name}; add the name with `wssctl device "
-                "init`, or say which with --server-name."
+                f"The board's certificate is valid, but not for {name}; `wssctl setup PORT` on its cable, with --name "
+                "or --ip, adds that, or say with --server-name which name it has."
             )
         elif code == _EXPIRED:
             text = (
                 f"The certificate of {target.host} (or the ROOT CA's) has expired; `wssctl device status` "
-                "shows which, `device init --force` renews."
+                "shows which, `wssctl setup PORT` on the board's cable renews its."
             )
         elif code == _NOT_YET_VALID:
             text = f"The certificate of {target.host} is not valid yet; check this computer's clock."
@@ -472,7 +472,10 @@ def _tls_problem(
                 "do not type a password there."
             )
         elif code == _REVOKED:
-            text = f"The certificate of {target.host} has been revoked."
+            text = (
+                f"The certificate of {target.host} has been revoked; `wssctl setup PORT --new-keys` gives the board "
+                "another, if it is yours again."
+            )
         else:
             text = (
                 f"{target.host} shows a certificate that {ca} did not sign; it is not your board, or its keys "
