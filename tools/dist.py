@@ -60,9 +60,11 @@ def main() -> int:
     parser.add_argument("--check", metavar="PORT", help="compare what a board has with the release")
     arguments = parser.parse_args()
     try:
-        if not arguments.check:
+        if arguments.check is None:
             print(build())
             return 0
+        if not arguments.check:
+            raise WssctlError("say which board: make dist-check PORT=/dev/ttyUSB0")
         if not (DIST / "SHA256SUMS").exists():
             raise WssctlError("there is no release to compare with: make dist")
         wanted = (DIST / "SHA256SUMS").read_text()

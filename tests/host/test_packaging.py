@@ -87,6 +87,8 @@ def test_make_dist_and_dist_check(bare):
     folder, mpremote = bare
     make = ["make", "-s", "-C", str(ROOT)]
     where = subprocess.run([*make, "dist"], check=True, capture_output=True, text=True).stdout.split()[-1]
+    nowhere = subprocess.run([*make, "dist-check"], capture_output=True, text=True)
+    assert nowhere.returncode and "say which board" in nowhere.stderr and not nowhere.stdout
     check = [*make, "dist-check", f"PORT={mpremote.tty}"]
     before = subprocess.run(check, capture_output=True, text=True)
     assert before.returncode and "dist: the board has not this release: " in before.stderr
