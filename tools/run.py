@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from board import Board
+from board import Board, BoardError
+from firmware import FirmwareError
 from ports import free_port
 
 DEMO = Path(__file__).resolve().parent.parent / "build" / "demo"
@@ -55,11 +56,16 @@ def main() -> int:
     url = "wss://localhost" if port == 8833 else "wss://localhost:%d" % port
     with Board(board_files) as board:
         board.read_until(b">>> ", 20)
-        if sys.stdin.isatty() and sys.stdout.isatty():
+        if sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty():  # None: closed
             print("A board is listening. Its files: %s. Ctrl-] leaves." % board_files, file=sys.stderr)
             return wssctl("repl", url)
         return wssctl("exec", url, "import os, wss_repl; print(os.uname()); print(wss_repl.status())")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (BoardError, FirmwareError, OSError) as e:
+        sys.exit(f"run: {e}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -358,8 +358,8 @@ def _standard_streams() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     _standard_streams()
-    args = build_parser().parse_args(argv)
     try:
+        args = build_parser().parse_args(argv)
         code = args.call(args)
         sys.stdout.flush()
         return code
