@@ -46,3 +46,9 @@ extern const struct _mp_print_t mp_plat_print;
 // The return values of pyexec on boards. (The unix port has others since 1.27.)
 #undef MICROPY_PYEXEC_ENABLE_EXIT_CODE_HANDLING
 #undef MICROPY_PYEXEC_COMPILE_ONLY
+
+// See board_vfs.c.
+#ifdef BOARD_EMPTY_VFS_POSIX
+#undef MICROPY_VFS_POSIX
+#define MICROPY_VFS_POSIX (0)
+#endif

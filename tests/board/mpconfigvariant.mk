@@ -18,6 +18,9 @@ MICROPY_STANDALONE = 0
 # board_socket.c includes the port's modsocket.c, so that one stays empty.
 MICROPY_PY_SOCKET = 0
 
+# board_vfs.c includes vfs_posix.c.
+$(BUILD)/extmod/vfs_posix.o: CFLAGS += -DBOARD_EMPTY_VFS_POSIX
+
 # Threads with a GIL, as ESP32 has. (The port's own switch for it appeared in 1.26.)
 MICROPY_PY_THREAD = 0
 CFLAGS += -DMICROPY_PY_THREAD=1 -DMICROPY_PY_THREAD_GIL=1 -DMICROPY_PY_THREAD_RECURSIVE_MUTEX=1

@@ -553,6 +553,14 @@ def test_read_until_says_what_the_board_printed_instead(desk):
         board.read_until(b"never", timeout=0.5)
 
 
+def test_rename_by_absolute_names_replaces(desk):
+    names = [("/a", "/b"), ("a", "/b"), ("/a", "b"), ("a", "b")]
+    for old, new in names:
+        code = "import os\nfor n in 'ab':\n with open(n, 'w') as f: f.write(n)\n"
+        assert run(desk(), f"{code}os.rename({old!r}, {new!r})\nprint(open('b').read())") == "a\n"
+        assert not (desk.path / "a").exists() and (desk.path / "b").read_text() == "a"
+
+
 def test_modules_from_a_directory_come_before_frozen_ones(desk, tmp_path_factory):
     lib = tmp_path_factory.mktemp("lib")
     (lib / "wss_helper.py").write_text("here = 'directory'\n")
