@@ -16,7 +16,8 @@ help: ## this list
 $(VENV)/.stamp: pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "make: no virtual environment: Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]' >&2
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]' >&2 || \
+	  { echo "make: the packages that wssctl needs cannot be installed, pip says why: is there a network?" >&2; exit 1; }
 	@touch $@
 
 .PHONY: venv

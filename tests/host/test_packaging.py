@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import re
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def test_make_dist_and_dist_check(bare):
     mpremote("mip", "install", where)
     after = subprocess.run(check, capture_output=True, text=True)
     assert after.returncode == 0 and "the board has this release" in after.stdout, after.stderr
+
+
+def test_make_without_a_network_says_so(tmp_path):
+    env = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    words = ["make", "-s", "-C", str(ROOT), f"VENV={tmp_path}/venv", "venv"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode and "is there a network?" in done.stderr.splitlines()[-2]
+    assert not (tmp_path / "venv/.stamp").exists()
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
