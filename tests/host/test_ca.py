@@ -288,6 +288,16 @@ def test_mistakes_are_one_sentence_and_an_exit_code(keys, capsys, argv, code, wo
     assert err.startswith("wssctl: ") and words in err and err.count("\n") == 1
 
 
+def test_a_file_of_another_kind_is_one_sentence_without_a_link(keys, tmp_path, capsys):
+    assert cli.main(["ca", "init"]) == 0
+    (tmp_path / "text").write_text("hello\n")
+    assert cli.main(["device", "sign", str(tmp_path / "text")]) == 7
+    (keys / "ROOT_CA_cert.pem").write_text("hello\n")
+    assert cli.main(["ca", "status"]) == 7
+    err = capsys.readouterr().err
+    assert err.count("\n") == 2 and "http" not in err and "Unable to load PEM" in err
+
+
 def test_wrong_ca_passphrase(keys, tmp_path, capsys):
     assert cli.main(["ca", "init"]) == 0
     wrong = tmp_path / "wrong"

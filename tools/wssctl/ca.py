@@ -185,7 +185,7 @@ def load_key(pem: bytes, passphrase: str | None, what: str) -> ec.EllipticCurveP
     except ValueError as e:
         if b"ENCRYPTED" in pem:
             raise KeyFileError(f"Wrong passphrase for the {what} (or the file is damaged); try again.") from None
-        raise KeyFileError(f"The {what} is not a readable PEM key ({e}); restore it from a backup.") from None
+        raise KeyFileError(f"The {what} is not a readable PEM key ({cause(e)}); restore it from a backup.") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise KeyFileError(f"The {what} is not an elliptic-curve key.")
     return key
@@ -201,7 +201,13 @@ def load_cert(data: bytes, what: str) -> x509.Certificate:
         _ = cert.subject, cert.issuer, cert.extensions, cert.public_key()
         return cert
     except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm) as e:
-        raise KeyFileError(f"The {what} is not a readable certificate ({e}); restore it or make a new one.") from None
+        text = f"The {what} is not a readable certificate ({cause(e)}); restore it or make a new one."
+        raise KeyFileError(text) from None
+
+
+def cause(e: Exception) -> str:
+    """What cryptography says, without its link to a page that explains it."""
+    return str(e).split(". See http")[0].rstrip(".")
 
 
 def encrypted_pem(key: ec.EllipticCurvePrivateKey, passphrase: str) -> bytes:

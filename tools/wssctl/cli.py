@@ -83,7 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     keys.add_argument("--passphrase-file", metavar="FILE", help="its first line is the HOST key's passphrase")
 
     remote = argparse.ArgumentParser(add_help=False, parents=[keys])
-    remote.add_argument("url", metavar="BOARD", help="board.local, 192.168.1.20, wss://name:port or ws://name:port")
+    remote.add_argument(
+        "url", metavar="BOARD", help="a name of `wssctl devices`, or 192.168.1.20, board.local, wss://name:port, ws://name"
+    )
     remote.add_argument("--password-file", metavar="FILE", help="its first line is the board's WebREPL password")
     remote.add_argument("--takeover", action="store_true", help="end another client's session")
     remote.add_argument("--server-name", metavar="NAME", help="the name to expect in the board's certificate")

@@ -139,7 +139,7 @@ def device_sign(args) -> int:
     try:
         request = load_request(store.read(Path(args.request)))
     except ValueError as e:
-        raise KeyFileError(f"{args.request} is no certificate request that can be signed ({e}).") from None
+        raise KeyFileError(f"{args.request} is no certificate request that can be signed ({ca.cause(e)}).") from None
     names = [str(a.value) for a in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     uid = check_uid((args.uid or (names[0] if names else "")).lower())
     files = store.device_files(uid)
