@@ -26,7 +26,7 @@ def repl(args) -> int:
         if board.link.tls:
             print(f"WebSecREPL with {board.link.tls[0]} connected")
         print(board.tls_line)
-        print("Ctrl-] leaves, Ctrl-C interrupts, Ctrl-D on an empty line resets the board.\n", flush=True)
+        print("Ctrl-] leaves, Ctrl-C interrupts, Ctrl-D on an empty line resets the board and ends this.\n", flush=True)
         return interact(board)
 
 
