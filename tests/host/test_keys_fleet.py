@@ -237,6 +237,25 @@ def test_rotation_locks_nobody_out_and_ends_the_old_ca(site, room1):
         Peer(("127.0.0.1", second_port), identity).upgrade()
 
 
+def test_a_rotation_leaves_no_board_behind_unasked(site, room1):
+    _, port = room1
+    address = f"127.0.0.1:{port}"
+    for uid in ("cc01", "cc02", "cc03"):
+        site.run("device", "init", uid, *(["--days", "1"] if uid == "cc01" else []))
+    site.run("device", "revoke", "cc02")
+    site.run("devices", "forget", "room1")
+    before = sorted(p.name for p in site.keys.iterdir())
+    text = site.run("ca", "rotate", status=2)
+    assert f"does not list {UID}, cc01, cc03," in text and "--skip ID" in text
+    assert "no board 'room7'" in site.run("ca", "rotate", "--skip", "room7", status=2)
+    assert sorted(p.name for p in site.keys.iterdir()) == before
+    site.run("devices", "add", "room1", address, "--uid", UID)
+    assert "complete" in site.run("ca", "rotate", "--skip", "cc01", "--skip", "cc03")
+    assert site.run(*HELLO) == "42\n"
+    (site.keys / "rotation.json").write_text("{")
+    assert "begin anew" in site.run("ca", "rotate", status=7)
+
+
 def test_a_rotation_with_a_wrong_passphrase_changes_nothing(site, room1):
     before = sorted(p.name for p in site.keys.iterdir())
     site.run("ca", "rotate", status=7, env={"WSSCTL_CA_PASSPHRASE": "not this one"})

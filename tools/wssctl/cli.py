@@ -181,7 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--name", help="the new one's subject")
     p.add_argument("--keep-old", action="store_true", help="stop where both are trusted: other hosts can follow")
-    p.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave this board behind")
+    p.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave this board (name or id) behind")
     p.set_defaults(call=_lazy("fleet", "rotate"))
 
     group = _group(commands, "host", "this machine's key, which boards accept")

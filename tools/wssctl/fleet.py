@@ -9,8 +9,10 @@ import json
 import secrets
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from . import ask, ca, devices, keys
@@ -172,9 +174,14 @@ def rotate(args) -> int:
     key, cert = store.find_host()
     later = {p: p.with_name(NEXT + p.name) for p in (store.ca_key, store.ca_cert, key, cert)}
     if state_file.exists():
-        state = json.loads(store.read(state_file))
+        try:
+            state = json.loads(store.read(state_file))
+            state["step"], state["done"], state["old"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise KeyFileError(f"Cannot read {state_file} ({e}); restore it, or move it away to begin anew.") from None
         say(f"Going on with the rotation begun before, step {state['step']}")
     else:
+        _refuse_unlisted(store, fleet.registry, args.skip)
         authority = keys.load_authority(args, store)  # the passphrase is right, and both CAs get the same
         passphrase = keys.ca_passphrase(args)
         new = ca.Authority.create(args.name or f"ROOT CA {keys.who()} {time.strftime('%Y-%m-%d')}"[:64])
@@ -241,6 +248,28 @@ def rotate(args) -> int:
         path.unlink(missing_ok=True)
     print("The rotation is complete.")
     return 0
+
+
+def _refuse_unlisted(store: Store, registry: devices.Registry, skip: list[str]) -> None:
+    """A board that has a certificate and no name would be left behind with the old CA, and nobody told."""
+    boards = registry.load()
+    listed = {d.uid for d in boards.values()}
+    revoked = x509.load_pem_x509_crl(store.read(store.crl)) if store.crl.exists() else []
+    gone = {r.serial_number for r in revoked}
+    for name in skip:
+        if name not in boards and name not in store.devices():
+            raise UsageError(f"There is no board {name!r} to skip; `wssctl devices` lists them.")
+    unlisted = []
+    for uid in store.devices():
+        cert = ca.load_cert(store.read(store.folder / f"SSL_certificate{uid}.pem"), "device certificate")
+        valid = cert.not_valid_after_utc > datetime.now(UTC) and cert.serial_number not in gone
+        if valid and uid not in listed and uid not in skip:
+            unlisted.append(uid)
+    if unlisted:
+        raise UsageError(
+            f"`wssctl devices` does not list {', '.join(unlisted)}, whose keys are from this ROOT CA: add them "
+            "(`wssctl devices add NAME ADDRESS --uid ID`), or leave them behind: --skip ID."
+        )
 
 
 def _save(path: Path, state: dict) -> None:
