@@ -40,8 +40,8 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     in ms, output waits for a client that stopped reading before the session ends. timer: the machine.Timer (or its id)
     that lets Ctrl-C reach a busy program; None finds an unused one, False takes none.
 
-    Raises ValueError when the password, key, certificate or CA is missing or unusable, OSError when the port is taken;
-    then nothing listens.
+    Raises ValueError when port, password, key, certificate or CA are missing or unusable, OSError when the port is
+    taken; then nothing listens.
     """
     global _server, _url, _lacks, listen_s
     # When 56 KB of torn heap don't do, ESP32 doubles it (py/gc.c), out of the memory that TLS and Wi-Fi live on, and
@@ -62,6 +62,9 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             except ImportError:
                 raise ValueError("no password: pass one, or write webrepl_cfg.py with PASS = '...'")
         password = check_password(password)
+        number = port or (8833 if ssl else 8266)
+        if not 0 < number < 65536:
+            raise ValueError("a port is 1 to 65535")
         context = None
         lacks = []
         if ssl:
@@ -72,7 +75,6 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             _port.drop("credentials", "pem")
         # All of them, or two copies of one would not know each other's exceptions
         _port.forget("session", "terminal", "login", "trust", "files", "frames", "upgrade")
-        number = port or (8833 if ssl else 8266)
         _server = Server(host, number, context, password, write_timeout, _changed)
         _server.timer = _port.timer(timer)
         _server.pace()
@@ -90,12 +92,10 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
 
 def start_foreground(port=None, password=None, **options):
     """start(), then wait until somebody has logged in. Returns True."""
-    import time
-
     start(port, password, **options)
     while not _server.session:
         _server.step()
-        time.sleep_ms(10)
+        _port.sleep_ms(10)
     return True
 
 
@@ -126,7 +126,7 @@ def status():
     return {
         "listening": _url,
         "client": session and session.address,
-        "pending": len(_server.sessions) - (1 if session else 0),
+        "pending": len(_server.sessions) - bool(session),
         "refused": _server.refusals,
         "last_refusal": _server.last,
         "lacks": _lacks,

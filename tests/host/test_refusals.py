@@ -260,6 +260,14 @@ def test_start_refuses_a_password(target, provisioned, password):
         pass
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_start_refuses_a_port(target, provisioned, port):
+    """99999 would listen on 34463: the firmware takes the lowest 16 bits."""
+    call = "wss_repl.start(%d, 'secret')" % port
+    with target.board(provisioned, ready="ValueError: a port is 1 to 65535", call=call):
+        pass
+
+
 def test_start_without_any_password(target, provisioned):
     with target.board(provisioned, ready="ValueError: no password", call="wss_repl.start()"):
         pass
