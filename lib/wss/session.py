@@ -83,13 +83,14 @@ class Session:
                     self.flight = self._replies.pop(0)
                 elif self.stage != _OPEN:
                     return True
-                elif self.files and self.files.busy():
-                    self.flight = self.files.piece()
-                    continue
                 else:
+                    # What is printed comes first: acknowledgements sent ahead keep a get busy to its end
                     self.flight = self.term.take()
                     if self.flight is None:
-                        return True
+                        if not self.files or not self.files.busy():
+                            return True
+                        self.flight = self.files.piece()
+                        continue
             self._sent = self.io.write(self.flight)
             if not self._sent:
                 return False
@@ -110,7 +111,7 @@ class Session:
         if not term or not server.guard.enter(True):
             raise OSError(128)  # ENOTCONN
         try:
-            if not term.drain():
+            if not term.drain(True):
                 raise OSError(128)
             rest = memoryview(bytes(data))
             start = port.ticks()
@@ -371,10 +372,7 @@ class Session:
         """Tell a peer that may still be there who took over; never waits."""
         self._replies = [frame(_TEXT, ("\r\nTaken over by %s.\r\n" % address).encode())]
         self.close(closing(1008))
-        try:
-            self.pump()
-        except (OSError, ValueError):
-            pass
+        self.send()
 
     def _leave(self):
         # Give the terminal and the file in transfer back.
@@ -382,9 +380,7 @@ class Session:
             self.term.detach()
             now = os.dupterm(None)
             # Somebody else's terminal may have taken the place meanwhile: then it stays
-            back = self.attached if now is self.term else now
-            if back:
-                os.dupterm(back)
+            os.dupterm(self.attached if now is self.term else now)
             if self.files:
                 self.files.abort()
             self.term = self.files = self.attached = None

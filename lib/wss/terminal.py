@@ -335,7 +335,7 @@ class Terminal(IOBase):
             out = self._out
             at = len(out)
             if at > _OUT_MAX - 16:
-                if not self.drain():
+                if not self.drain(False):
                     return
                 continue
             body = self._open
@@ -380,13 +380,14 @@ class Terminal(IOBase):
         if prompt:
             self._open = 0
 
-    def drain(self):
-        """Wait, no longer than the write deadline, until all of it has been sent. False when the session is gone."""
+    def drain(self, files):
+        """Wait, no longer than the write deadline, until all of it has been sent, and what is acknowledged of a get if
+        files. False when the session is gone."""
         server = self._server
         session = self._session
         self._open = 0
         start = port.ticks()
-        while self._session and not session.send():
+        while self._session and not session.send() and (files or self._out):
             if port.since(port.ticks(), start) >= server.write_ms:
                 server.drop(session, "stopped reading")
                 break

@@ -277,6 +277,39 @@ def test_a_program_that_prints_does_not_disturb_a_transfer(connect, board):
     assert peer.get(b"n.bin") == content
 
 
+@pytest.mark.needs("directory", "stand-in")
+def test_what_is_printed_during_a_get_is_not_held_back_by_acknowledgements_sent_ahead(connect, board):
+    """With an ESP32's small send buffer wssctl's eight pieces ahead keep a get busy from its first byte to its last: a
+    program that prints must not wait for that, or write_timeout ends the session of one that reads all the time."""
+    content = os.urandom(400_000)
+    (board.directory / "big.bin").write_bytes(content)
+    board.run("wss_repl.listen_s.setsockopt(1, 7, 4096)")  # SO_SNDBUF, which connections inherit
+    peer = connect(rcvbuf=4096).login()
+    peer.command("import time")
+    peer.request(2, b"big.bin")
+    assert peer.reply() == 0
+    for _ in range(8):
+        peer.binary(b"\0")
+    peer.text("for i in range(300): print('noise', i); time.sleep_ms(5)\r\r")
+    got, text, late = b"", b"", 0.0
+    before = time.monotonic()
+    while len(got) < len(content) or not text.endswith(b"noise 299\r\n" + PROMPT):
+        op, payload = peer.frame()
+        assert op != CLOSE
+        if op == TEXT:
+            text += payload
+            late, before = max(late, time.monotonic() - before), time.monotonic()
+        else:
+            n = int.from_bytes(payload[:2], "little")
+            got += payload[2:]
+            if n:
+                peer.binary(b"\0")
+                time.sleep(0.03)
+    assert got == content
+    assert text.split(b"\r\n")[-301:-1] == [b"noise %d" % i for i in range(300)]
+    assert late < 1.5 and peer.command("1+1") == b"2\r\n"
+
+
 def test_close_is_answered_and_the_next_one_gets_in(connect):
     peer = connect().login()
     peer.send(bytes.fromhex("8882") + b"\1\2\3\4" + bytes([3 ^ 1, 0xE8 ^ 2]))  # upydevice's close, 1000
