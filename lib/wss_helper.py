@@ -14,7 +14,7 @@ def _head(sock):
     while not head.endswith(b"\r\n\r\n"):
         line = sock.readline(REQUEST_MAX)
         if not line:
-            raise OSError("connection ended in the handshake")
+            raise OSError("ended in the handshake")
         head += line
         if len(head) > REQUEST_MAX:
             raise Refused(431, "request too long")
@@ -26,11 +26,13 @@ def _head(sock):
 def server_handshake(sock, ssl=False):
     """Answer a client's upgrade request. Raises OSError with the reason; the client was told, with an HTTP status."""
     try:
-        response, _ = answer(_head(sock))
+        response, path = answer(_head(sock))
     except Refused as e:
         sock.write(refusal(*e.args))
         raise OSError("refused: %d %s" % e.args)
     sock.write(response)
+    if not path:
+        raise OSError("it got the page")
 
 
 def client_handshake(sock, ssl=False, host="echo.websocket.org", path="/"):
@@ -40,7 +42,7 @@ def client_handshake(sock, ssl=False, host="echo.websocket.org", path="/"):
     key = b2a_base64(urandom(16))[:-1]
     sock.write(
         b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n" % (path, host, str(key, "utf-8"))
+        b"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n" % (path, host, key.decode())
     )
     try:
         lines = _head(sock)[:-4].split(b"\r\n")
@@ -48,6 +50,6 @@ def client_handshake(sock, ssl=False, host="echo.websocket.org", path="/"):
     except Refused as e:
         raise OSError(e.args[1])
     if not lines[0].startswith(b"HTTP/1.1 101"):
-        raise OSError("server did not upgrade: " + str(lines[0], "utf-8"))
+        raise OSError("server did not upgrade: " + lines[0].decode())
     if found.get(b"sec-websocket-accept") != accept_key(key):
         raise OSError("server answered for another key")
