@@ -75,8 +75,9 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             _port.drop("credentials", "pem")
         # All of them, or two copies of one would not know each other's exceptions
         _port.forget("session", "terminal", "login", "trust", "files", "frames", "upgrade")
+        timer = _port.timer(timer)  # before anything listens: it may raise
         _server = Server(host, number, context, password, write_timeout, _changed)
-        _server.timer = _port.timer(timer)
+        _server.timer = timer
         _server.pace()
         gc.collect()
     finally:

@@ -273,6 +273,13 @@ def test_start_without_any_password(target, provisioned):
         pass
 
 
+def test_nothing_listens_when_the_timer_is_none_of_the_boards(target, provisioned):
+    with target.board(provisioned, options=", timer=99", ready="ValueError: ") as board:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(board.address, 1)
+        assert board.run("print(wss_repl.status()['listening'])") == "[]"
+
+
 def test_password_from_webrepl_cfg(target, provisioned, keys):
     (provisioned / "webrepl_cfg.py").write_text("PASS = 'from the file'\n")
     from ports import free_port
