@@ -396,4 +396,5 @@ class Session:
                     s.close()
             except (OSError, ValueError):
                 pass
-        self.io = self.flight = self._sent = None
+        # Without rival, or a ghost would keep the one before it, and so on
+        self.io = self.flight = self._sent = self.rival = None

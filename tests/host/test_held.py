@@ -151,6 +151,21 @@ def test_takeover_of_a_session_whose_peer_vanished(board, keys):
         prompt_within(board, keys, 3)
 
 
+def test_sessions_whose_peers_vanished_are_not_kept(board, keys):
+    """One after the other, each taken over by the next: none may hold on to the one before it."""
+
+    def alloc():
+        return int(board.run("import gc; _ = gc.collect(); print(gc.mem_alloc())"))
+
+    with contextlib.ExitStack() as ghosts:
+        counts = []
+        for _ in range(16):
+            ghosts.enter_context(Peer(board.address, keys.host)).login()  # and reads no more
+            counts.append(alloc())
+        # the console's history of 8 lines is in that heap; a session that is kept is 550 bytes at least
+        assert min(counts[13:]) - min(counts[9:12]) < 1000, counts
+
+
 def test_two_live_clients(board, keys):
     import threading
 
