@@ -10,9 +10,17 @@ from wss import port
 _PENDING_MAX = const(2)  # connections before login: one slow peer must not keep the next one out
 _BACKLOG = const(4)
 
+_STACK = const(24)  # calls: 18 of ours, and those of mbedTLS, which does not look where the stack ends
+
 _IDLE_TICK = const(100)  # ms between timer steps with nobody connected, or a session in which nothing comes in
 _TICK = const(20)
 _USED_MS = const(2000)  # how long something counts as just having come in
+
+
+def _dive(n):
+    # Raises RuntimeError when there is no stack for n calls more
+    if n:
+        _dive(n - 1)
 
 
 class Server:
@@ -109,6 +117,10 @@ class Server:
 
     def cycle(self):
         """One round over listener and connections; the guard is held."""
+        try:
+            _dive(_STACK)
+        except RuntimeError:
+            return  # a program is deep in its calls: an exception in the middle of ours would lose what we have read
         now = port.ticks()
         if not self._poll:
             poll = select.poll()
@@ -146,9 +158,9 @@ class Server:
             self._poll.register(sock, select.POLLIN)
             port.on_readable(sock, self.tick)
             if not isinstance(address, tuple):  # the unix port gives a raw sockaddr: family, port, IPv4
-                address = (".".join([str(b) for b in address[4:8]]), address[2] << 8 | address[3])
+                address = ("%d.%d.%d.%d" % tuple(address[4:8]), address[2] << 8 | address[3])
             if len(self.sessions) - bool(self.session) >= _PENDING_MAX:
-                # The least advanced gives way, of these the oldest
+                # The least advanced gives way, of these the oldest: none that is open
                 self.drop(min(self.sessions, key=lambda s: s.stage), "displaced")
             self.sessions.append(Session(self, sock, address, now))
             self.used = now
@@ -174,6 +186,7 @@ class Server:
 
     def stop(self):
         """Close everything."""
+        self.guard.enter(False)  # and keep it: no step may come in between, or later
         if self.timer:
             self.timer.deinit()
             self.timer = None

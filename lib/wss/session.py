@@ -112,7 +112,7 @@ class Session:
             raise OSError(128)  # ENOTCONN
         try:
             if not term.drain(True):
-                raise OSError(128)
+                raise OSError
             rest = memoryview(bytes(data))
             start = port.ticks()
             while rest:
@@ -121,7 +121,7 @@ class Session:
                     rest = rest[n:]
                     start = port.ticks()
                 elif port.since(port.ticks(), start) >= server.write_ms:
-                    raise OSError(128)
+                    raise OSError
                 else:
                     port.sleep_ms(1)
         except (OSError, ValueError):
@@ -157,6 +157,12 @@ class Session:
                     self._wrap()
                 elif self.stage == _RIVAL:
                     self._contest()
+                elif self.term:
+                    # Taken away by a program, or by the firmware, which had no stack left for our write()
+                    was = os.dupterm(self.term)
+                    if was is not self.term:
+                        os.dupterm(was)
+                        raise Refused(1011, "no terminal")
                 if self.stage != _OPEN and port.since(now, self.due) >= 0:
                     self._overdue()
                 if self.io:
@@ -202,14 +208,13 @@ class Session:
 
     def _overdue(self):
         stage = self.stage
-        if stage == _DENIED:
-            self.reply(frame(_TEXT, b"\r\nAccess denied\r\n"))
-            self.close(closing(1008))
-        elif stage == _JUDGE:
+        if stage == _JUDGE:
             self._judge()
         elif stage == _RIVAL:
             self._admit()
-        elif stage == _LOGIN:
+        elif stage > _REQUEST:
+            if stage == _DENIED:
+                self.reply(frame(_TEXT, b"\r\nAccess denied\r\n"))
             self.close(closing(1008))
         else:
             raise Refused(0, "closed" if stage == _CLOSING else "silent" if stage == _SILENT else "handshake timed out")
@@ -343,8 +348,8 @@ class Session:
             self._enter(_RIVAL, _RIVAL_MS)
         elif other.alive:
             self.server.refused("in use")
-            who = "\r\nIn use by %s. To take over, connect to the path /takeover.\r\n" % other.address[0]
-            self.reply(frame(_TEXT, who.encode()))
+            who = b"\r\nIn use by %s. To take over, connect to the path /takeover.\r\n" % other.address[0]
+            self.reply(frame(_TEXT, who))
             self.close(closing(1013))
 
     def _admit(self):
@@ -370,7 +375,7 @@ class Session:
 
     def farewell(self, address):
         """Tell a peer that may still be there who took over; never waits."""
-        self._replies = [frame(_TEXT, ("\r\nTaken over by %s.\r\n" % address).encode())]
+        self._replies = [frame(_TEXT, b"\r\nTaken over by %s.\r\n" % address)]
         self.close(closing(1008))
         self.send()
 

@@ -244,7 +244,10 @@ class Terminal(IOBase):
             try:
                 self._enter(data)
             except MemoryError:
-                self._starve()
+                # Not on without it: what a client misses it takes for what the program printed
+                session = self._session  # asked for once: a step at the next jump may end it
+                if session:
+                    session.starved()
             if self._start < self._end:
                 self.rearm()
         self._writing = 0
@@ -263,7 +266,9 @@ class Terminal(IOBase):
         if self._guard.enter(True):
             try:
                 if self._aside:
-                    self._catch_up()
+                    aside = self._aside  # no jump up to the next line: a callback there would add to it
+                    self._aside = b""
+                    self._write(aside)
                 self._writing = _KEPT
                 self._write(data)
                 self._rush()
@@ -272,27 +277,19 @@ class Terminal(IOBase):
         else:
             self._put_aside(data)
 
-    def _starve(self):
-        # Not on without it: what a client misses it takes for what the program printed
-        session = self._session  # asked for once: a step at the next jump may end it
-        if session:
-            session.starved()
-
     def _put_aside(self, data):
         # Printed by a callback that ran inside our own step, whose buffers are not to be touched
         self._aside += bytes(memoryview(data)[: _ASIDE_MAX - len(self._aside)])
         self._writes = 0  # and before what comes next
 
-    def _catch_up(self):
-        data = self._aside
-        self._aside = b""
-        self._write(data)
-
     def _rush(self):
         # What ends a line is sent at once, unless it's one of many: then the timer's next tick takes them along.
         self._writes = self._writes + 1 if self._server.timer else 0
         if not self._open and self._writes <= _RUSH and self._session:
-            self._session.send()
+            try:
+                self._session.send()
+            except RuntimeError:  # no stack: later
+                pass
 
     def _flush(self, _):
         self._later = False
