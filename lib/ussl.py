@@ -346,9 +346,12 @@ class SSLSocket(_Stream):
         session = self._io
         r = session.read(1)
         wire = self._wire
-        if r and n > 1 and wire:
+        if r and wire:
             readinto, wire.readinto = wire.readinto, _nothing
-            r += session.read(n - 1) or b""
+            try:
+                r += session.read(n - 1) or b""
+            except Exception:  # no memory for n - 1; what is read already must not be lost
+                pass
             wire.readinto = readinto
         return r
 

@@ -66,6 +66,37 @@ s.close()
     assert got == ["True", "None None", "5", "b'hello' None None None True", "True True True ", "True True"]
 
 
+def test_recv_of_more_than_there_is_memory_for(mpy, tmp_path, pki):
+    # Firmware up to 1.24 has no recv() of its own; ussl's reads a byte and then what else there is.
+    script = """
+class Older:
+    def __init__(self, io):
+        self._io = io
+    def __getattr__(self, name):
+        if name == "recv":
+            raise AttributeError(name)
+        return getattr(self._io, name)
+s = ussl.wrap_socket(tcp(int(sys.argv[1])))
+s._io = Older(s._io)
+got = s.recv(1 << 30)
+for n in (5, 10):
+    while len(got) < n:
+        got += s.recv(100)
+    s.write(b"+")
+print(got)
+"""
+
+    def talk(tls):
+        tls.sendall(b"hello")
+        tls.recv(1)
+        tls.sendall(b"again")
+        tls.recv(1)
+
+    with tls_peer(server_context(pki.server), talk) as peer:
+        got = mpy.run(script, tmp_path, peer.port)
+    assert got == ["b'helloagain'"]
+
+
 def test_poll_sees_what_tls_has(mpy, tmp_path, pki):
     # A record of 100 bytes of which 1 was read: the socket is empty, but there is something to read.
     def handle(connection):
