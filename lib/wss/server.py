@@ -69,13 +69,14 @@ class Server:
 
     def pace(self):
         """Let the timer drive the steps where no socket callback can: in a busy loop."""
-        if self.timer:
+        timer = self.timer
+        if timer:
             period = _TICK
             if port.driven and port.since(port.ticks(), self.used) > _USED_MS or not self.sessions:
                 period = _IDLE_TICK
             if period != self._period:
                 self._period = period
-                self.timer.init(period=period, mode=self.timer.PERIODIC, callback=self.tick)
+                timer.init(period=period, mode=timer.PERIODIC, callback=self.tick)
 
     def refused(self, cause):
         """Count a refusal for status()."""
@@ -160,8 +161,10 @@ class Server:
             if not isinstance(address, tuple):  # the unix port gives a raw sockaddr: family, port, IPv4
                 address = ("%d.%d.%d.%d" % tuple(address[4:8]), address[2] << 8 | address[3])
             if len(self.sessions) - bool(self.session) >= _PENDING_MAX:
-                # The least advanced gives way, of these the oldest: none that is open
-                self.drop(min(self.sessions, key=lambda s: s.stage), "displaced")
+                # The least advanced gives way, of these the oldest: none that is open. From elsewhere counts as one
+                # stage more, so that a flood from one address displaces itself, not who comes between.
+                n = address[0]
+                self.drop(min(self.sessions, key=lambda s: s.stage + (s.address[0] != n)), "displaced")
             self.sessions.append(Session(self, sock, address, now))
             self.used = now
         except MemoryError:

@@ -1,6 +1,9 @@
 """No peer holds the board: silent, dripping, half-finished and stalled ones, beside a program and a second client."""
 
 import contextlib
+import socket
+import ssl
+import threading
 import time
 
 import pytest
@@ -58,8 +61,6 @@ def silent(peer):
 
 
 def drips(peer):
-    import ssl
-
     with contextlib.suppress(ssl.SSLWantReadError):
         peer.tls.do_handshake()
     hello = peer._out.read()
@@ -91,6 +92,39 @@ def test_a_peer_that_does_not_go_on(board, keys, how, peers):
             with contextlib.suppress(OSError, Ended):
                 how(peer)
         prompt_within(board, keys, 3)
+
+
+@pytest.mark.needs("loopback")
+@pytest.mark.parametrize("gap", [0.02, 0.1])
+def test_a_flood_of_handshakes_from_elsewhere_keeps_nobody_out(board, keys, gap):
+    """Each begins a handshake and holds its place: the next takes that, not the place of who logs in between."""
+    hello = Peer(board.address, keys.nobody)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        hello.tls.do_handshake()
+    data = hello._out.read()
+    hello.close()
+    over = threading.Event()
+
+    def flood():
+        sockets = []
+        while not over.wait(gap):
+            with contextlib.suppress(OSError):
+                sockets.append(socket.create_connection(board.address, 2, source_address=("127.0.0.2", 0)))
+                sockets[-1].sendall(data)
+            if len(sockets) > 50:
+                sockets.pop(0).close()
+        for s in sockets:
+            s.close()
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        for _ in range(15):
+            prompt_within(board, keys, 3)
+            time.sleep(0.1)
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_session_is_not_disturbed_by_them(board, keys):
@@ -167,8 +201,6 @@ def test_sessions_whose_peers_vanished_are_not_kept(board, keys):
 
 
 def test_two_live_clients(board, keys):
-    import threading
-
     with Peer(board.address, keys.host) as first:
         first.login()
         done = threading.Event()
