@@ -121,15 +121,14 @@ def poll():
 def status():
     """What is going on, as a dict: listening (URLs), client (address or None), pending (connections before login),
     refused ({cause: count}), last_refusal, lacks (what the board's own certificate should have)."""
-    if not _server:
-        return {"listening": [], "client": None}
-    session = _server.session
+    server = _server
+    session = server and server.session
     return {
-        "listening": _url,
+        "listening": server and _url or [],
         "client": session and session.address,
-        "pending": len(_server.sessions) - bool(session),
-        "refused": _server.refusals,
-        "last_refusal": _server.last,
+        "pending": server and len(server.sessions) - bool(session) or 0,
+        "refused": server and server.refusals or {},
+        "last_refusal": server and server.last,
         "lacks": _lacks,
     }
 

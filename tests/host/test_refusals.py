@@ -280,6 +280,13 @@ def test_nothing_listens_when_the_timer_is_none_of_the_boards(target, provisione
         assert board.run("print(wss_repl.status()['listening'])") == "[]"
 
 
+def test_status_has_the_same_keys_when_nothing_listens(board):
+    keys = "print(sorted(wss_repl.status()))"
+    assert board.run(keys) == board.run("wss_repl.stop(); " + keys)
+    show = "s = wss_repl.status(); print(s['listening'], s['client'], s['pending'], s['refused'])"
+    assert board.run(show) == "[] None 0 {}"
+
+
 def test_password_from_webrepl_cfg(target, provisioned, keys):
     (provisioned / "webrepl_cfg.py").write_text("PASS = 'from the file'\n")
     from ports import free_port
