@@ -124,10 +124,10 @@ def status():
     server = _server
     session = server and server.session
     return {
-        "listening": server and _url or [],
+        "listening": _url if server else [],
         "client": session and session.address,
-        "pending": server and len(server.sessions) - bool(session) or 0,
-        "refused": server and server.refusals or {},
+        "pending": len(server.sessions) - bool(session) if server else 0,
+        "refused": server.refusals if server else {},
         "last_refusal": server and server.last,
         "lacks": _lacks,
     }

@@ -189,10 +189,12 @@ class Server:
 
     def stop(self):
         """Close everything."""
-        self.guard.enter(False)  # and keep it: no step may come in between, or later
+        entered = self.guard.enter(True)  # no step may come in between
         if self.timer:
             self.timer.deinit()
             self.timer = None
         self.sock.close()
         for s in list(self.sessions):
             self.drop(s, "closed")
+        if entered:  # for a print() of another thread that waits
+            self.guard.leave()

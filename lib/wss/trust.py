@@ -146,7 +146,7 @@ def verify(cert, depth):
         if revoked:
             _why = "revoked", "host certificate %s is revoked in %s" % (serial, FILE)
         elif pinned is False:
-            _why = "not pinned", "host certificate %s is not among the pinned ones in %s" % (serial, FILE)
+            _why = "not pinned", "host certificate %s is not pinned in %s" % (serial, FILE)
         else:
             return 0
     except Damaged as e:
@@ -193,7 +193,7 @@ def _clock(cert):
     now = time.gmtime()[:6]
     if now < floor:
         if not port.set_clock(floor):
-            return ["the clock shows %s, it is %s or later, and it can't be set from here" % (show(now), show(floor))]
+            return ["the clock shows %s, it is %s or later, and it can't be set" % (show(now), show(floor))]
         now = time.gmtime()[:6]
     if now > last:
         return ["the board's certificate expired on %s, and here it is %s" % (show(last), show(now))]

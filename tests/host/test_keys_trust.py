@@ -49,7 +49,7 @@ def test_pinned_mode_lets_in_the_listed_hosts_alone(board, connect, keys):
     (board.directory / FILE.decode()).write_text("pinned %s\nend" % fingerprint(keys.host))
     connect().login().close()
     refused(connect, keys.second)
-    assert "is not among the pinned ones" in last(board)
+    assert "is not pinned in wss_trust.txt" in last(board)
     # revoked wins, and an empty pinned list lets nobody in
     for text in (f"pinned {serial(keys.host)}\nrevoked {fingerprint(keys.host)}\nend\n", "pinned\nend\n"):
         (board.directory / FILE.decode()).write_text(text)
@@ -122,7 +122,7 @@ def test_without_a_clock_to_set_the_board_warns_and_listens(target, provisioned)
     boot = "import sys, machine\nclass M: pass\nm = M(); m.unique_id = machine.unique_id\nsys.modules['machine'] = m"
     env = {"BOARD_CLOCK": "-500000000"}
     with target.board(provisioned, boot=boot, env=env, options=", timer=False") as board:
-        assert b"and it can't be set from here" in board.console.log
+        assert b"and it can't be set" in board.console.log
 
 
 @pytest.mark.parametrize("which", ["expired", "early"])
