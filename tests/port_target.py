@@ -286,17 +286,16 @@ class Port:
         board = self._cable
         names, addresses = ["localhost", "board"], self._addresses()
         device = self.keys.ca.device(uid, names=names, addresses=addresses, ports=[self.listen])
-        board.replace(
-            {
-                f"SSL_key{uid}.der": device.key_der,
-                f"SSL_certificate{uid}.der": device.cert_der,
-                "ROOT_CA_cert.pem": self.keys.ca.cert_pem,
-            }
-        )
+        self._own = {
+            f"SSL_key{uid}.der": device.key_der,
+            f"SSL_certificate{uid}.der": device.cert_der,
+            "ROOT_CA_cert.pem": self.keys.ca.cert_pem,
+        }
+        board.replace(self._own)
         board.set_clock(datetime.now(UTC))
         board.remove(["wss_time.txt", "wss_trust.txt"])
         self._join = network
-        self._files: dict[str, str] = {}
+        self._files = {name: hashlib.sha256(data).hexdigest() for name, data in self._own.items()}
         if not self.given:
             self.capabilities.add("ports")
         if self.about["heap"] > 500_000 and self.about["platform"] != "linux":  # PSRAM; unix counts memory to come
@@ -471,6 +470,20 @@ class Port:
 
     # Running
 
+    @property
+    def uid(self) -> str:
+        return self.about["uid"]
+
+    def free_port(self) -> int:
+        return free_port() if "ports" in self.capabilities else self.listen
+
+    def reach(self, directory: Path, port: int) -> tuple[str, int]:
+        """Where this machine reaches the board's TCP port, to be known before keys are made for it."""
+        if self.given:
+            return self.address(port, "")
+        with self.board(directory, port=port) as running:
+            return running.address
+
     def board(self, directory: Path, boot="", ready="wss_repl: listening", port=None, options="", call=None, **more):
         """As targets.Unix.board(). The same board each time: a soft reset, with another boot.py where that differs."""
         for name in ("env", "heap"):
@@ -482,10 +495,11 @@ class Port:
         if call is None:
             call = f"wss_repl.start(port={port}, password='secret'{options})"
         text = f"{self._join}\n{boot}\nimport wss_repl\n{call}\n"
-        files = {}
+        files = dict(self._own)
+        others = not (directory / f"SSL_key{self.uid}.der").exists()  # keys in it are another board's
         for path in sorted(p for p in directory.rglob("*") if p.is_file()):
             name = path.relative_to(directory).as_posix()
-            if name != "boot.py" and not name.startswith("SSL_") and name != "ROOT_CA_cert.pem":
+            if name != "boot.py" and not (others and (name.startswith("SSL_") or name == "ROOT_CA_cert.pem")):
                 files[name] = path.read_bytes()
         return PortBooted(self, text, files, port, ready, more.get("prompt", True))
 

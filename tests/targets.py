@@ -63,6 +63,7 @@ class Running:
 
 class Unix:
     patience = 1.0  # how many times longer tests wait before they give up
+    uid = UID
     capabilities = frozenset({"directory", "heap", "quick", "loopback", "ports", "stand-in"})  # port_target.REASONS
 
     def __init__(self, name: str):
@@ -73,6 +74,12 @@ class Unix:
 
     def __repr__(self):
         return self.name
+
+    def free_port(self) -> int:
+        return free_port()
+
+    def reach(self, directory: Path, port: int) -> tuple[str, int]:
+        return "127.0.0.1", port
 
     def board(self, directory: Path, boot="", ready="wss_repl: listening", port=None, options="", call=None, **more):
         """Start a board. boot: lines before the server starts; options: more arguments for start(); call: instead of

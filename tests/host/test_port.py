@@ -99,6 +99,13 @@ def test_a_port_on_the_network(desk, scheme):
     assert desk.files() == desk.before
 
 
+def test_real_clients_with_keys_of_their_own(desk):
+    """interop/ has wssctl make the keys, for the board's id, and the address and port that it is reached at."""
+    status, said = desk.run(LIST, "tests/interop/test_openssl.py", "-k", "tlslite_gets_in or login_and")
+    assert status == 0 and "2 passed, 0 skipped, 0 failed, 0 error" in said, said
+    assert desk.files() == desk.before
+
+
 def test_ctrl_c_puts_the_board_back(desk):
     process = desk.start(LIST)
     desk.wait_for_ours()

@@ -17,8 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import venvs
 from peers import Identity
-from ports import free_port
-from targets import UID, Running
+from targets import Running
 
 PASSWORD = "secret"
 PASSPHRASE = "passphrase1"  # upydev splits PASSWORD:PASSPHRASE at the colon and its own command line at spaces
@@ -39,7 +38,7 @@ class Desk:
 
     @property
     def target(self) -> str:
-        return "127.0.0.1:%d" % self.board.port
+        return "%s:%d" % self.board.address
 
     @property
     def host(self) -> Identity:
@@ -74,10 +73,11 @@ def desk(target, tmp_path_factory):
     folder = tmp_path_factory.mktemp("desk")
     keys, board = folder / "keys", folder / "board"
     board.mkdir()
-    port = free_port()
+    port = target.free_port()
+    host, number = target.reach(board, port)
     wssctl(keys, "ca", "init")
     wssctl(keys, "host", "init")
-    wssctl(keys, "device", "init", UID, "--name", "localhost", "--ip", "127.0.0.1", "--port", port, "--out", board)
+    wssctl(keys, "device", "init", target.uid, "--name", "localhost", "--ip", host, "--port", number, "--out", board)
     env = os.environ | {"USER": USER, "HOME": str(folder), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
     if ssl.OPENSSL_VERSION_INFO >= (3, 2):
         (folder / "openssl.cnf").write_text(OPENSSL_CONF)
