@@ -10,28 +10,31 @@ from conftest import PASSPHRASE, PASSWORD
 PRELUDE = """
 import json, sys, time
 from upydevice import WebSocketDevice
-target, password, keys = sys.argv[1:]
+target, password, keys, patience = sys.argv[1:]
 def settle():
     # kbi() and code() type a CR behind their control character and go on at the first prompt, so that the CR's own
-    # prompt can be taken for the next command's: a race of upydevice with itself, which a pause decides.
-    time.sleep(0.2)
+    # prompt can be taken for the next command's: a race of upydevice with itself, which a pause decides. Connecting
+    # is the same: it types a CR behind the password, and gives a board 10 ms to answer that.
+    time.sleep(0.2 * float(patience))
 def device():
-    return WebSocketDevice(target, password, init=True, ssl=True, auth=True, capath=keys)
+    dev = WebSocketDevice(target, password, init=True, ssl=True, auth=True, capath=keys)
+    settle()
+    return dev
 def tell(value):
     print(json.dumps(value), flush=True)
 """
 
 
 @pytest.fixture
-def run(desk, upydev_bin, tmp_path):
+def run(desk, target, upydev_bin, tmp_path):
     """run(code) -> what it told, as a list."""
 
     def run(code, timeout=30, password=PASSWORD):
         program = tmp_path / "program.py"  # a file: `@dev.code` reads a function's source
         program.write_text(PRELUDE + code)
         done = subprocess.run(
-            [upydev_bin / "python", program, desk.target, f"{password}:{PASSPHRASE}", desk.keys],
-            env=desk.env, capture_output=True, timeout=timeout, text=True,
+            [upydev_bin / "python", program, desk.target, f"{password}:{PASSPHRASE}", desk.keys, str(target.patience)],
+            env=desk.env, capture_output=True, timeout=timeout * target.patience, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -117,6 +120,7 @@ dev.cmd("kept = 17", silent=True)
 for _ in range(5):
     dev.disconnect()
     dev.connect(ssl=True, auth=True, capath=keys)
+    settle()
     tell(dev.cmd("kept", silent=True, rtn_resp=True))
 dev.disconnect()
 """
