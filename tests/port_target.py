@@ -15,6 +15,7 @@ WSS_TEST_PATIENCE  how many times longer than for the stand-in the tests wait be
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -305,6 +306,8 @@ class Port:
 
     def _connect(self) -> None:
         self._cable = Cable(self.where)
+        transport = self._cable.transport  # which gives a board 10 s for each command; a file is hashed in one
+        transport.exec_raw = functools.partial(transport.exec_raw, timeout=10 * self.patience)
 
     def _fresh(self) -> None:
         """A soft reset into the raw REPL: what their boot.py started and imported is gone."""
