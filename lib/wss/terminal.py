@@ -165,6 +165,8 @@ class Terminal(IOBase):
 
     def _ring_empty(self):
         # Whether the firmware's own stdin ring is (ports/esp32/mphalport.c: 260 bytes, drops the rest)
+        if self._asking:
+            return False  # ESP32 calls back for readable sockets inside ipoll(), and our step would ask in there again
         self._asking = True
         try:
             for _ in self._ring.ipoll(0):

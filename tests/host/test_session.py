@@ -467,3 +467,31 @@ def test_no_large_buffers_where_the_heap_would_grow_into_tls_memory(target, prov
         peer.data = lambda n: pieces.append(data(n)) or pieces[-1]
         assert peer.get(b"big.bin") == content
         assert max(map(len, pieces)) <= 1024
+
+
+RING = """
+class Ring:
+    depth = most = 0
+    def __init__(self, ring):
+        self.ring = ring
+    def ipoll(self, ms):
+        self.depth += 1
+        self.most = max(self.most, self.depth)
+        if self.depth < 4:
+            wss_repl._server.step()
+        self.depth -= 1
+        return self.ring.ipoll(ms)
+def nested():
+    term = wss_repl._server.session.term
+    term._ring = Ring(term._ring)
+"""
+
+
+def test_a_socket_callback_inside_a_look_at_the_ring_does_not_look_again(connect):
+    """ESP32 calls back for readable sockets while it polls, so our step runs in there. Six deep its stack is full, and
+    that exception takes the terminal away."""
+    peer = connect().login()
+    peer.command(f"exec({RING!r})")
+    peer.command("nested()")
+    assert peer.command("print(len('%s'))" % ("y" * 900)) == b"900\r\n"
+    assert peer.value("wss_repl._server.session.term._ring.most") == 1
