@@ -98,9 +98,9 @@ class Decoder:
             size = h[2] << 8 | h[3]
             at = 4
         elif size == 127:
-            if h[2] or h[3] or h[4] or h[5] or h[6] & 128:
+            if any(h[2:6]) or h[6] & 128:
                 raise Refused(1009, "frame over 2 GiB")
-            size = h[6] << 24 | h[7] << 16 | h[8] << 8 | h[9]
+            size = int.from_bytes(h[6:10], "big")
             at = 10
         if op >= _CLOSE:
             if op > _PONG or size > 125 or not h[0] & 128:
