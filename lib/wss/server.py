@@ -161,10 +161,10 @@ class Server:
             if not isinstance(address, tuple):  # the unix port gives a raw sockaddr: family, port, IPv4
                 address = ("%d.%d.%d.%d" % tuple(address[4:8]), address[2] << 8 | address[3])
             if len(self.sessions) - bool(self.session) >= _PENDING_MAX:
-                # The least advanced gives way, of these the oldest: none that is open. From elsewhere counts as one
-                # stage more, so that a flood from one address displaces itself, not who comes between.
+                # The least advanced gives way, of these the oldest: none that is open. From elsewhere counts as two
+                # stages more, so that a flood from one address displaces itself, not who comes between, still silent.
                 n = address[0]
-                self.drop(min(self.sessions, key=lambda s: s.stage + (s.address[0] != n)), "displaced")
+                self.drop(min(self.sessions, key=lambda s: s.stage + 2 * (s.address[0] != n)), "displaced")
             self.sessions.append(Session(self, sock, address, now))
             self.used = now
         except MemoryError:

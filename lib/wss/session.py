@@ -17,7 +17,7 @@ _LOGIN = const(3)  # "Password: "
 _DENIED = const(4)  # wrong, and to be told so when the delay is over
 _JUDGE = const(5)  # to be judged when earlier failures' delay is over
 _RIVAL = const(6)  # right, but somebody else has the terminal: asked for a sign of life
-_OPEN = const(8)  # a stage that nobody is in lies between: server.py adds one to some
+_OPEN = const(9)  # stages that nobody is in lie between: server.py adds two to some
 
 _SILENT_MS = const(10000)
 _REQUEST_MS = const(15000)  # an ESP32 needs 1 to 5 s for mutual ECDSA
