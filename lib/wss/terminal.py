@@ -261,7 +261,9 @@ class Terminal(IOBase):
                 schedule(self._flush_cb, None)
                 return len(data)
             except RuntimeError:  # the queue is full
-                self._flush(None)
+                self._later = False
+                if self._guard.owner is None:  # else it comes with what is printed next
+                    self._flush(None)
         return len(data)
 
     def _enter(self, data):

@@ -469,6 +469,28 @@ def test_no_large_buffers_where_the_heap_would_grow_into_tls_memory(target, prov
         assert max(map(len, pieces)) <= 1024
 
 
+FULL = """
+import wss.terminal as t
+def full(*_):
+    raise RuntimeError('schedule queue full')
+was, t.schedule = t.schedule, full
+guard = wss_repl._server.guard
+guard.enter(True)
+print('from inside')
+guard.leave()
+t.schedule = was
+"""
+
+
+def test_a_print_inside_of_our_step_while_the_queue_of_callbacks_is_full(connect):
+    """Each attempt to send it later was the next one's reason, until there was no stack, and so no terminal."""
+    peer = connect().login()
+    peer.text(f"exec({FULL!r})\r")
+    peer.until(b")\r\n")
+    assert peer.until(PROMPT) == b"from inside\r\n" + PROMPT
+    assert peer.command("1+1") == b"2\r\n"
+
+
 RING = """
 class Ring:
     depth = most = 0

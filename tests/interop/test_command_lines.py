@@ -116,7 +116,7 @@ def test_wscat_executes_a_line(start_wscat):
     """-x sends one text frame: the password, and the command behind it. (Lines typed into wscat leave without a
     line end, so they run nothing on a REPL.)"""
     with start_wscat("-w", "1", "-x", f"{PASSWORD}\rprint(6*7)\r") as client:
-        for text in (b"Password: ", b"WebREPL connected", b"print(6*7)", b"42\n", b">>> "):
+        for text in (b"Password: ", b"WebREPL connected", b"42\n", b">>> "):  # an echo may come in pieces
             client.until(text)
         assert client.end() == 0
 
