@@ -70,7 +70,7 @@ def mend():
     """After a MemoryError in an import: it may have left an empty entry (py/objmodule.c), on which the next crashes."""
     for name in sys.modules:
         if name.startswith("wss.") and not sys.modules.get(name):
-            sys.modules.pop(name)
+            sys.modules.pop(name, None)
 
 
 def missing():
