@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 
-def starved(*boards) -> float:
-    """Seconds so far for which there was no processor for one of the boards or this process, or none for this machine
-    (Linux: schedstat, and steal in /proc/stat)."""
-    waits = (Path(f"/proc/{pid}/schedstat").read_text() for pid in [b.console.pid for b in boards] + ["self"])
+def starved(board) -> float:
+    """Seconds so far for which there was no processor for the board or this process, or none for this machine (Linux:
+    schedstat, and steal in /proc/stat)."""
+    waits = (Path(f"/proc/{pid}/schedstat").read_text() for pid in (board.console.pid, "self"))
     with open("/proc/stat") as f:
         stolen = int(f.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
     return sum(int(w.split()[1]) for w in waits) / 1e9 + stolen

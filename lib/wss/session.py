@@ -168,6 +168,7 @@ class Session:
                 if self.io:
                     self._receive()
                     if self._parted and self.stage != _CLOSING:
+                        # ioctl(3, 1) asks whether there is something to read (py/stream.h)
                         if self.stage != _OPEN or not self.term.ioctl(3, 1) or port.since(now, self.due) >= 0:
                             self.close(self._parted)
                     if self.pump() and self._parted and self.stage == _CLOSING:
