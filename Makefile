@@ -25,20 +25,20 @@ venv: $(VENV)/.stamp ## the virtual environment that the host tools live in
 
 .PHONY: firmware firmware-path firmware-src
 firmware: ## the stand-in firmware, 64 and 32 bits (MPY_DIR=checkout builds from that)
-	@$(PYTHON) tools/firmware.py build
+	@$(PYTHON) tools/dev/firmware.py build
 firmware-path: ## print the path of the firmware; BITS=32 for the 32-bit one
-	@$(PYTHON) tools/firmware.py path --bits $(BITS)
+	@$(PYTHON) tools/dev/firmware.py path --bits $(BITS)
 firmware-src: ## print the path of MicroPython's source
-	@$(PYTHON) tools/firmware.py src
+	@$(PYTHON) tools/dev/firmware.py src
 
 .PHONY: firmware-esp32
 firmware-esp32: ## for a real board: MPY_DIR= IDF_PATH= [BOARD=ESP32_GENERIC_WSS VARIANT=SPIRAM] [PORT=, which flashes it]
-	@$(PYTHON) tools/firmware_esp32.py --mpy-dir "$(MPY_DIR)" --idf-path "$(IDF_PATH)" \
+	@$(PYTHON) tools/dev/firmware_esp32.py --mpy-dir "$(MPY_DIR)" --idf-path "$(IDF_PATH)" \
 	  $(if $(BOARD),--board $(BOARD)) $(if $(VARIANT),--variant $(VARIANT)) $(if $(PORT),--port "$(PORT)")
 
 .PHONY: board
 board: ## a board on the desk: DIR=path is its file system; BITS=32, PTY=1
-	@exec $(PYTHON) tools/board.py --bits $(BITS) $(if $(filter-out 0,$(PTY)),--pty) "$(DIR)"
+	@exec $(PYTHON) tools/dev/board.py --bits $(BITS) $(if $(filter-out 0,$(PTY)),--pty) "$(DIR)"
 
 .PHONY: clean distclean
 clean: ## delete what was built; what was fetched stays
@@ -48,8 +48,8 @@ distclean: ## delete everything that make made
 
 .PHONY: run test lint
 run: $(VENV)/.stamp ## firmware, keys, a board with its secure REPL, and you in it
-	@$(VENV)/bin/python tools/firmware.py path --bits 64 >/dev/null
-	@exec $(VENV)/bin/python tools/run.py
+	@$(VENV)/bin/python tools/dev/firmware.py path --bits 64 >/dev/null
+	@exec $(VENV)/bin/python tools/dev/run.py
 
 # TESTS= picks files or anything else pytest takes; TARGET= what to run on (tests/targets.py). Files run in JOBS
 # processes: most of the time a test waits for somebody's deadline.
@@ -57,7 +57,7 @@ JOBS ?= 3
 comma := ,
 a_port := $(filter-out unix unix32 mip pull slow pty%,$(subst $(comma), ,$(TARGET)))  # of which there is one
 test: $(VENV)/.stamp lint ## the tests; TARGET=/dev/ttyUSB0 or unix,unix32,mip TESTS=tests/host/test_held.py
-	$(if $(strip $(a_port)),,@$(VENV)/bin/python tools/firmware.py build)
+	$(if $(strip $(a_port)),,@$(VENV)/bin/python tools/dev/firmware.py build)
 	@$(VENV)/bin/python -m pytest -n $(if $(strip $(a_port)),0,$(JOBS)) --dist loadfile $(if $(TARGET),--target $(TARGET)) $(TESTS)
 
 lint: $(VENV)/.stamp ## ruff
@@ -65,9 +65,9 @@ lint: $(VENV)/.stamp ## ruff
 
 .PHONY: dist dist-check
 dist: $(VENV)/.stamp ## a release in build/dist: .mpy files and package.json for `mpremote mip install build/dist/package.json`
-	@$(VENV)/bin/python tools/dist.py
+	@$(VENV)/bin/python tools/dev/dist.py
 dist-check: ## compare the files on a board with that release: PORT=/dev/ttyUSB0
-	@$(VENV)/bin/python tools/dist.py --check "$(PORT)"
+	@$(VENV)/bin/python tools/dev/dist.py --check "$(PORT)"
 
 .PHONY: bench size
 $(VENV)/.bench: $(VENV)/.stamp
@@ -76,15 +76,15 @@ $(VENV)/.bench: $(VENV)/.stamp
 
 # BENCH= is passed on: BENCH="--port /dev/ttyACM0 --address 192.168.1.20", BENCH=--quick
 bench: $(VENV)/.bench ## speed: this bundle, the stock chain and bare TLS side by side (5 minutes)
-	@$(VENV)/bin/python tools/firmware.py build
-	@$(VENV)/bin/python tools/bench.py $(BENCH)
+	@$(VENV)/bin/python tools/dev/firmware.py build
+	@$(VENV)/bin/python tools/dev/bench.py $(BENCH)
 
 size: $(VENV)/.stamp ## flash and heap of each module, against its budget
-	@$(VENV)/bin/python tools/size.py
+	@$(VENV)/bin/python tools/dev/size.py
 
 .PHONY: evidence evidence-publish
 evidence: $(VENV)/.stamp ## attacks, conformance, faults, load: a table in build/evidence (30 minutes)
-	@$(VENV)/bin/python tools/firmware.py build
-	@$(VENV)/bin/python tools/evidence.py
+	@$(VENV)/bin/python tools/dev/firmware.py build
+	@$(VENV)/bin/python tools/dev/evidence.py
 evidence-publish: ## put the table of the latest `make evidence` into SECURITY.md
-	@$(VENV)/bin/python tools/evidence.py --publish
+	@$(VENV)/bin/python tools/dev/evidence.py --publish

@@ -34,7 +34,7 @@ import pytest
 from mpremote.transport import TransportError
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools/dev"))
 
 import dist  # noqa: E402
 from board import Board, BoardError  # noqa: E402

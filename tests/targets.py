@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools/dev"))
 
 from board import Board  # noqa: E402
 from ports import free_port  # noqa: E402
@@ -84,7 +84,7 @@ class Unix:
     def board(self, directory: Path, boot="", ready="wss_repl: listening", port=None, options="", call=None, **more):
         """Start a board. boot: lines before the server starts; options: more arguments for start(); call: instead of
         start(); ready: what boot.py prints last; prompt=False: no prompt follows; env, heap, binary: as in
-        tools/board.py."""
+        tools/dev/board.py."""
         port = port or free_port()
         directory.mkdir(parents=True, exist_ok=True)
         if call is None:

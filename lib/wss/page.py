@@ -1,4 +1,4 @@
-# The page a browser gets, made by tools/page.py from tools/page/index.html. Do not edit.
+# The page a browser gets, made by tools/dev/page.py from tools/dev/page/index.html. Do not edit.
 # In: nothing.  Out: the HTTP response.  Next: the browser.
 
 RESPONSE = (

@@ -1,6 +1,6 @@
 """Evidence: attacks, conformance and faults, with figures. EVIDENCE=long (make evidence) runs the long cut.
 
-Each test records its rows with `row(section, case, result)`; tools/evidence.py makes the table of them.
+Each test records its rows with `row(section, case, result)`; tools/dev/evidence.py makes the table of them.
 """
 
 import json

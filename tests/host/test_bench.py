@@ -16,7 +16,7 @@ from targets import ROOT
 def quick(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench")
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "bench.py", "--quick", "--out", out],
+        [sys.executable, ROOT / "tools/dev/bench.py", "--quick", "--out", out],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools/dev"))
 
 import firmware  # noqa: E402
 from board import Board, BoardError  # noqa: E402
@@ -604,7 +604,7 @@ def test_100_kb_in_raw_paste_mode_arrive_whole(desk):
 
 
 def command(path, *options, **kwargs):
-    return subprocess.Popen([sys.executable, ROOT / "tools" / "board.py", path, *options], **kwargs)
+    return subprocess.Popen([sys.executable, ROOT / "tools/dev/board.py", path, *options], **kwargs)
 
 
 def gone(pid):

@@ -14,7 +14,7 @@ from browser import Browser, NoBrowser, install
 from desk import WSSCTL, Desk, far
 from targets import ROOT, Unix
 
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools/dev"))
 import page
 
 SHOTS = ROOT / "build" / "screenshots"
@@ -24,7 +24,7 @@ STATE = "document.getElementById('state').textContent"
 
 
 def test_the_module_is_made_from_the_source_and_fits_the_budget():
-    assert page.RESULT.read_text() == page.module(), "run tools/page.py"
+    assert page.RESULT.read_text() == page.module(), "run tools/dev/page.py"
     head, body = page.response(page.SOURCE.read_text()).split(b"\r\n\r\n", 1)
     assert len(body) <= 8192 and b"Content-Length: %d\r\n" % len(body) in head
     html = gzip.decompress(body).decode()

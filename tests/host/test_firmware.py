@@ -1,4 +1,4 @@
-"""tools/firmware.py and the make targets in front of it, on a copy of the repository."""
+"""tools/dev/firmware.py and the make targets in front of it, on a copy of the repository."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools/dev"))
 
 import firmware  # noqa: E402
 
@@ -39,8 +39,8 @@ def copy(tmp_path_factory):
     to = tmp_path_factory.mktemp("copy") / "repo"
     for name in ("lib", "tests/board"):
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Makefile", "manifest.py", "tools/firmware.py"):
-        (to / name).parent.mkdir(exist_ok=True)
+    for name in ("Makefile", "manifest.py", "tools/dev/firmware.py"):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, to / name)
     return to
 
@@ -169,7 +169,7 @@ def test_a_missing_compiler_is_named(copy, checkout, tmp_path):
     (tmp_path / "make").symlink_to(shutil.which("make"))
     (copy / "manifest.py").write_text((copy / "manifest.py").read_text() + "\n")
     done = subprocess.run(
-        [sys.executable, copy / "tools" / "firmware.py", "path"],
+        [sys.executable, copy / "tools/dev/firmware.py", "path"],
         env={"PATH": str(tmp_path), "MPY_DIR": str(checkout)},
         capture_output=True,
         text=True,

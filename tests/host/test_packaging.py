@@ -12,7 +12,7 @@ import pytest
 from peers import Peer
 from targets import ROOT, Unix
 
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools/dev"))
 
 import dist
 import package
@@ -22,7 +22,7 @@ from wssctl.cable import Cable
 
 
 def test_package_json_names_every_module():
-    assert (ROOT / "package.json").read_text() == package.package(), "run tools/package.py"
+    assert (ROOT / "package.json").read_text() == package.package(), "run tools/dev/package.py"
 
 
 def test_mpremote_mip_installs_it_and_it_serves(provisioned, keys):

@@ -11,7 +11,7 @@ PROGRAM = "import pathlib, sys\nimport run\nrun.DEMO = pathlib.Path(sys.argv[1])
 
 
 def start(folder, redirection):
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tools")}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tools/dev")}
     words = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", PROGRAM, str(folder)]
     return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

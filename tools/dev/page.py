@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write lib/wss/page.py from tools/page/index.html: stripped of what a browser does not need, compressed, with the
+"""Write lib/wss/page.py from tools/dev/page/index.html: stripped of what a browser does not need, compressed, with the
 headers that allow it its own script and style and nothing else."""
 
 import base64
@@ -9,12 +9,12 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCE, RESULT = ROOT / "tools/page/index.html", ROOT / "lib/wss/page.py"
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCE, RESULT = ROOT / "tools/dev/page/index.html", ROOT / "lib/wss/page.py"
 BUDGET = 8192  # bytes of flash for the body
 
 TEMPLATE = """\
-# The page a browser gets, made by tools/page.py from tools/page/index.html. Do not edit.
+# The page a browser gets, made by tools/dev/page.py from tools/dev/page/index.html. Do not edit.
 # In: nothing.  Out: the HTTP response.  Next: the browser.
 
 RESPONSE = (

@@ -18,7 +18,7 @@ from wssctl import modules
 from wssctl.cable import Cable
 from wssctl.errors import WssctlError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 DIST = ROOT / "build" / "dist"
 
 

@@ -27,10 +27,10 @@ from pathlib import Path
 
 import firmware
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "build" / "evidence"
 SECURITY = ROOT / "SECURITY.md"
-MARKS = "<!-- evidence: tools/evidence.py writes from here -->\n", "<!-- evidence: to here -->\n"
+MARKS = "<!-- evidence: tools/dev/evidence.py writes from here -->\n", "<!-- evidence: to here -->\n"
 
 TESTS = "tests/evidence/test_"
 REST = ["faults", "rfc6455", "tls_records"]

@@ -40,7 +40,7 @@ from wssctl.errors import WssctlError
 from wssctl.link import Credentials
 from wssctl.store import Store
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "build" / "bench"
 UID = "30aea4b0a2d0"  # machine.unique_id() of the board on the desk
 KINDS = ("ours", "stock", "bare")

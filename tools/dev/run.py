@@ -13,7 +13,7 @@ from board import Board, BoardError
 from firmware import FirmwareError
 from ports import free_port
 
-DEMO = Path(__file__).resolve().parent.parent / "build" / "demo"
+DEMO = Path(__file__).resolve().parent.parent.parent / "build" / "demo"
 UID = "30aea4b0a2d0"  # machine.unique_id() of the board on the desk
 
 

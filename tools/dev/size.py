@@ -32,7 +32,7 @@ import firmware
 from board import Board, BoardError
 from ports import free_port
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 LIB = ROOT / "lib"
 BUDGET = Path(__file__).with_suffix(".json")
 COLUMNS = {"flash": "flash", "heap": "heap, not frozen", "frozen": "heap, frozen", "firmware": "firmware growth"}
