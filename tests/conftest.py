@@ -14,7 +14,7 @@ import port_target
 from peers import Identity, Peer
 from port_target import PortError, is_port
 from targets import UID, Unix
-from wssctl.ca import Authority
+from wssctl.keys.ca import Authority
 
 DEFAULT = ["unix", "unix32"]
 EVERY_BOARD = ["unix32", "pty", "pty32-mpy", "pty32-py"]  # all ways to get the bundle, and mpremote's path

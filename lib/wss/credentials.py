@@ -38,7 +38,7 @@ def read(source, names, what):
                 continue
             raise ValueError("%s can't be read (%s): copy it again" % (name, e))
         return ders(data, name), name
-    raise ValueError("no %s: put %s on the board (wssctl device init makes it)" % (what, source or names[0]))
+    raise ValueError("no %s: put %s on the board (wssctl keys init makes it)" % (what, source or names[0]))
 
 
 def finish(names):

@@ -9,8 +9,8 @@ import pytest
 from evidence_common import HERE, LONG, open_files, run
 from peers import PUT, Ended, Peer
 from targets import UID
-from wssctl import cable
-from wssctl.ca import Authority
+from wssctl.cable import port as cable
+from wssctl.keys.ca import Authority
 
 
 @pytest.mark.parametrize("kind", ["lfs", "fat"])

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from evidence_common import HERE, LONG, run
 from peers import Ended, Peer
 from targets import ROOT
-from wssctl import ca, provision
 from wssctl.errors import KeyFileError
+from wssctl.keys import ca
 
 TARGETS = ["upgrade", "frames", "login", "backoff", "files", "pem", "credentials", "fields", "listed", "enrol"]
 INPUTS = 1_000_000 if LONG else 2_000
@@ -128,7 +128,7 @@ def test_requests_and_certificates_that_the_host_reads(keys, row):
     seeds = [builder.sign(k, hashes.SHA256()).public_bytes(e) for k in (key, other) for e in FORMS]
     certs = [keys.ca.cert_pem, keys.host.cert.read_bytes(), *(p.read_bytes() for p in keys.board.glob("*cert*"))]
     for what, first, read in (
-        ("requests", seeds, provision.load_request),
+        ("requests", seeds, ca.load_request),
         ("certificates", certs, lambda data: ca.report(data, "device", keys.ca.cert_pem)),
     ):
         ran = taken = 0

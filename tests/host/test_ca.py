@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from wssctl import ask, ca, cli
-from wssctl.board import replacing
+from wssctl import cli
 from wssctl.errors import KeyFileError, UsageError
-from wssctl.store import Store, host_id, write_files
+from wssctl.keys import ask, ca
+from wssctl.keys.store import Store, host_id, write_files
+from wssctl.tools.transfer import replacing
 
 UID = "240ac4a1b2c3"
 SECRET = "correct horse"
@@ -190,7 +191,7 @@ def test_init_makes_upydevs_file_names_and_protects_them(keys, tmp_path, capsys)
     board.mkdir()
     assert cli.main(["ca", "init"]) == 0
     assert cli.main(["host", "init"]) == 0
-    assert cli.main(["device", "init", UID, "--name", "esp_room1", "--ip", "10.0.0.7", "--out", str(board)]) == 0
+    assert cli.main(["keys", "init", UID, "--name", "esp_room1", "--ip", "10.0.0.7", "--out", str(board)]) == 0
     assert sorted(made(keys)) == [
         "HOST_cert@6361726c6f.pem",  # "carlo", as in upydev's own documentation
         "HOST_key@6361726c6f.pem",
@@ -205,16 +206,16 @@ def test_init_makes_upydevs_file_names_and_protects_them(keys, tmp_path, capsys)
         assert stat.S_IMODE(keys.stat().st_mode) == 0o700
         assert {stat.S_IMODE(p.stat().st_mode) for p in keys.iterdir()} == {0o600}
     capsys.readouterr()
-    assert cli.main(["ca", "status"]) == cli.main(["host", "status"]) == cli.main(["device", "status"]) == 0
+    assert cli.main(["ca", "status"]) == cli.main(["host", "status"]) == cli.main(["keys", "status"]) == 0
     said = capsys.readouterr().out
     assert "esp_room1.local" in said and "(yours)" in said and "lacks" not in said
 
 
 def test_nothing_is_overwritten_unasked(keys, tmp_path, capsys):
-    for argv in (["ca", "init"], ["host", "init"], ["device", "init", UID]):
+    for argv in (["ca", "init"], ["host", "init"], ["keys", "init", UID]):
         assert cli.main(argv) == 0
     before = made(keys)
-    for argv in (["ca", "init"], ["host", "init"], ["device", "init", UID]):
+    for argv in (["ca", "init"], ["host", "init"], ["keys", "init", UID]):
         assert cli.main(argv) == 7
         assert "--force" in capsys.readouterr().err
     assert made(keys) == before
@@ -226,12 +227,12 @@ def test_a_file_on_the_board_is_in_the_way_before_anything_is_made(keys, tmp_pat
     assert cli.main(["ca", "init"]) == 0
     (tmp_path / f"SSL_key{UID}.der").write_bytes(b"precious")
     before = made(keys)
-    assert cli.main(["device", "init", UID, "--out", str(tmp_path)]) == 7
+    assert cli.main(["keys", "init", UID, "--out", str(tmp_path)]) == 7
     assert made(keys) == before and (tmp_path / f"SSL_key{UID}.der").read_bytes() == b"precious"
 
 
 def test_what_is_no_file_is_never_replaced(keys, tmp_path, capsys):
-    """As root, `wssctl get board x /dev/null` or `device csr --out /dev/stdout` put a file in the device's place."""
+    """As root, `wssctl get board x /dev/null` or `keys csr --out /dev/stdout` put a file in the device's place."""
     assert cli.main(["ca", "init"]) == 0
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
@@ -274,12 +275,12 @@ def test_a_write_that_fails_leaves_every_old_file(tmp_path, monkeypatch):
     "argv, code, words",
     [
         (["host", "init"], 7, "ca init"),
-        (["device", "init", UID], 7, "ca init"),
+        (["keys", "init", UID], 7, "ca init"),
         (["ca", "status"], 7, "ca init"),
-        (["device", "init", "not-hex"], 2, "unique_id"),
+        (["keys", "init", "not-hex"], 2, "unique_id"),
         (["ca", "init", "--days", "0"], 2, "--days"),
         (["ca", "init", "--passphrase-file", "nowhere"], 7, "nowhere"),
-        (["device", "init", UID, "--out", "nowhere"], 2, "nowhere"),
+        (["keys", "init", UID, "--out", "nowhere"], 2, "nowhere"),
     ],
 )
 def test_mistakes_are_one_sentence_and_an_exit_code(keys, capsys, argv, code, words):
@@ -291,7 +292,7 @@ def test_mistakes_are_one_sentence_and_an_exit_code(keys, capsys, argv, code, wo
 def test_a_file_of_another_kind_is_one_sentence_without_a_link(keys, tmp_path, capsys):
     assert cli.main(["ca", "init"]) == 0
     (tmp_path / "text").write_text("hello\n")
-    assert cli.main(["device", "sign", str(tmp_path / "text")]) == 7
+    assert cli.main(["keys", "sign", str(tmp_path / "text")]) == 7
     (keys / "ROOT_CA_cert.pem").write_text("hello\n")
     assert cli.main(["ca", "status"]) == 7
     err = capsys.readouterr().err
@@ -350,7 +351,7 @@ def test_upydevice_finds_everything_in_the_folder(keys):
     wsclient = pytest.importorskip("upydevice.wsclient", reason="upydevice is not installed in this environment")
     cli.main(["ca", "init"])
     cli.main(["host", "init"])
-    cli.main(["device", "init", UID])
+    cli.main(["keys", "init", UID])
     data = wsclient.load_custom_CA_data(str(keys))
     assert data.count("BEGIN CERTIFICATE") == 3
     key, cert = wsclient.load_cert_from_hostname(str(keys), "wss://esp_room1:8833")

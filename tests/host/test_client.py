@@ -28,10 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
-from wssctl import ca, cli
-from wssctl import client as client_module
-from wssctl.board import pair
-from wssctl.client import Client
+from wssctl import cli
 from wssctl.errors import (
     AccessDenied,
     BoardError,
@@ -44,7 +41,11 @@ from wssctl.errors import (
     UsageError,
     WssctlError,
 )
-from wssctl.link import Credentials, Target, parse_target
+from wssctl.keys import ca
+from wssctl.tools.transfer import pair
+from wssctl.wire import client as client_module
+from wssctl.wire.client import Client
+from wssctl.wire.link import Credentials, Target, parse_target
 
 SECRET, PASSWORD, UID = "correct horse", "pässword", "240ac4a1b2c3"
 RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n>"
@@ -643,7 +644,7 @@ def test_get_takes_the_largest_piece(keys):
 
 
 def test_get_asks_ahead(keys, monkeypatch):
-    monkeypatch.setattr("wssctl.client._ACKS_AHEAD", 8)
+    monkeypatch.setattr("wssctl.wire.client._ACKS_AHEAD", 8)
     with Board(keys.server_context(), count_acks=True) as board, connect(board, keys) as client:
         board.files["x"] = data = os.urandom(9000)
         assert client.get("x") == client.get("x") == data

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from peers import Identity, Peer
 from ports import free_port
 from targets import UID
-from wssctl import ca, store
-from wssctl.cable import Cable
+from wssctl.cable.port import Cable
+from wssctl.keys import ca, store
 
 PASSPHRASE, PASSWORD = "correct horse", "sesame 23"
 SECOND = "aabbccddee01"
@@ -51,10 +51,10 @@ class Site:
         files.mkdir()
         port = free_port()
         days = [f"--{k}={v}" for k, v in init.items()]
-        self.run("device", "init", uid, "--name", name, "--ip", "127.0.0.1", "--port", port, "--out", files, *days)
+        self.run("keys", "init", uid, "--name", name, "--ip", "127.0.0.1", "--port", port, "--out", files, *days)
         (files / "webrepl_cfg.py").write_text(f"PASS = {PASSWORD!r}\n")
         (files / "boot.py").write_text(f"import wss_repl\nwss_repl.start(port={port})\n")
-        self.run("devices", "add", name, f"127.0.0.1:{port}", "--uid", uid, "--group", group)
+        self.run("boards", "add", name, f"127.0.0.1:{port}", "--uid", uid, "--group", group)
         self.boot(name, uid)
         return files, port
 
@@ -120,12 +120,12 @@ def test_a_pinned_host_alone_gets_in_and_nobody_turns_himself_away(site, room1):
 
 def test_a_lost_board_is_refused_before_the_password(site, room1):
     assert site.run(*HELLO) == "42\n"
-    site.run("device", "revoke", "room1")
+    site.run("boards", "revoke", "room1")
     assert "has been revoked" in site.run(*HELLO, status=4)
     site.add("room2", SECOND)
     assert site.run("exec", "room2", "print(1)") == "1\n"
     crl = (site.path / "keys/ROOT_CA_crl.pem").read_bytes()
-    site.run("device", "revoke", SECOND)
+    site.run("boards", "revoke", SECOND)
     assert "has been revoked; `wssctl setup PORT --new-keys`" in site.run("exec", "room2", "print(1)", status=4)
     assert "has been revoked" in site.run(*HELLO, status=4)
     assert crl != (site.path / "keys/ROOT_CA_crl.pem").read_bytes()
@@ -179,8 +179,8 @@ def test_a_handshake_cut_by_the_restart_is_tried_again(site, room1):
     _, port = room1
     door = Doorway(port, cut=(2, 3))
     with contextlib.closing(door.listener):
-        site.run("devices", "add", "door", door.address, "--uid", UID)
-        assert "door: renewed" in site.run("devices", "renew", "--all", "door")
+        site.run("boards", "add", "door", door.address, "--uid", UID)
+        assert "door: renewed" in site.run("boards", "renew", "--all", "door")
         assert door.count >= 4
         # Where nothing restarts it is no reason to wait
         door.cut = (door.count + 1,)
@@ -241,15 +241,15 @@ def test_a_rotation_leaves_no_board_behind_unasked(site, room1):
     _, port = room1
     address = f"127.0.0.1:{port}"
     for uid in ("cc01", "cc02", "cc03"):
-        site.run("device", "init", uid, *(["--days", "1"] if uid == "cc01" else []))
-    site.run("device", "revoke", "cc02")
-    site.run("devices", "forget", "room1")
+        site.run("keys", "init", uid, *(["--days", "1"] if uid == "cc01" else []))
+    site.run("boards", "revoke", "cc02")
+    site.run("boards", "forget", "room1")
     before = sorted(p.name for p in site.keys.iterdir())
     text = site.run("ca", "rotate", status=2)
     assert f"does not list {UID}, cc01, cc03," in text and "--skip ID" in text
     assert "no board 'room7'" in site.run("ca", "rotate", "--skip", "room7", status=2)
     assert sorted(p.name for p in site.keys.iterdir()) == before
-    site.run("devices", "add", "room1", address, "--uid", UID)
+    site.run("boards", "add", "room1", address, "--uid", UID)
     assert "complete" in site.run("ca", "rotate", "--skip", "cc01", "--skip", "cc03")
     assert site.run(*HELLO) == "42\n"
     (site.keys / "rotation.json").write_text("{")
@@ -266,25 +266,25 @@ def test_expiry_is_announced_and_renewed_in_one_command(site):
     files, port = site.add("room1", UID, days=20)
     site.add("room2", SECOND)
     assert "expires in 19 days" in site.run(*HELLO) or "expires in 20 days" in site.run(*HELLO)
-    table = site.run("devices")
+    table = site.run("boards")
     assert "Expiring: room1." in table and "(19 days)" in table or "(20 days)" in table
-    text = site.run("devices", "renew")
+    text = site.run("boards", "renew")
     assert "room1: renewed" in text and "room2" not in text
     assert site.run(*HELLO) == "42\n"
-    assert "Expiring" not in site.run("devices")
+    assert "Expiring" not in site.run("boards")
     assert shown(port, site.keys) == (files / f"SSL_certificate{UID}.der").read_bytes()
     report = ca.report((site.keys / f"SSL_certificate{UID}.pem").read_bytes(), "device")
     assert report.names == ["room1", "room1.local", "127.0.0.1"] + [
         f"wss://{n}:{port}" for n in ("room1", "room1.local", "127.0.0.1")
     ]
-    assert "No certificate is due" in site.run("devices", "renew")
-    assert "room2: renewed" in site.run("devices", "renew", "--all", "@all")
+    assert "No certificate is due" in site.run("boards", "renew")
+    assert "room2: renewed" in site.run("boards", "renew", "--all", "@all")
 
 
 def test_a_board_whose_certificate_is_elsewhere_does_not_keep_the_others_from_theirs(site):
     site.add("room2", UID, days=20)
-    site.run("devices", "add", "room1", "127.0.0.1:1", "--uid", SECOND)  # as the README adds one
-    text = site.run("devices", "renew", status=1)
+    site.run("boards", "add", "room1", "127.0.0.1:1", "--uid", SECOND)  # as the README adds one
+    text = site.run("boards", "renew", status=1)
     assert "room2: renewed" in text and "room1: There is no certificate of it" in text and "Not done on room1;" in text
 
 
@@ -295,7 +295,7 @@ def test_a_board_that_somebody_is_on_does_not_keep_the_others_from_theirs(site):
     with subprocess.Popen(hold, env=site.env, stdout=subprocess.PIPE) as somebody:
         try:
             assert somebody.stdout.readline() == b"on\n"
-            text = site.run("devices", "renew", status=1)
+            text = site.run("boards", "renew", status=1)
         finally:
             somebody.kill()
     assert "room2: renewed" in text and "in use" in text and "Not done on room1;" in text
@@ -326,7 +326,7 @@ def test_a_random_password_over_the_secure_channel(site, room1):
     kept = site.keys / "remembered.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert list(json.loads(kept.read_text())) == ["password:room1"]
-    site.run("devices", "forget", "room1")
+    site.run("boards", "forget", "room1")
     assert json.loads(kept.read_text()) == {}
 
 
@@ -345,23 +345,23 @@ def test_secrets_are_remembered_only_when_asked_and_only_if_they_work(site, room
     site.run(*HELLO)
     kept = site.keys / "remembered.json"
     assert not kept.exists()
-    site.run("devices", "remember", "room1", status=5, env={"WSSCTL_PASSWORD": "wrong"})
+    site.run("boards", "remember", "room1", status=5, env={"WSSCTL_PASSWORD": "wrong"})
     assert not kept.exists()
-    site.run("devices", "remember", "room1", "--passphrase")
+    site.run("boards", "remember", "room1", "--passphrase")
     bare = {"WSSCTL_PASSWORD": "", "WSSCTL_PASSPHRASE": ""}
     assert site.run(*HELLO, env=bare) == "42\n"
 
 
 def test_names_and_groups(site, room1):
     _, port = room1
-    site.run("devices", "add", "far", "far.example:9000", "--group", "@greenhouse")
-    listing = site.run("devices", "list", "@greenhouse")
+    site.run("boards", "add", "far", "far.example:9000", "--group", "@greenhouse")
+    listing = site.run("boards", "list", "@greenhouse")
     assert "far.example:9000" in listing and "room1" not in listing
-    assert "no group" in site.run("devices", "list", "@nowhere", status=2)
-    assert "is no name" in site.run("devices", "add", "../x", "a", status=2)
-    assert "already the name of" in site.run("devices", "add", "room1", "a", "--uid", SECOND, status=2)
+    assert "no group" in site.run("boards", "list", "@nowhere", status=2)
+    assert "is no name" in site.run("boards", "add", "../x", "a", status=2)
+    assert "already the name of" in site.run("boards", "add", "room1", "a", "--uid", SECOND, status=2)
     # its own name is what is checked, so a new address needs no new certificate
-    site.run("devices", "add", "room1", f"localhost:{port}")
+    site.run("boards", "add", "room1", f"localhost:{port}")
     assert site.run(*HELLO) == "42\n"
     (site.keys / "devices.json").write_text("{")
     assert "repair it" in site.run(*HELLO, status=7)
@@ -373,25 +373,25 @@ def test_a_request_signed_on_another_machine(site, room1):
     tty = site.boards["room1"].tty
     old_key = (files / f"SSL_key{UID}.der").read_bytes()
     request = site.path / "r.pem"
-    site.run("device", "csr", tty, "--out", request)
+    site.run("keys", "csr", tty, "--out", request)
     assert (files / f"SSL_key{UID}.der").read_bytes() == old_key
     site.boards["room1"].restart()
     site.boards["room1"].read_until(b"wss_repl: listening", 20)
     assert site.run(*HELLO) == "42\n"
     (site.path / "bad.pem").write_text(request.read_text().replace("M", "N", 3))
-    assert "no certificate request" in site.run("device", "sign", site.path / "bad.pem", "--force", status=7)
-    said = site.run("device", "sign", request, "--force")
+    assert "no certificate request" in site.run("keys", "sign", site.path / "bad.pem", "--force", status=7)
+    said = site.run("keys", "sign", request, "--force")
     assert f"for {UID}, {UID}.local." in said and "add those you will type" in said
-    said = site.run("device", "sign", request, "--name", "room1", "--ip", "127.0.0.1", "--force")
+    said = site.run("keys", "sign", request, "--name", "room1", "--ip", "127.0.0.1", "--force")
     assert "for room1, room1.local, 127.0.0.1." in said and "add those" not in said
-    site.run("device", "install", tty)
+    site.run("keys", "install", tty)
     assert (files / f"SSL_key{UID}.der").read_bytes() != old_key
     assert not list(files.glob("*.new"))
     site.boards["room1"].restart()
     site.boards["room1"].read_until(b"wss_repl: listening", 20)
     assert site.run(*HELLO) == "42\n"
-    site.run("device", "init", UID, "--name", "room1", "--force")  # a key that is not on the board
-    assert "not for a key on this board" in site.run("device", "install", tty, status=1)
+    site.run("keys", "init", UID, "--name", "room1", "--force")  # a key that is not on the board
+    assert "not for a key on this board" in site.run("keys", "install", tty, status=1)
     with Cable(tty) as board:
         assert board.same(f"SSL_certificate{UID}.der", (files / f"SSL_certificate{UID}.der").read_bytes())
 
@@ -400,11 +400,11 @@ def test_exports(site, room1, tmp_path):
     files, _ = room1
     out = tmp_path / "out"
     out.mkdir()
-    site.run("device", "export", UID, out)
+    site.run("keys", "export", UID, out)
     assert sorted(p.name for p in out.iterdir()) == sorted(
         ["ROOT_CA_cert.pem", f"SSL_key{UID}.der", f"SSL_certificate{UID}.der"]
     )
-    assert "exist" in site.run("device", "export", UID, out, status=7)
+    assert "exist" in site.run("keys", "export", UID, out, status=7)
     site.run("host", "export", "--p12", out / "me.p12")
     key, cert, others = pkcs12.load_key_and_certificates((out / "me.p12").read_bytes(), PASSPHRASE.encode())
     assert key.public_key() == cert.public_key() and len(others) == 1

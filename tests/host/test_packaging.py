@@ -17,8 +17,8 @@ sys.path.insert(0, str(ROOT / "tools/dev"))
 import dist
 import package
 from board import Board
-from wssctl import modules
-from wssctl.cable import Cable
+from wssctl.cable import modules
+from wssctl.cable.port import Cable
 
 
 def test_package_json_names_every_module():

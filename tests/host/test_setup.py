@@ -16,10 +16,11 @@ from board import Board
 from peers import Identity, Peer
 from ports import free_port
 from targets import UID
-from wssctl import modules, provision
-from wssctl.ca import Authority
-from wssctl.cable import Cable
+from wssctl.cable import modules
+from wssctl.cable import setup as provision
+from wssctl.cable.port import Cable
 from wssctl.errors import BoardError, ConnectionLost, Unreachable
+from wssctl.keys.ca import Authority
 
 PASSPHRASE, PASSWORD = "correct horse", "sesame 23"
 
@@ -119,7 +120,7 @@ def test_from_the_box_to_a_wss_prompt_with_two_answers(desk):
     peer.close()
     # the name is enough from now on
     assert "5\n" in desk.run("exec", "room1", "print(2+3)")
-    assert "room1" in desk.run("devices")
+    assert "room1" in desk.run("boards")
 
 
 def test_again_changes_nothing_and_remove_leaves_the_board_as_it_was(desk):
@@ -144,7 +145,7 @@ def test_again_changes_nothing_and_remove_leaves_the_board_as_it_was(desk):
 def test_again_without_options_keeps_the_address_and_the_port_and_a_remembered_password_is_the_new_one(desk):
     desk.start()
     desk.run("setup", "PORT")
-    desk.run("devices", "remember", "room1")
+    desk.run("boards", "remember", "room1")
     before = desk.listing(), json.loads((desk.keys / "devices.json").read_text())["devices"]["room1"]
     command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty]
     env = desk.env | desk.secrets | {"WSSCTL_PASSWORD": "another 42"}
@@ -282,7 +283,7 @@ def test_a_short_passphrase_or_a_password_the_board_cannot_take(desk):
 def test_what_cannot_be_is_told_before_the_board_is_touched(desk, words, says):
     desk.start()
     desk.run("ca", "init")
-    desk.run("devices", "add", "room2", "127.0.0.2", "--uid", "aabbccddee01")
+    desk.run("boards", "add", "room2", "127.0.0.2", "--uid", "aabbccddee01")
     keys = sorted(desk.keys.iterdir())
     command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty, *words]
     env = desk.env | desk.secrets

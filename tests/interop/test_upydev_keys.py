@@ -77,7 +77,7 @@ def test_a_board_with_upydevs_own_keys(target, upydev, tmp_path):
         board.read_until(b">>> ", 5)
         assert run(command, "print(6*7)", "-t", HOST, "-p", f"{PASSWORD}:{PASSPHRASE}", env=env, cwd=tmp_path) == "42\n"
         status = subprocess.run(
-            [sys.executable, "-m", "wssctl", "device", "status"], env=env | {"WSSCTL_KEYS": str(folder)},
+            [sys.executable, "-m", "wssctl", "keys", "status"], env=env | {"WSSCTL_KEYS": str(folder)},
             text=True, capture_output=True, timeout=30,
         ).stdout  # fmt: skip
         assert "lacks" in status and "the extended key usage serverAuth" in status

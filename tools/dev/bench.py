@@ -34,11 +34,11 @@ from pathlib import Path
 
 import firmware
 from ports import free_ports
-from wssctl import ask
-from wssctl.ca import Authority
 from wssctl.errors import WssctlError
-from wssctl.link import Credentials
-from wssctl.store import Store
+from wssctl.keys import ask
+from wssctl.keys.ca import Authority
+from wssctl.keys.store import Store
+from wssctl.wire.link import Credentials
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "build" / "bench"

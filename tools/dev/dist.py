@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import package
-from wssctl import modules
-from wssctl.cable import Cable
+from wssctl.cable import modules
+from wssctl.cable.port import Cable
 from wssctl.errors import WssctlError
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -48,7 +48,7 @@ def main() -> int:
     port = port_to_use(8833)
     if not (board_files / "ROOT_CA_cert.pem").exists():
         names = ("--name", "localhost", "--ip", "127.0.0.1", "--force", "--out", str(board_files))
-        for words in (("ca", "init", "--force"), ("host", "init", "--force"), ("device", "init", UID, *names)):
+        for words in (("ca", "init", "--force"), ("host", "init", "--force"), ("keys", "init", UID, *names)):
             if status := wssctl(*words):
                 return status
     (board_files / "webrepl_cfg.py").write_text("PASS = %r\n" % password)

@@ -1,6 +1,14 @@
 """Host tools for MicroPython boards that serve their REPL over wss with mutual TLS.
 
-Reading order: cli.py -> keys.py (ca.py, store.py) for keys; cli.py -> client.py -> link.py for a board.
+Rooms, by what they know; each imports only from those below it (tests/host/test_layout.py):
+
+    cli.py      parses the command line and calls one function
+    tools/      what people use: shell, terminal, bridge, transfer, mpremote
+    cable/      a board on a serial port: its modules, its setup
+    boards/     the boards one has: registry, trust, work on many
+    wire/       one connection: link (TLS, WebSocket), client (login, REPL), remote (files)
+    keys/       ROOT CA, key files, secrets
+    errors.py   what can go wrong, and its exit code
 """
 
 __version__ = "0.1.0"

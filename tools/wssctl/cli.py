@@ -24,8 +24,8 @@ And with the tools you have:
 """
 
 EPILOG = """\
-BOARD is a name that `wssctl devices` lists, or an address: board.local, wss://192.168.1.20:8833; plain ws:// only
-when typed so. Without a cable: `ca init`, `host init`, `device init UID --name board --out FOLDER` make the keys.
+BOARD is a name that `wssctl boards` lists, or an address: board.local, wss://192.168.1.20:8833; plain ws:// only
+when typed so. Without a cable: `ca init`, `host init`, `keys init UID --name board --out FOLDER` make the keys.
 Passwords are asked for, or come from --password-file / $WSSCTL_PASSWORD, passphrases from
 --passphrase-file / $WSSCTL_PASSPHRASE. Keys are in a folder of yours, or --keys DIR / $WSSCTL_KEYS.
 Exit codes: 0 well, 1 the board's code raised or it refuses a file, 2 usage, 3 unreachable, 4 certificates,
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     remote = argparse.ArgumentParser(add_help=False, parents=[keys])
     remote.add_argument(
-        "url", metavar="BOARD", help="a name of `wssctl devices`, or 192.168.1.20, board.local, wss://name:port, ws://name"
+        "url", metavar="BOARD", help="a name of `wssctl boards`, or 192.168.1.20, board.local, wss://name:port, ws://name"
     )
     remote.add_argument("--password-file", metavar="FILE", help="its first line is the board's WebREPL password")
     remote.add_argument("--takeover", action="store_true", help="end another client's session")
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
             "A program on standard input is run as with `exec --file -`."
         ),
     )
-    p.set_defaults(call=_lazy("terminal", "repl"))
+    p.set_defaults(call=_lazy("tools.repl", "repl"))
 
     p = commands.add_parser(
         "exec",
@@ -114,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("code", nargs="?", metavar="CODE")
     p.add_argument("-f", "--file", metavar="FILE", help="a program here to run there; '-' is standard input")
-    p.set_defaults(call=_lazy("board", "exec_"))
+    p.set_defaults(call=_lazy("tools.transfer", "exec_"))
 
     p = commands.add_parser(
         "put",
@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage=("wssctl put BOARD LOCAL [REMOTE]\n       wssctl put BOARD LOCAL... FOLDER/"),
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="local files, then a name or folder on the board")
-    p.set_defaults(call=_lazy("board", "put"))
+    p.set_defaults(call=_lazy("tools.transfer", "put"))
 
     p = commands.add_parser(
         "get",
@@ -132,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage=("wssctl get BOARD REMOTE [LOCAL]\n       wssctl get BOARD REMOTE... FOLDER"),
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="files on the board, then a local name, folder or '-'")
-    p.set_defaults(call=_lazy("board", "get"))
+    p.set_defaults(call=_lazy("tools.transfer", "get"))
 
     p = commands.add_parser(
         "mpremote",
@@ -146,10 +146,10 @@ def build_parser() -> argparse.ArgumentParser:
         ),
     )
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as after `mpremote connect PORT`")
-    p.set_defaults(call=_lazy("mpremote", "main"))
+    p.set_defaults(call=_lazy("tools.mpremote", "main"))
     tool_commands(commands, remote)
 
-    cable, over = key_commands(commands, keys)
+    cable, over, boards = key_commands(commands, keys)
     make = argparse.ArgumentParser(add_help=False, parents=[keys])
     make.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 824)")
@@ -158,18 +158,18 @@ def build_parser() -> argparse.ArgumentParser:
     group = _group(commands, "ca", "the ROOT CA that signs all other keys")
     p = group.add_parser("init", parents=[make], help="make it, once")
     p.add_argument("--name", help="its subject (default: ROOT CA user@machine)")
-    p.set_defaults(call=_lazy("keys", "ca_init"))
-    group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys", "ca_status"))
+    p.set_defaults(call=_lazy("keys.commands", "ca_init"))
+    group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys.commands", "ca_status"))
     passphrases = argparse.ArgumentParser(add_help=False, parents=[keys])
     passphrases.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's, if another one")
     passphrases.add_argument("--new-passphrase-file", metavar="FILE", help="encrypt the copy under this one")
     passphrases.add_argument("--force", action="store_true", help="replace files that exist")
     p = group.add_parser("export", parents=[passphrases], help="key (encrypted) and certificate for another machine")
     p.add_argument("file", metavar="FILE")
-    p.set_defaults(call=_lazy("keys", "ca_export"))
+    p.set_defaults(call=_lazy("keys.commands", "ca_export"))
     p = group.add_parser("import", parents=[passphrases], help="what `ca export` wrote elsewhere")
     p.add_argument("file", metavar="FILE")
-    p.set_defaults(call=_lazy("keys", "ca_import"))
+    p.set_defaults(call=_lazy("keys.commands", "ca_import"))
     p = group.add_parser(
         "rotate",
         parents=[over],
@@ -182,58 +182,58 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--name", help="the new one's subject")
     p.add_argument("--keep-old", action="store_true", help="stop where both are trusted: other hosts can follow")
     p.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave this board (name or id) behind")
-    p.set_defaults(call=_lazy("fleet", "rotate"))
+    p.set_defaults(call=_lazy("boards.fleet", "rotate"))
 
     group = _group(commands, "host", "this machine's key, which boards accept")
     p = group.add_parser("init", parents=[make], help="make it, once a machine")
     p.add_argument("--user", help="for another user name")
-    p.set_defaults(call=_lazy("keys", "host_init"))
-    group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys", "host_status"))
+    p.set_defaults(call=_lazy("keys.commands", "host_init"))
+    group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys.commands", "host_status"))
 
     p = group.add_parser("export", parents=[passphrases], help="key and certificate as PKCS #12 or PEM")
     p.add_argument("file", metavar="FILE")
     p.add_argument("--p12", action="store_true", help="PKCS #12, which browsers import (else PEM)")
     p.add_argument("--user", help="of another user name")
-    p.set_defaults(call=_lazy("keys", "host_export"))
+    p.set_defaults(call=_lazy("keys.commands", "host_export"))
     for verb, text in (("revoke", "boards turn a host away"), ("pin", "boards let in the pinned hosts alone")):
         p = group.add_parser(verb, parents=[over], help=text)
         p.add_argument("who", metavar="HOST", help="user name or id, certificate file, serial or fingerprint")
         p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
         p.add_argument("--undo", action="store_true", help="take it back")
-        p.set_defaults(call=_lazy("fleet", verb))
+        p.set_defaults(call=_lazy("boards.trust", verb))
 
-    group = _group(commands, "device", "the boards' keys")
+    group = _group(commands, "keys", "the boards' keys")
     p = group.add_parser("init", parents=[make], help="make a board's key and certificate")
     p.add_argument("uid", metavar="UID", help="machine.unique_id().hex() on the board")
     p.add_argument("--name", action="append", default=[], help="its host name, .local is added; may be repeated")
     p.add_argument("--ip", action="append", default=[], help="its address; may be repeated")
     p.add_argument("--port", action="append", type=_port, help="upydev's entries are for this port (8833)")
     p.add_argument("--out", metavar="DIR", help="also copy the three files a board needs there")
-    p.set_defaults(call=_lazy("keys", "device_init"))
+    p.set_defaults(call=_lazy("keys.commands", "board_init"))
     p = group.add_parser("status", parents=[keys], help="validity and names")
     p.add_argument("uid", metavar="UID", nargs="?")
-    p.set_defaults(call=_lazy("keys", "device_status"))
+    p.set_defaults(call=_lazy("keys.commands", "board_status"))
     p = group.add_parser("csr", parents=[cable], help="a board on a cable makes a key and a certificate request")
     p.add_argument("--out", metavar="FILE", help="the request (SSL_request<uid>.pem)")
-    p.set_defaults(call=_lazy("provision", "csr"))
+    p.set_defaults(call=_lazy("cable.setup", "csr"))
     p = group.add_parser("sign", parents=[make], help="a certificate for a request")
     p.add_argument("request", metavar="FILE")
     p.add_argument("--uid", help="the board's id, if the request does not say")
     p.add_argument("--name", action="append", default=[], help="its host name, .local is added; may be repeated")
     p.add_argument("--ip", action="append", default=[], help="its address; may be repeated")
     p.add_argument("--port", action="append", type=_port, help="upydev's entries are for this port (8833)")
-    p.set_defaults(call=_lazy("keys", "device_sign"))
+    p.set_defaults(call=_lazy("keys.commands", "board_sign"))
     p = group.add_parser("install", parents=[cable], help="a signed certificate onto a board on a cable")
     p.add_argument("--cert", metavar="FILE", help="(default: the one in the key folder)")
-    p.set_defaults(call=_lazy("provision", "install"))
+    p.set_defaults(call=_lazy("cable.setup", "install"))
     p = group.add_parser("export", parents=[keys], help="the files a board needs, into a folder")
     p.add_argument("uid", metavar="UID")
     p.add_argument("folder", metavar="DIR")
     p.add_argument("--force", action="store_true", help="replace files that exist")
-    p.set_defaults(call=_lazy("keys", "device_export"))
-    p = group.add_parser("revoke", parents=[make], help="hosts refuse a board that was lost")
-    p.add_argument("uid", metavar="UID", help="or its name")
-    p.set_defaults(call=_lazy("keys", "device_revoke"))
+    p.set_defaults(call=_lazy("keys.commands", "board_export"))
+    p = boards.add_parser("revoke", parents=[make], help="hosts refuse a board that was lost")
+    p.add_argument("uid", metavar="BOARD", help="its name or id")
+    p.set_defaults(call=_lazy("boards.trust", "revoke_board"))
     return parser
 
 
@@ -250,7 +250,7 @@ def tool_commands(commands, remote) -> None:
         ),
     )
     p.add_argument("--tcp", type=_port, metavar="PORT", help="this TCP port (default: a free one)")
-    p.set_defaults(call=_lazy("bridge", "bridge"))
+    p.set_defaults(call=_lazy("tools.bridge", "bridge"))
 
     p = commands.add_parser(
         "shell",
@@ -263,13 +263,14 @@ def tool_commands(commands, remote) -> None:
             "once and a table tells how it went. Options come before BOARD."
         ),
     )
-    p.add_argument("--all", action="store_true", help="all boards that `wssctl devices` lists")
+    p.add_argument("--all", action="store_true", help="all boards that `wssctl boards` lists")
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as typed at its prompt")
-    p.set_defaults(call=_lazy("shell", "shell"))
+    p.set_defaults(call=_lazy("tools.shell", "shell"))
 
 
 def key_commands(commands, keys):
-    """From nothing to a board with keys, and for years after. Returns two parent parsers for what follows."""
+    """From nothing to a board with keys, and for years after. Returns what follows needs: two parent
+    parsers, and the actions of `wssctl boards`."""
     cable = argparse.ArgumentParser(add_help=False, parents=[keys])
     cable.add_argument("port", metavar="PORT", help="/dev/ttyUSB0, u0, COM3, auto: what `mpremote connect` takes")
     cable.add_argument("--uid", help="refuse any board but this one")
@@ -296,29 +297,29 @@ def key_commands(commands, keys):
     p.add_argument("--host-made", action="store_true", help="make the board's key here, not on the board")
     p.add_argument("--new-keys", action="store_true", help="new keys even if those on the board are in order")
     p.add_argument("--timeout", type=_seconds, default=15.0, metavar="S", help="seconds to wait for the login (15)")
-    p.set_defaults(call=_lazy("provision", "setup"))
+    p.set_defaults(call=_lazy("cable.setup", "setup"))
 
     p = commands.add_parser(
         "enrol", parents=[names], help="a board on a cable makes its own key", description="The key stays on the board."
     )
-    p.set_defaults(call=_lazy("provision", "enrol"))
+    p.set_defaults(call=_lazy("cable.setup", "enrol"))
     p = commands.add_parser("remove", parents=[cable], help="undo `setup` on a board on a cable")
-    p.set_defaults(call=_lazy("provision", "remove"))
+    p.set_defaults(call=_lazy("cable.setup", "remove"))
 
     many = argparse.ArgumentParser(add_help=False, parents=[keys])
     many.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
-    p = commands.add_parser("devices", help="the boards you have, their names and groups; `devices list`", parents=[])
+    p = commands.add_parser("boards", help="the boards you have, their names and groups; `boards list`", parents=[])
     actions = p.add_subparsers(metavar="ACTION")
-    p.set_defaults(call=_lazy("devices", "list_"), keys=None, board=[])
+    p.set_defaults(call=_lazy("boards.registry", "list_"), keys=None, board=[])
     actions.add_parser("list", parents=[many], help="names, addresses, expiry").set_defaults(
-        call=_lazy("devices", "list_")
+        call=_lazy("boards.registry", "list_")
     )
     p = actions.add_parser("add", parents=[keys], help="a name for a board that is set up, or a new address or group")
     p.add_argument("name", metavar="NAME")
     p.add_argument("address", metavar="ADDRESS")
     p.add_argument("--uid", help="its id, by which its certificate here is found")
     p.add_argument("--group", action="append", default=[], help="may be repeated")
-    p.set_defaults(call=_lazy("devices", "add"))
+    p.set_defaults(call=_lazy("boards.registry", "add"))
     over = argparse.ArgumentParser(add_help=False, parents=[keys])
     over.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     over.add_argument("--password-file", metavar="FILE", help="its first line is the boards' WebREPL password")
@@ -327,21 +328,21 @@ def key_commands(commands, keys):
     p = actions.add_parser("renew", parents=[over], help="new certificates for boards whose own end within 30 days")
     p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
     p.add_argument("--all", action="store_true", help="those that are not due, too")
-    p.set_defaults(call=_lazy("fleet", "renew"))
+    p.set_defaults(call=_lazy("boards.fleet", "renew"))
     p = actions.add_parser("remember", parents=[over], help="keep a board's password, after trying it")
     p.add_argument("name", metavar="NAME")
     p.add_argument("--passphrase", action="store_true", help="and that of this host's key")
-    p.set_defaults(call=_lazy("fleet", "remember"))
+    p.set_defaults(call=_lazy("boards.fleet", "remember"))
     p = commands.add_parser("password", parents=[over], help="a new random password for a board, and remember it")
-    p.add_argument("name", metavar="NAME", help="as `wssctl devices` lists it")
+    p.add_argument("name", metavar="NAME", help="as `wssctl boards` lists it")
     p.add_argument("--new-password-file", metavar="FILE", help="take this one instead of a random one")
     p.add_argument("--no-remember", action="store_true", help="with --show or --new-password-file")
     p.add_argument("--show", action="store_true", help="print it")
-    p.set_defaults(call=_lazy("fleet", "password"))
+    p.set_defaults(call=_lazy("boards.fleet", "password"))
     p = actions.add_parser("forget", parents=[keys], help="drop a name; key files are kept")
     p.add_argument("board", nargs="+", metavar="BOARD")
-    p.set_defaults(call=_lazy("devices", "forget"))
-    return cable, over
+    p.set_defaults(call=_lazy("boards.registry", "forget"))
+    return cable, over, actions
 
 
 def _group(commands, name: str, text: str):

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from . import board as commands
-from . import devices
-from .client import MAX_NAME
-from .errors import BoardError, ConnectionLost, KeyFileError, UsageError, WssctlError
-from .remote import Remote
-from .store import Store
+from ..boards.dialler import Dialler
+from ..boards.registry import Registry
+from ..errors import BoardError, ConnectionLost, KeyFileError, UsageError, WssctlError
+from ..keys.store import Store
+from ..wire.client import MAX_NAME
+from ..wire.remote import Remote
+from . import transfer
 
 _PARALLEL = 8
 _RECONNECT = 30.0
@@ -38,7 +39,7 @@ def shell(args) -> int:
         if not words:
             raise UsageError("Several boards need a command, for instance `wssctl shell @kitchen sync src`.")
         return _many(args, boards, words)
-    with contextlib.closing(Shell(commands.Dialler(args), keys=args.keys)) as one:
+    with contextlib.closing(Shell(Dialler(args), keys=args.keys)) as one:
         if words:
             return one.line(shlex.join(words) if len(words) > 1 else words[0])
         if not sys.stdin.isatty():
@@ -48,24 +49,24 @@ def shell(args) -> int:
 
 def _boards(args) -> list[str] | None:
     if args.all:
-        found = devices.Registry(Store(args.keys)).select([])
+        found = Registry(Store(args.keys)).select([])
         if not found:
-            raise UsageError("There are no boards yet; `wssctl devices add` adds one.")
+            raise UsageError("There are no boards yet; `wssctl boards add` adds one.")
         return [d.name for d in found]
     if "," not in args.url and not args.url.startswith("@"):
         return None
     names: list[str] = []
     for word in filter(None, args.url.split(",")):
-        names += [d.name for d in devices.Registry(Store(args.keys)).select([word])] if word[0] == "@" else [word]
+        names += [d.name for d in Registry(Store(args.keys)).select([word])] if word[0] == "@" else [word]
     return list(dict.fromkeys(names))
 
 
 def _many(args, boards: list[str], words: list[str]) -> int:
     """Runs one command on all of them; whatever fails, the others go on. Exit code: the worst."""
-    dials: dict[str, commands.Dialler | WssctlError] = {}
+    dials: dict[str, Dialler | WssctlError] = {}
     for name in boards:  # secrets are asked for one after the other
         try:
-            dials[name] = commands.Dialler(argparse.Namespace(**(vars(args) | {"url": name})))
+            dials[name] = Dialler(argparse.Namespace(**(vars(args) | {"url": name})))
         except WssctlError as e:
             dials[name] = e
 
@@ -102,13 +103,13 @@ class Shell:
     """A session. `line()` runs what somebody typed and returns an exit code."""
 
     def __init__(
-        self, dial: commands.Dialler, out=None, errors=None, *, keys=None, bars: bool = True, patient: bool = True
+        self, dial: Dialler, out=None, errors=None, *, keys=None, bars: bool = True, patient: bool = True
     ):
         self._dial = dial
         self._out, self._errors = out or sys.stdout, errors or sys.stderr
         self._bars, self._patient = bars, patient
         self._keys = keys
-        self.name = dial.device.name if dial.device else dial.target.host
+        self.name = dial.board.name if dial.board else dial.target.host
         self.board = dial()
         self.remote = Remote(self.board)
         self._cwd: str | None = None
@@ -430,7 +431,7 @@ class Shell:
             self.remote.chdir(back)
 
     def _bar(self, name: str, size: int | None):
-        return commands.progress(name, size) if self._bars else contextlib.nullcontext(None)
+        return transfer.progress(name, size) if self._bars else contextlib.nullcontext(None)
 
     def do_get(self, words):
         """get FILE... [LOCAL]        files from the board"""
@@ -440,7 +441,7 @@ class Shell:
             to = Path(last)
         for path in self.expand(words):
             local = to / PurePosixPath(path).name if to.is_dir() else to
-            with self._bar(path, None) as advance, commands.replacing(local) as f:
+            with self._bar(path, None) as advance, transfer.replacing(local) as f:
                 self._within(path, lambda short, f=f, advance=advance: self.board.get(short, f, progress=advance))
             self.say(f"{path} -> {local}")
 
@@ -451,7 +452,7 @@ class Shell:
         if words[0].startswith(":"):
             code = f"exec(open({words[0][1:]!r}).read(),{{'__name__':'__main__'}})".encode()
         else:
-            code = commands.read_program(words[0])
+            code = transfer.read_program(words[0])
         result = self.board.exec(code, output=lambda data: self._write(data.replace(b"\r", b"")))
         self._cwd = None
         if result.error:
@@ -514,7 +515,7 @@ class Shell:
         """repl                       the board's REPL (Ctrl-s); Ctrl-s or Ctrl-] comes back"""
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise UsageError("The REPL needs a terminal; `run` and `exec` do not.")
-        from .terminal import interact
+        from .repl import interact
 
         code = interact(self.board, leave=b"\x13\x1d")
         self._cwd = None

@@ -2,36 +2,38 @@
 
 import re
 import secrets
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from . import ask, ca, devices, keys, modules
-from .cable import NEW, Cable, refuse_network
-from .client import Client
-from .errors import BoardError, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError
-from .link import Credentials, Target
-from .store import Store, check_uid, write_files
+from ..boards.registry import WARNING_DAYS, Board, Registry, check_name
+from ..boards.trust import TRUST
+from ..errors import BoardError, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError
+from ..keys import ask, ca
+from ..keys import commands as keys
+from ..keys.remembered import remember, remembered
+from ..keys.store import Store, check_uid, write_files
+from ..text import say, steps
+from ..wire.client import Client
+from ..wire.link import Credentials, Target
+from . import modules
+from .port import NEW, Cable, refuse_network
 
-MAX_PASSWORD = 64  # lib/wss/login.py
 BEGIN, END = "# wssctl setup begin", "# wssctl setup end"
 _BLOCK = re.compile(rf"^{BEGIN}[^\n]*\n.*?^{END}[^\n]*(?:\n|\Z)", re.M | re.S)
 _SPACE = 8192  # bytes that must stay free on the board: littlefs moves whole blocks
 _CLOCK_OFF = 5  # seconds
-TRUST, CLOCK = "wss_trust.txt", "wss_time.txt"
+CLOCK = "wss_time.txt"
 
 
 def setup(args) -> int:
     refuse_network(args.port, args.over_network)
     _check_names(args)
     store = Store(args.keys)
-    registry = devices.Registry(store)
+    registry = Registry(store)
     with Cable(args.port) as board:
         about = _about(board, args)
         uid = about["uid"]
@@ -69,8 +71,8 @@ def setup(args) -> int:
     host = args.ip[0] if args.ip else addresses[0] if addresses else f"{name}.local"
     cert = store.read(store.device_files(uid)["cert_pem"])
     entry = registry.update(name, uid=uid, host=host, port=args.wss_port, groups=args.group, cert=cert)
-    if devices.remembered(store, f"password:{name}") not in (None, password):
-        devices.remember(store, f"password:{name}", password)
+    if remembered(store, f"password:{name}") not in (None, password):
+        remember(store, f"password:{name}", password)
     if not addresses:
         raise Unreachable(
             "The board is set up but in no network: connect it in its boot.py (network.WLAN) and run this again; if it "
@@ -85,7 +87,7 @@ def enrol(args) -> int:
     refuse_network(args.port, args.over_network)
     _check_names(args)
     store = Store(args.keys)
-    registry = devices.Registry(store)
+    registry = Registry(store)
     with Cable(args.port) as board:
         about = _about(board, args)
         uid = about["uid"]
@@ -105,13 +107,13 @@ def enrol(args) -> int:
 
 
 def csr(args) -> int:
-    """For a CA on another machine: `device sign` there, `device install` here."""
+    """For a CA on another machine: `keys sign` there, `keys install` here."""
     with Cable(args.port) as board:
         uid = _about(board, args)["uid"]
         pem = _request(board, uid).public_bytes(serialization.Encoding.PEM)
     path = Path(args.out or f"SSL_request{uid}.pem")
     write_files({path: pem}, force=True)
-    print(f"Wrote {path}. The new key waits on the board until `wssctl device install` brings its certificate.")
+    print(f"Wrote {path}. The new key waits on the board until `wssctl keys install` brings its certificate.")
     return 0
 
 
@@ -173,7 +175,7 @@ def _check_names(args) -> None:
     """Before anything is made. The first is also what the board is called here."""
     ca.device_names(args.name, args.ip)
     for name in args.name[:1] + [g.removeprefix("@") for g in getattr(args, "group", [])]:
-        devices.check_name(name)
+        check_name(name)
 
 
 # What the board is
@@ -238,13 +240,7 @@ def _password(args) -> str:
     password = ask.secret(
         "Password for the board's REPL", args.password_file, "WSSCTL_PASSWORD", option="--password-file"
     )
-    return check_password(password)
-
-
-def check_password(password: str) -> str:
-    if not 0 < len(password.encode()) <= MAX_PASSWORD or any(c in password for c in "\r\n\0"):
-        raise UsageError(f"A board's password has 1 to {MAX_PASSWORD} bytes and no line end. Nothing was changed.")
-    return password
+    return ask.check_password(password)
 
 
 def _authority(args, store: Store, passphrase: str) -> ca.Authority:
@@ -303,7 +299,7 @@ def _keys_fit(store: Store, board: Cable, authority: ca.Authority, uid: str, nam
         return False
     report = ca.report(store.read(path), "device", authority.cert_pem)
     wanted = {*names, *addresses}
-    if not report.signed_by_ca or report.days_left() < devices.WARNING_DAYS or not wanted <= set(report.names):
+    if not report.signed_by_ca or report.days_left() < WARNING_DAYS or not wanted <= set(report.names):
         return False
     # the SEC1 key ends with its public point: it is enough to look at that
     return _holds_point(board, f"SSL_key{uid}.der", _point(cert))
@@ -354,7 +350,7 @@ def _request(board: Cable, uid: str) -> x509.CertificateSigningRequest:
         board.exec(code, output)
     try:
         ms, csr_hex = said.partition(b"!")[2].decode().split()
-        request = load_request(bytes.fromhex(csr_hex))
+        request = ca.load_request(bytes.fromhex(csr_hex))
     except (ValueError, IndexError):
         raise BoardError("The board sent no readable certificate request; reset it and try again.") from None
     say(f"The board made its own key in {int(ms) / 1000:.1f} s; it never leaves the board")
@@ -376,23 +372,6 @@ def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, 
 def _without_comments(source: str) -> str:
     """For a board's heap."""
     return re.sub(r'^\s*(#.*|""".*?"""|"""(?:.|\n)*?""")\n', "", source, flags=re.M)
-
-
-def load_request(data: bytes) -> x509.CertificateSigningRequest:
-    """A PKCS #10 request, PEM or DER, of a P-256 key, with a good signature. Raises ValueError."""
-    try:
-        csr = x509.load_der_x509_csr(data) if data[:1] == b"0" else x509.load_pem_x509_csr(data)
-        key = csr.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise ValueError("its key is not a P-256 key")
-        good = csr.is_signature_valid
-    except (UnsupportedAlgorithm, x509.InvalidVersion, TypeError) as e:
-        raise ValueError(f"it is of no kind known here ({e})") from None
-    except InvalidSignature:
-        good = False
-    if not good:
-        raise ValueError("its signature is wrong")
-    return csr
 
 
 # Password, boot.py, clock
@@ -449,7 +428,7 @@ def _clock(board: Cable, about: dict) -> None:
         say(f"NOTE: the board's clock shows {there:%Y-%m-%d %H:%M} UTC and cannot be set; certificates depend on it.")
 
 
-def _login(args, store: Store, entry: devices.Device, passphrase: str, password: str) -> None:
+def _login(args, store: Store, entry: Board, passphrase: str, password: str) -> None:
     key, cert = store.find_host()
     answer = ask.later(
         f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
@@ -475,31 +454,3 @@ def _login(args, store: Store, entry: devices.Device, passphrase: str, password:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
-
-
-# Output
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-class steps:
-    """A line that grows on a terminal, one line before and nothing else in a file."""
-
-    def __init__(self, text: str, total: int):
-        self.text, self.total, self.done = text, total, 0
-        self.live = sys.stderr.isatty()
-
-    def __enter__(self):
-        print(f"{self.text} ...", end="" if self.live else "\n", file=sys.stderr, flush=True)
-        return self
-
-    def __call__(self, _name: str) -> None:
-        self.done += 1
-        if self.live:
-            print(f"\r{self.text} ... {min(self.done, self.total)}/{self.total}", end="", file=sys.stderr, flush=True)
-
-    def __exit__(self, kind, *exc) -> None:
-        if self.live:
-            print(file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from mpremote.main import State
 from mpremote.transport import TransportError, TransportExecError
 from serial import SerialException
 
-from .errors import BoardError, ConnectionLost, Unreachable, UsageError
+from ..errors import BoardError, ConnectionLost, Unreachable, UsageError
 
 _CHUNK = 512  # bytes of a file a command: its source has up to four times that, and a board's heap is small
 _SHORTCUT = {"a": "/dev/ttyACM", "u": "/dev/ttyUSB", "c": "COM"}  # mpremote's own (mpremote/main.py)

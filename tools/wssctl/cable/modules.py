@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .errors import KeyFileError
+from ..errors import KeyFileError
 
 
 class NoCompiler(Exception):
@@ -15,7 +15,7 @@ class NoCompiler(Exception):
 
 
 def sources() -> dict[str, bytes]:
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
     for root in (here / "bundle", here.parent.parent / "lib"):
         if (root / "wss_repl.py").exists():
             break

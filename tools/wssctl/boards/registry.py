@@ -1,23 +1,21 @@
-"""The boards this user knows, by name and group: devices.json beside the keys. And what is remembered for them:
-passwords and passphrases, in the system's keyring where there is one, else in a 0600 file, and only when asked."""
+"""The boards this user knows, by name and group: devices.json beside the keys."""
 
-import contextlib
 import json
 import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-from . import ca
-from .errors import KeyFileError, UsageError
-from .store import Store, write_files
+from ..errors import KeyFileError, UsageError
+from ..keys import ca
+from ..keys.remembered import remember
+from ..keys.store import Store, write_files
 
 WARNING_DAYS = 30  # before a certificate's end
-_SERVICE = "wssctl"
 
 
 @dataclass(frozen=True)
-class Device:
+class Board:
     name: str
     uid: str = ""
     host: str = ""
@@ -41,18 +39,18 @@ class Registry:
     def __init__(self, store: Store):
         self.path = store.folder / "devices.json"
 
-    def load(self) -> dict[str, Device]:
+    def load(self) -> dict[str, Board]:
         if not self.path.exists():
             return {}
         try:
             rows = json.loads(self.path.read_text(encoding="utf-8"))["devices"]
-            return {name: Device(name, **row) for name, row in rows.items()}
+            return {name: Board(name, **row) for name, row in rows.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise KeyFileError(
                 f"Cannot read {self.path} ({e}); repair it, or move it away and add the boards anew."
             ) from None
 
-    def save(self, boards: dict[str, Device]) -> None:
+    def save(self, boards: dict[str, Board]) -> None:
         rows = {n: {k: v for k, v in asdict(d).items() if k != "name"} for n, d in sorted(boards.items())}
         write_files({self.path: (json.dumps({"devices": rows}, indent=1) + "\n").encode()}, force=True)
 
@@ -61,32 +59,32 @@ class Registry:
 
     def addresses(self, name: str | None) -> list[str]:
         """The IP address a board was reached at, if it was one."""
-        device = self.load().get(name or "")
-        return [device.host] if device and re.fullmatch(r"[0-9.]+|[0-9a-f:]+", device.host) else []
+        board = self.load().get(name or "")
+        return [board.host] if board and re.fullmatch(r"[0-9.]+|[0-9a-f:]+", board.host) else []
 
     def port(self, name: str | None) -> int:
         """Where a board listens, as far as is known."""
-        device = self.load().get(name or "")
-        return device.port if device else ca.WSS_PORT
+        board = self.load().get(name or "")
+        return board.port if board else ca.WSS_PORT
 
     def update(
         self, name: str, *, cert: bytes | None = None, groups: list[str] | None = None, seen: bool = True, **changes
-    ) -> Device:
+    ) -> Board:
         """Adds or changes one; raises UsageError for a name that could be taken for something else."""
         boards = self.load()
         if uid := changes.get("uid"):
             self.refuse_taken(name, uid)
             for other in [n for n, d in boards.items() if d.uid == uid and n != name]:
                 boards[name] = replace(boards.pop(other), name=name)
-        device = boards.get(name) or Device(check_name(name))
+        board = boards.get(name) or Board(check_name(name))
         if cert is not None:
             report = ca.report(cert, "device")
             changes |= {"serial": report.serial, "not_after": report.not_after.isoformat()}
         if groups:
-            changes["groups"] = sorted({*device.groups, *map(check_name, (g.removeprefix("@") for g in groups))})
+            changes["groups"] = sorted({*board.groups, *map(check_name, (g.removeprefix("@") for g in groups))})
         if seen:
             changes["last_seen"] = datetime.now(UTC).replace(microsecond=0).isoformat()
-        boards[name] = replace(device, **changes)
+        boards[name] = replace(board, **changes)
         self.save(boards)
         return boards[name]
 
@@ -95,14 +93,14 @@ class Registry:
         if other and other.uid not in ("", uid):
             raise UsageError(
                 f"{name} is already the name of board {other.uid}; take another with --name, or forget the "
-                f"old one with `wssctl devices forget {name}`."
+                f"old one with `wssctl boards forget {name}`."
             )
 
-    def find(self, text: str) -> Device | None:
+    def find(self, text: str) -> Board | None:
         """The board of that name, `upydev`'s way too (shl@name). None for what is an address."""
         return self.load().get(text) if "://" not in text else None
 
-    def select(self, words: list[str]) -> list[Device]:
+    def select(self, words: list[str]) -> list[Board]:
         """Boards by name and @group, all of them for no words. Raises UsageError for an unknown one."""
         boards = self.load()
         found = {} if words else dict(boards)
@@ -110,12 +108,12 @@ class Registry:
             if word.startswith("@"):
                 members = {n: d for n, d in boards.items() if word[1:] in d.groups}
                 if not members:
-                    raise UsageError(f"There is no group {word}; `wssctl devices` lists what there is.")
+                    raise UsageError(f"There is no group {word}; `wssctl boards` lists what there is.")
                 found |= members
             elif word in boards:
                 found[word] = boards[word]
             else:
-                raise UsageError(f"There is no board {word!r}; `wssctl devices` lists them, `devices add` adds one.")
+                raise UsageError(f"There is no board {word!r}; `wssctl boards` lists them, `boards add` adds one.")
         return list(found.values())
 
 
@@ -125,79 +123,22 @@ def check_name(name: str) -> str:
     return name
 
 
-def server_name(store: Store, device: Device) -> str | None:
+def server_name(store: Store, board: Board) -> str | None:
     """The name to expect in its certificate: its own, so that it may change its address; None if that is not in it."""
-    path = store.folder / f"SSL_certificate{device.uid}.pem"
-    if not device.uid or not path.exists():
+    path = store.folder / f"SSL_certificate{board.uid}.pem"
+    if not board.uid or not path.exists():
         return None
-    return device.name if device.name in ca.report(store.read(path), "device").names else None
+    return board.name if board.name in ca.report(store.read(path), "device").names else None
 
 
-def warn(device: Device) -> None:
-    left = device.days_left()
+def warn(board: Board) -> None:
+    left = board.days_left()
     if left is not None and left < WARNING_DAYS:
-        when = f"has expired ({device.not_after[:10]})" if left < 0 else f"expires in {left} days"
-        print(f"NOTE: the certificate of {device.name} {when}; `wssctl devices renew {device.name}`.", file=sys.stderr)
+        when = f"has expired ({board.not_after[:10]})" if left < 0 else f"expires in {left} days"
+        print(f"NOTE: the certificate of {board.name} {when}; `wssctl boards renew {board.name}`.", file=sys.stderr)
 
 
 # Remembered secrets
-
-
-def _keyring():
-    try:
-        import keyring
-        from keyring.backends import fail, null
-
-        backend = keyring.get_keyring()
-        return None if isinstance(backend, (fail.Keyring, null.Keyring)) else keyring
-    except ImportError:
-        return None
-
-
-def _file(store: Store):
-    return store.folder / "remembered.json"
-
-
-def _load(store: Store) -> dict[str, str]:
-    path = _file(store)
-    if not path.exists():
-        return {}
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(known, dict):
-            raise ValueError("no object")
-        return known
-    except (OSError, ValueError) as e:
-        raise KeyFileError(f"Cannot read {path} ({e}); delete it, then remember the secrets anew.") from None
-
-
-def remember(store: Store, what: str, secret: str | None) -> str:
-    """Keeps a secret, or forgets it for None; `what` is "password:NAME" or "passphrase:FILE". Returns where it is."""
-    if ring := _keyring():
-        entry = f"{store.folder}/{what}"
-        if secret is None:
-            with contextlib.suppress(Exception):  # keyring's backends raise errors of their own for "not there"
-                ring.delete_password(_SERVICE, entry)
-        else:
-            with contextlib.suppress(Exception):  # locked, or nobody to unlock it: the file then
-                ring.set_password(_SERVICE, entry, secret)
-                return "the system's keyring"
-    known = _load(store)
-    if secret is None and what not in known:
-        return ""
-    known.pop(what, None)
-    if secret is not None:
-        known[what] = secret
-    write_files({_file(store): json.dumps(known).encode()}, force=True)
-    return str(_file(store))
-
-
-def remembered(store: Store, what: str) -> str | None:
-    known = _load(store).get(what)
-    if known is None and (ring := _keyring()):
-        with contextlib.suppress(Exception):  # a locked keyring: ask instead
-            known = ring.get_password(_SERVICE, f"{store.folder}/{what}")
-    return known
 
 
 # Commands
@@ -206,7 +147,7 @@ def remembered(store: Store, what: str) -> str | None:
 def list_(args) -> int:
     boards = Registry(Store(args.keys)).select(args.board)
     if not boards:
-        print("No boards yet: `wssctl setup PORT` sets one up, `wssctl devices add NAME ADDRESS` adds one that is.")
+        print("No boards yet: `wssctl setup PORT` sets one up, `wssctl boards add NAME ADDRESS` adds one that is.")
         return 0
     from rich import box
     from rich.console import Console
@@ -228,12 +169,12 @@ def list_(args) -> int:
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     if late:
-        print(f"Expiring: {', '.join(late)}. `wssctl devices renew` renews all that are due.")
+        print(f"Expiring: {', '.join(late)}. `wssctl boards renew` renews all that are due.")
     return 0
 
 
 def add(args) -> int:
-    from .link import parse_target
+    from ..wire.link import parse_target
 
     target = parse_target(args.address)
     store = Store(args.keys)
@@ -243,8 +184,8 @@ def add(args) -> int:
         path = store.device_files(changes["uid"])["cert_pem"]
         if path.exists():
             changes["cert"] = store.read(path)
-    device = Registry(store).update(args.name, groups=args.group, seen=False, **changes)
-    print(f"{device.name} is {device.url}" + "".join(f", @{g}" for g in device.groups))
+    board = Registry(store).update(args.name, groups=args.group, seen=False, **changes)
+    print(f"{board.name} is {board.url}" + "".join(f", @{g}" for g in board.groups))
     return 0
 
 
@@ -252,9 +193,9 @@ def forget(args) -> int:
     store = Store(args.keys)
     registry = Registry(store)
     boards = registry.load()
-    for device in registry.select(args.board):
-        del boards[device.name]
-        remember(store, f"password:{device.name}", None)
-        print(f"Forgot {device.name}; its key files are kept.")
+    for board in registry.select(args.board):
+        del boards[board.name]
+        remember(store, f"password:{board.name}", None)
+        print(f"Forgot {board.name}; its key files are kept.")
     registry.save(boards)
     return 0

@@ -1,11 +1,11 @@
-"""`wssctl ca`, `wssctl host`, `wssctl device`: make key files and say how they are."""
+"""`wssctl ca`, `wssctl host`, `wssctl keys`: make key files and say how they are."""
 
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..errors import KeyFileError, UsageError
 from . import ask, ca
-from .errors import KeyFileError, UsageError
 from .store import Store, check_uid, host_id, user_name, write_files
 
 EXPIRY_WARNING_DAYS = 30
@@ -41,7 +41,7 @@ def host_init(args) -> int:
     return 0
 
 
-def device_init(args) -> int:
+def board_init(args) -> int:
     store = Store(args.keys)
     uid = check_uid(args.uid.lower())
     files = store.device_files(uid)
@@ -128,16 +128,14 @@ def host_export(args) -> int:
     return 0
 
 
-def device_sign(args) -> int:
+def board_sign(args) -> int:
     """A certificate for a request that was made elsewhere."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.x509.oid import NameOID
 
-    from .provision import load_request
-
     store = Store(args.keys)
     try:
-        request = load_request(store.read(Path(args.request)))
+        request = ca.load_request(store.read(Path(args.request)))
     except ValueError as e:
         raise KeyFileError(f"{args.request} is no certificate request that can be signed ({ca.cause(e)}).") from None
     names = [str(a.value) for a in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
@@ -151,16 +149,16 @@ def device_sign(args) -> int:
     )  # fmt: skip
     pem, der = (cert.public_bytes(e) for e in (serialization.Encoding.PEM, serialization.Encoding.DER))
     store.write({files["cert_pem"]: pem, files["cert_der"]: der}, args.force)
-    print(f"Signed {files['cert_der'].name}; `wssctl device install PORT` or `device export` brings it to the board.")
+    print(f"Signed {files['cert_der'].name}; `wssctl keys install PORT` or `keys export` brings it to the board.")
     _say_names(args, pem)
     return 0
 
 
-def device_export(args) -> int:
+def board_export(args) -> int:
     store = Store(args.keys)
     files = store.device_files(check_uid(args.uid.lower()))
     if not files["cert_der"].exists():
-        raise KeyFileError(f"There is no {files['cert_der'].name} in {store.folder}; `wssctl device status` lists all.")
+        raise KeyFileError(f"There is no {files['cert_der'].name} in {store.folder}; `wssctl keys status` lists all.")
     if not Path(args.folder).is_dir():
         raise UsageError(f"{args.folder} is not a folder; create it first, or mount the board there.")
     board_ca = Path(args.folder) / "ROOT_CA_cert.pem"
@@ -172,23 +170,6 @@ def device_export(args) -> int:
     print(f"Wrote {', '.join(p.name for p in copies)} to {args.folder}.")
     if not files["key_der"].exists():
         print("The private key is not among them: it was made on the board and is only there.")
-    return 0
-
-
-def device_revoke(args) -> int:
-    """A board that was lost or opened: hosts refuse it, by a revocation list that the ROOT CA signs (RFC 5280 5)."""
-    from . import devices
-
-    store = Store(args.keys)
-    known = devices.Registry(store).find(args.uid)
-    path = store.device_files(known.uid if known else check_uid(args.uid.lower()))["cert_pem"]
-    if not path.exists():
-        raise KeyFileError(f"There is no {path.name} in {store.folder}; `wssctl device status` lists all.")
-    cert = ca.load_cert(store.read(path), "device certificate")
-    authority = load_authority(args, store)
-    before = store.read(store.crl) if store.crl.exists() else None
-    store.write({store.crl: authority.crl([cert.serial_number], before)}, force=True)
-    print(f"Hosts with these keys refuse {args.uid} from now on. Give {store.crl.name} to other hosts too.")
     return 0
 
 
@@ -219,18 +200,18 @@ def host_status(args) -> int:
     return 0 if ok else 1
 
 
-def device_status(args) -> int:
+def board_status(args) -> int:
     store = Store(args.keys)
     ca_pem = store.read(store.find_ca_cert())
     uids = [check_uid(args.uid.lower())] if args.uid else store.devices()
     if not uids:
-        raise KeyFileError(f"There is no device certificate in {store.folder}; make one with `wssctl device init UID`.")
+        raise KeyFileError(f"There is no device certificate in {store.folder}; make one with `wssctl keys init UID`.")
     print(f"Keys in {store.folder}")
     ok = True
     for uid in uids:
         path = store.device_files(uid)["cert_pem"]
         if not path.exists():
-            raise KeyFileError(f"There is no {path.name} in {store.folder}; make it with `wssctl device init {uid}`.")
+            raise KeyFileError(f"There is no {path.name} in {store.folder}; make it with `wssctl keys init {uid}`.")
         ok &= _show(path.name, store.read(path), "device", ca_pem)
     return 0 if ok else 1
 

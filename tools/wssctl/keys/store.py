@@ -12,7 +12,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from .errors import KeyFileError, UsageError
+from ..errors import KeyFileError, UsageError
 
 
 def default_folder() -> Path:

@@ -5,8 +5,8 @@ import ast
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from ..errors import BoardError
 from .client import Client, errno_words
-from .errors import BoardError
 
 # What os.ilistdir leaves out on some file systems (VfsPosix: the size) os.stat tells.
 _WALK = """\

@@ -8,9 +8,9 @@ import socket
 import sys
 from pathlib import Path
 
-from . import protocol_wss
-from .board import Dialler
-from .errors import ConnectionLost, UsageError
+from ..boards.dialler import Dialler
+from ..errors import ConnectionLost, UsageError
+from . import serial_handler
 
 _BUSY = b"\r\nwssctl bridge: another program has the board; close it first.\r\n"
 _FOREIGN = b"\r\nwssctl bridge: for another user of this machine.\r\n"
@@ -27,7 +27,7 @@ def bridge(args) -> int:
             ends.append(cleanup.enter_context(contextlib.closing(_Tcp(args.tcp or 0))))
         dial = Dialler(args)
         url = dial.target.url
-        protocol_wss.Serial.ready = url, dial(), dial
+        serial_handler.Serial.ready = url, dial(), dial
         board = cleanup.enter_context(contextlib.closing(_Port()))
         board.port = url
         board.open()
@@ -35,13 +35,13 @@ def bridge(args) -> int:
         print("One program at a time. Ctrl-C ends it.", file=sys.stderr)
         try:
             _pump(board, ends)
-        except protocol_wss.Lost as e:
+        except serial_handler.Lost as e:
             return e.exit_code
         except KeyboardInterrupt:
             return 0
 
 
-class _Port(protocol_wss.Serial):
+class _Port(serial_handler.Serial):
     """Whoever writes here, writes in pieces of any size, and is told nothing: so the line is always made anew."""
 
     def _write(self, data: bytes) -> None:

@@ -7,9 +7,10 @@ import re
 import signal
 import sys
 
-from . import board as commands
-from .client import PROMPT, Client
-from .errors import ConnectionLost
+from ..boards.dialler import connect
+from ..errors import ConnectionLost
+from ..wire.client import PROMPT, Client
+from . import transfer
 
 LEAVE = b"\x1d"  # Ctrl-]
 # Typing ahead of a busy board must not stop Ctrl-] from being seen, nor fill the memory.
@@ -19,10 +20,10 @@ _MAX_BACKLOG = 1 << 20
 def repl(args) -> int:
     if not sys.stdin.isatty():
         # as Python does: input that is no terminal is a program
-        code = commands.read_program("-")
-        with commands.connect(args) as board:
-            return commands.run(board, code)
-    with commands.connect(args) as board:
+        code = transfer.read_program("-")
+        with connect(args) as board:
+            return transfer.run(board, code)
+    with connect(args) as board:
         if board.link.tls:
             print(f"WebSecREPL with {board.link.tls[0]} connected")
         print(board.tls_line)

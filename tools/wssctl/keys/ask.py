@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import KeyFileError, UsageError
+from ..errors import KeyFileError, UsageError
 
+MAX_PASSWORD = 64  # lib/wss/login.py
 # Shorter ones fall to guessing in minutes once the key file is copied: PKCS #8 slows a guess by 2048 hashes only.
 MIN_PASSPHRASE = 8
 
@@ -82,3 +83,9 @@ def _typed(question: str) -> str:
     except OSError:  # no controlling terminal: getpass would fall back to echoing standard input
         raise EOFError from None
     return getpass.getpass(f"{question}: ")
+
+
+def check_password(password: str) -> str:
+    if not 0 < len(password.encode()) <= MAX_PASSWORD or any(c in password for c in "\r\n\0"):
+        raise UsageError(f"A board's password has 1 to {MAX_PASSWORD} bytes and no line end. Nothing was changed.")
+    return password

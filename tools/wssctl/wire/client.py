@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from .errors import AccessDenied, BoardError, ConnectionLost, LoginError, SessionInUse, UsageError
+from ..errors import AccessDenied, BoardError, ConnectionLost, LoginError, SessionInUse, UsageError
 from .link import Credentials, Link, Target, parse_target
 
 # WebREPL's file protocol (MicroPython extmod/modwebrepl.c): "WA", operation, flags, offset, size, name length, name.

@@ -1,4 +1,4 @@
-"""`wssctl exec`, `wssctl put`, `wssctl get`, and how every command that talks to a board connects."""
+"""`wssctl exec`, `wssctl put`, `wssctl get`."""
 
 import contextlib
 import os
@@ -7,65 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import ask, devices
-from .client import Client
-from .errors import KeyFileError, UsageError
-from .link import Credentials, parse_target
-from .store import Store
+from ..boards.dialler import connect
+from ..errors import KeyFileError, UsageError
+from ..text import say
+from ..wire.client import Client
 
 # Below this a transfer is over before a bar is seen.
 _BAR_FROM = 64 * 1024
-
-
-class Dialler:
-    """Connects to the board that the command line names, as often as it is called, and asks for secrets once.
-
-    It asks before it connects: a board gives a client that is not logged in a few seconds only.
-    """
-
-    def __init__(self, args):
-        store = Store(args.keys)
-        self.device = devices.Registry(store).find(args.url)
-        self.target = parse_target(self.device.url if self.device else args.url, args.takeover)
-        self.timeout = args.timeout
-        self._server_name = args.server_name or (self.device and devices.server_name(store, self.device))
-        self._credentials = credentials_for(args) if self.target.secure else None
-        if self.device:
-            devices.warn(self.device)
-        self._password = ask.given(args.password_file, "WSSCTL_PASSWORD") or devices.remembered(
-            store, f"password:{args.url}"
-        )
-        if self._password is None:
-            question = f"Password of {self.device.name if self.device else self.target.host}"
-            self._password = ask.secret(question, None, "WSSCTL_PASSWORD", option="--password-file")
-
-    def __call__(self, timeout: float | None = None) -> Client:
-        """Raises what Client.connect() raises."""
-        return Client.connect(
-            self.target,
-            self._credentials,
-            self._password,
-            server_name=self._server_name,
-            timeout=timeout or self.timeout,
-        )
-
-
-def connect(args) -> Client:
-    return Dialler(args)()
-
-
-def credentials_for(args) -> Credentials:
-    store = Store(args.keys)
-    ca = store.find_ca_cert()
-    if args.host_id:
-        key, cert = store.host_files(args.host_id)
-    else:
-        key, cert = store.find_host()
-    typed = ask.later(
-        f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
-    )
-    known = ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE") or devices.remembered(store, f"passphrase:{key.name}")
-    return Credentials(ca, cert, key, known or typed)
 
 
 def exec_(args) -> int:
@@ -215,7 +163,3 @@ def progress(name: str, size: int | None) -> Iterator[Callable[[int], None] | No
     with bar:
         task = bar.add_task(name, total=size)
         yield lambda done: bar.update(task, completed=done)
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 from cryptography.x509.oid import NameOID
 
-from .errors import KeyFileError, UsageError
+from ..errors import KeyFileError, UsageError
 
 CA_DAYS = 3650
 LEAF_DAYS = 824  # with BACKDATE 825, the most that Apple's and testssl.sh's rules allow
@@ -327,3 +327,20 @@ def _is_host_name(name: str) -> bool:
     parts = name.removesuffix(".").split(".")
     ok = all(0 < len(p) <= 63 and p.isascii() and p.replace("-", "").replace("_", "").isalnum() for p in parts)
     return ok and len(name) <= 253 and not name.replace(".", "").isdigit()
+
+
+def load_request(data: bytes) -> x509.CertificateSigningRequest:
+    """A PKCS #10 request, PEM or DER, of a P-256 key, with a good signature. Raises ValueError."""
+    try:
+        csr = x509.load_der_x509_csr(data) if data[:1] == b"0" else x509.load_pem_x509_csr(data)
+        key = csr.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise ValueError("its key is not a P-256 key")
+        good = csr.is_signature_valid
+    except (UnsupportedAlgorithm, x509.InvalidVersion, TypeError) as e:
+        raise ValueError(f"it is of no kind known here ({e})") from None
+    except InvalidSignature:
+        good = False
+    if not good:
+        raise ValueError("its signature is wrong")
+    return csr

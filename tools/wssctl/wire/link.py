@@ -24,7 +24,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from .errors import ConnectionLost, HandshakeCut, KeyFileError, SessionInUse, TrustError, Unreachable, UsageError
+from ..errors import ConnectionLost, HandshakeCut, KeyFileError, SessionInUse, TrustError, Unreachable, UsageError
 
 WSS_PORT, WS_PORT = 8833, 8266
 
@@ -100,7 +100,7 @@ class Credentials:
                 raise KeyFileError(f"There is no {path}; make it with `wssctl ca init` and `wssctl host init`.")
         try:
             context.load_verify_locations(cafile=self.ca)
-            if (crl := self.ca.with_name("ROOT_CA_crl.pem")).exists():  # `wssctl device revoke` makes it
+            if (crl := self.ca.with_name("ROOT_CA_crl.pem")).exists():  # `wssctl boards revoke` makes it
                 context.load_verify_locations(cafile=crl)
                 context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         except (ssl.SSLError, OSError) as e:
@@ -461,7 +461,7 @@ def _tls_problem(
             )
         elif code == _EXPIRED:
             text = (
-                f"The certificate of {target.host} (or the ROOT CA's) has expired; `wssctl device status` "
+                f"The certificate of {target.host} (or the ROOT CA's) has expired; `wssctl keys status` "
                 "shows which, `wssctl setup PORT` on the board's cable renews its."
             )
         elif code == _NOT_YET_VALID:

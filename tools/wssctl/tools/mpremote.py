@@ -2,9 +2,9 @@
 
 import sys
 
-from . import protocol_wss
-from .board import Dialler
-from .errors import BoardError, UsageError
+from ..boards.dialler import Dialler
+from ..errors import BoardError, UsageError
+from . import serial_handler
 
 
 def main(args) -> int:
@@ -18,19 +18,19 @@ def main(args) -> int:
         from termios import error as no_terminal
     except ImportError:  # Windows
         no_terminal = ()
-    protocol_wss.install(**{name: getattr(args, name) for name in names})
+    serial_handler.install(**{name: getattr(args, name) for name in names})
     dial = Dialler(args)
     url = dial.target.url.removesuffix("/")
-    protocol_wss.Serial.ready = url, protocol_wss.first(dial), dial
+    serial_handler.Serial.ready = url, serial_handler.first(dial), dial
     sys.argv = ["mpremote", "connect", url, *args.command]
     try:
         code = stock.main()
-    except protocol_wss.Lost as e:
+    except serial_handler.Lost as e:
         code = e.exit_code
     except TransportError as e:
         said = str(e).rstrip(".")
         raise BoardError(f"mpremote: {said}; `wssctl mpremote BOARD reset` starts the board afresh.") from None
     except no_terminal:
         raise UsageError("mpremote's repl needs a terminal; `wssctl exec BOARD --file -` runs a program.") from None
-    lost = protocol_wss.Serial.lost
+    lost = serial_handler.Serial.lost
     return lost.exit_code if lost else code

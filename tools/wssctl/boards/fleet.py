@@ -4,7 +4,6 @@ Every change ends with a login under what is new; before that, nothing is droppe
 """
 
 import contextlib
-import hashlib
 import json
 import secrets
 import sys
@@ -15,9 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from . import ask, ca, devices, keys
-from .client import Client
-from .errors import (
+from ..errors import (
     AccessDenied,
     BoardError,
     ConnectionLost,
@@ -28,9 +25,15 @@ from .errors import (
     Unreachable,
     UsageError,
 )
-from .link import Credentials, Target
-from .provision import TRUST, check_password, say
-from .store import Store, write_files
+from ..keys import ask, ca
+from ..keys import commands as keys
+from ..keys.remembered import remember as keep_secret
+from ..keys.remembered import remembered
+from ..keys.store import Store, write_files
+from ..text import say
+from ..wire.client import Client
+from ..wire.link import Credentials, Target
+from .registry import WARNING_DAYS, Board, Registry, server_name
 
 NEXT = "NEXT_"
 
@@ -45,11 +48,11 @@ class Fleet:
     def __init__(self, args):
         self.args = args
         self.store = Store(args.keys)
-        self.registry = devices.Registry(self.store)
+        self.registry = Registry(self.store)
         self.boards = self.registry.select(getattr(args, "board", []))
         key, _ = self.store.find_host()
         known = ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE")
-        self.passphrase = known or devices.remembered(self.store, f"passphrase:{key.name}") or ask.secret(
+        self.passphrase = known or remembered(self.store, f"passphrase:{key.name}") or ask.secret(
             f"Passphrase for key '{key.name}'", None, "WSSCTL_PASSPHRASE", option="--passphrase-file"
         )  # fmt: skip
         self._passwords: dict[str, str] = {}
@@ -58,31 +61,31 @@ class Fleet:
         key, cert = pair or self.store.find_host()
         return Credentials(ca_file or self.store.find_ca_cert(), cert, key, self.passphrase)
 
-    def password(self, device: devices.Device) -> str:
-        if device.name not in self._passwords:
-            self._passwords[device.name] = (
+    def password(self, board: Board) -> str:
+        if board.name not in self._passwords:
+            self._passwords[board.name] = (
                 ask.given(self.args.password_file, "WSSCTL_PASSWORD")
-                or devices.remembered(self.store, f"password:{device.name}")
-                or ask.secret(f"Password of {device.name}", None, "WSSCTL_PASSWORD", option="--password-file")
+                or remembered(self.store, f"password:{board.name}")
+                or ask.secret(f"Password of {board.name}", None, "WSSCTL_PASSWORD", option="--password-file")
             )
-        return self._passwords[device.name]
+        return self._passwords[board.name]
 
     def connect(
-        self, device: devices.Device, credentials: Credentials | None = None, password: str | None = None, wait=0.0
+        self, board: Board, credentials: Credentials | None = None, password: str | None = None, wait=0.0
     ) -> Client:
         """`wait`: seconds in which a board that starts anew may be unreachable."""
-        target = Target(True, device.host, device.port, "/takeover" if wait or self.args.takeover else "/")
+        target = Target(True, board.host, board.port, "/takeover" if wait or self.args.takeover else "/")
         deadline = time.monotonic() + wait
         while True:
             try:
                 client = Client.connect(
                     target,
                     credentials or self.credentials(),
-                    password or self.password(device),
-                    server_name=devices.server_name(self.store, device),
+                    password or self.password(board),
+                    server_name=server_name(self.store, board),
                     timeout=self.args.timeout,
                 )
-                self.registry.update(device.name)
+                self.registry.update(board.name)
                 return client
             except (Unreachable, ConnectionLost, HandshakeCut):  # the last: it was just about to restart
                 if time.monotonic() >= deadline:
@@ -99,13 +102,13 @@ class Fleet:
     def each(self, work, what: str) -> list[str]:
         """work(board) for all; returns the names of those where it failed, after saying why."""
         failed = []
-        for device in self.boards:
+        for board in self.boards:
             try:
-                work(device)
-                print(f"{device.name}: {what}", flush=True)
+                work(board)
+                print(f"{board.name}: {what}", flush=True)
             except (Unreachable, ConnectionLost, TrustError, BoardError, LoginError, NoCertificate) as e:
-                print(f"{device.name}: {e}", file=sys.stderr, flush=True)
-                failed.append(device.name)
+                print(f"{board.name}: {e}", file=sys.stderr, flush=True)
+                failed.append(board.name)
         return failed
 
     def must(self, failed: list[str], again: str) -> None:
@@ -116,48 +119,48 @@ class Fleet:
 # Certificates
 
 
-def _same_names(authority: ca.Authority, store: Store, device: devices.Device) -> bytes:
+def _same_names(authority: ca.Authority, store: Store, board: Board) -> bytes:
     """A new certificate (PEM) for the key and the names of the board's present one."""
-    path = store.device_files(device.uid)["cert_pem"]
-    if not device.uid or not path.exists():
+    path = store.device_files(board.uid)["cert_pem"]
+    if not board.uid or not path.exists():
         raise NoCertificate(f"There is no certificate of it in {store.folder}; use `wssctl setup` on its cable.")
     old = ca.load_cert(store.read(path), "device certificate")
     names = ca.report(store.read(path), "device").names
     addresses = [n for n in names if ":" in n and "://" not in n or n.replace(".", "").isdigit()]
     hosts = [n for n in names if "://" not in n and n not in addresses and not n.endswith(".local")]
     ports = sorted({int(n.rsplit(":", 1)[1]) for n in names if "://" in n}) or [ca.WSS_PORT]
-    cert = authority.sign_device(old.public_key(), device.uid, names=hosts, addresses=addresses, ports=ports)
+    cert = authority.sign_device(old.public_key(), board.uid, names=hosts, addresses=addresses, ports=ports)
     return cert.public_bytes(serialization.Encoding.PEM)
 
 
-def _der(pem: bytes) -> bytes:
+def der(pem: bytes) -> bytes:
     return ca.load_cert(pem, "certificate").public_bytes(serialization.Encoding.DER)
 
 
-def _keep(fleet: Fleet, device: devices.Device, pem: bytes) -> None:
-    files = fleet.store.device_files(device.uid)
-    fleet.store.write({files["cert_pem"]: pem, files["cert_der"]: _der(pem)}, force=True)
-    fleet.registry.update(device.name, cert=pem)
+def _keep(fleet: Fleet, board: Board, pem: bytes) -> None:
+    files = fleet.store.device_files(board.uid)
+    fleet.store.write({files["cert_pem"]: pem, files["cert_der"]: der(pem)}, force=True)
+    fleet.registry.update(board.name, cert=pem)
 
 
 def renew(args) -> int:
     fleet = Fleet(args)
-    due = [d for d in fleet.boards if args.all or (d.days_left() or 0) < devices.WARNING_DAYS]
+    due = [d for d in fleet.boards if args.all or (d.days_left() or 0) < WARNING_DAYS]
     if not due:
         print("No certificate is due; --all renews them all the same.")
         return 0
     fleet.boards = due
     authority = keys.load_authority(args, fleet.store)
 
-    def work(device):
-        pem = _same_names(authority, fleet.store, device)
-        with fleet.connect(device) as client:
-            client.put(_der(pem), f"SSL_certificate{device.uid}.der")
+    def work(board):
+        pem = _same_names(authority, fleet.store, board)
+        with fleet.connect(board) as client:
+            client.put(der(pem), f"SSL_certificate{board.uid}.der")
             fleet.restart(client)
-        _keep(fleet, device, pem)
-        with fleet.connect(device, wait=args.timeout * 2) as client:
+        _keep(fleet, board, pem)
+        with fleet.connect(board, wait=args.timeout * 2) as client:
             shown = client.link._sock.getpeercert(True)
-            if shown != _der(pem):
+            if shown != der(pem):
                 raise BoardError("It shows another certificate than the one it was sent; is its boot.py naming one?")
 
     failed = fleet.each(work, "renewed")
@@ -198,12 +201,12 @@ def rotate(args) -> int:
     if state["step"] == 1:
         new_pem = store.read(later[store.ca_cert])
 
-        def trust_both(device):
-            with fleet.connect(device) as client:
+        def trust_both(board):
+            with fleet.connect(board) as client:
                 client.put(old_pem.rstrip() + b"\n" + new_pem, "ROOT_CA_cert.pem")
                 fleet.restart(client)
-            fleet.connect(device, fleet.credentials(pair=(later[key], later[cert])), wait=args.timeout * 2).close()
-            state["done"].append(device.name)
+            fleet.connect(board, fleet.credentials(pair=(later[key], later[cert])), wait=args.timeout * 2).close()
+            state["done"].append(board.name)
             _save(state_file, state)
 
         pending()
@@ -229,15 +232,15 @@ def rotate(args) -> int:
         return 0
     authority = keys.load_authority(args, store)
 
-    def drop_old(device):
-        pem = _same_names(authority, store, device)
-        with fleet.connect(device) as client:  # under the new HOST key: the board trusts the new CA
-            client.put(_der(pem), f"SSL_certificate{device.uid}.der")
+    def drop_old(board):
+        pem = _same_names(authority, store, board)
+        with fleet.connect(board) as client:  # under the new HOST key: the board trusts the new CA
+            client.put(der(pem), f"SSL_certificate{board.uid}.der")
             client.put(authority.cert_pem, "ROOT_CA_cert.pem")
             fleet.restart(client)
-        _keep(fleet, device, pem)
-        fleet.connect(device, fleet.credentials(ca_file=later[store.ca_cert]), wait=args.timeout * 2).close()
-        state["done"].append(device.name)
+        _keep(fleet, board, pem)
+        fleet.connect(board, fleet.credentials(ca_file=later[store.ca_cert]), wait=args.timeout * 2).close()
+        state["done"].append(board.name)
         _save(state_file, state)
 
     pending()
@@ -250,7 +253,7 @@ def rotate(args) -> int:
     return 0
 
 
-def _refuse_unlisted(store: Store, registry: devices.Registry, skip: list[str]) -> None:
+def _refuse_unlisted(store: Store, registry: Registry, skip: list[str]) -> None:
     """A board that has a certificate and no name would be left behind with the old CA, and nobody told."""
     boards = registry.load()
     listed = {d.uid for d in boards.values()}
@@ -258,7 +261,7 @@ def _refuse_unlisted(store: Store, registry: devices.Registry, skip: list[str]) 
     gone = {r.serial_number for r in revoked}
     for name in skip:
         if name not in boards and name not in store.devices():
-            raise UsageError(f"There is no board {name!r} to skip; `wssctl devices` lists them.")
+            raise UsageError(f"There is no board {name!r} to skip; `wssctl boards` lists them.")
     unlisted = []
     for uid in store.devices():
         cert = ca.load_cert(store.read(store.folder / f"SSL_certificate{uid}.pem"), "device certificate")
@@ -267,8 +270,8 @@ def _refuse_unlisted(store: Store, registry: devices.Registry, skip: list[str]) 
             unlisted.append(uid)
     if unlisted:
         raise UsageError(
-            f"`wssctl devices` does not list {', '.join(unlisted)}, whose keys are from this ROOT CA: add them "
-            "(`wssctl devices add NAME ADDRESS --uid ID`), or leave them behind: --skip ID."
+            f"`wssctl boards` does not list {', '.join(unlisted)}, whose keys are from this ROOT CA: add them "
+            "(`wssctl boards add NAME ADDRESS --uid ID`), or leave them behind: --skip ID."
         )
 
 
@@ -279,67 +282,6 @@ def _save(path: Path, state: dict) -> None:
 # Who is turned away
 
 
-def revoke(args) -> int:
-    return _trust(args, "revoked")
-
-
-def pin(args) -> int:
-    return _trust(args, "pinned")
-
-
-def _trust(args, verb: str) -> int:
-    fleet = Fleet(args)
-    store = fleet.store
-    path = store.folder / TRUST
-    lines = [line for line in path.read_text().splitlines() if line.strip() != "end"] if path.exists() else []
-    which, who = _which(store, args.who)
-    entry = f"{verb} {which}"
-    rest = [line for line in lines if line.split("#")[0].strip() != entry]
-    lines = rest if args.undo else [*rest, f"{entry} # {who}, {time.strftime('%Y-%m-%d')}"]
-    # a host that turns itself away could not take it back
-    _, mine = store.find_host()
-    own = {_fingerprint(store.read(mine)), ca.report(store.read(mine), "host").serial}
-    entries = [line.split("#")[0].split() for line in lines]
-    pins = {words[1] for words in entries if words[:1] == ["pinned"]}
-    if own & {words[1] for words in entries if words[:1] == ["revoked"]} or (pins and not own & pins):
-        raise UsageError(
-            f"That would turn away this very host ({mine.name}), which could not undo it; do it from another host, or "
-            "pin this one first."
-        )
-    text = "\n".join([*lines, "end", ""]).encode()
-    write_files({path: text}, force=True)
-
-    def send(device):
-        with fleet.connect(device) as client:
-            client.put(text, TRUST)
-            result = client.exec("from wss import trust\ntrust.listed()")
-            if result.error:
-                raise BoardError(f"It does not take the list ({result.error.strip().splitlines()[-1]}).")
-        fleet.connect(device, wait=1).close()
-
-    done = "took back" if args.undo else verb
-    fleet.must(fleet.each(send, f"{done} {who}"), "the list is kept: run it again when they are reachable.")
-    return 0
-
-
-def _fingerprint(pem: bytes) -> str:
-    return hashlib.sha256(_der(pem)).hexdigest()
-
-
-def _which(store: Store, who: str) -> tuple[str, str]:
-    """(fingerprint or serial, words for a person) of a host id, a user name, a certificate file, or either number."""
-    from .store import host_id
-
-    for path in (store.host_files(who)[1], store.host_files(host_id(who))[1], Path(who)):
-        if path.is_file():
-            data = store.read(path)
-            return _fingerprint(data), ca.report(data, "host").subject.replace("#", "")
-    number = who.lower().replace(":", "")
-    if 8 <= len(number) <= 64 and all(c in "0123456789abcdef" for c in number):
-        return number, f"certificate {number[:16]}"
-    raise UsageError(f"{who!r} is no host here, no certificate file and no serial or fingerprint in hex digits.")
-
-
 # Passwords
 
 
@@ -347,30 +289,31 @@ def password(args) -> int:
     """The order matters: the new one is kept here before the board has it, and the old one until the new one works."""
     args.board = [args.name]
     fleet = Fleet(args)
-    device = fleet.boards[0]
-    new = check_password(ask.from_file(args.new_password_file) if args.new_password_file else secrets.token_urlsafe(15))
-    pending = f"new password:{device.name}"
-    with fleet.connect(device) as client:
-        where = devices.remember(fleet.store, pending, new)
+    board = fleet.boards[0]
+    new = ask.from_file(args.new_password_file) if args.new_password_file else secrets.token_urlsafe(15)
+    ask.check_password(new)
+    pending = f"new password:{board.name}"
+    with fleet.connect(board) as client:
+        where = keep_secret(fleet.store, pending, new)
         old = client.get("webrepl_cfg.py")
         client.put(b"PASS = %a\n" % new, "webrepl_cfg.py")
         fleet.restart(client)
     try:
-        fleet.connect(device, password=new, wait=args.timeout * 2).close()
+        fleet.connect(board, password=new, wait=args.timeout * 2).close()
     except AccessDenied:
-        with fleet.connect(device, wait=args.timeout) as client:
+        with fleet.connect(board, wait=args.timeout) as client:
             client.put(old, "webrepl_cfg.py")
-        devices.remember(fleet.store, pending, None)
+        keep_secret(fleet.store, pending, None)
         raise BoardError(
-            f"{device.name} takes its password from elsewhere (start(password=...) in its boot.py?); it is as it was."
+            f"{board.name} takes its password from elsewhere (start(password=...) in its boot.py?); it is as it was."
         ) from None
     if not args.no_remember:
-        where = devices.remember(fleet.store, f"password:{device.name}", new)
-        devices.remember(fleet.store, pending, None)
-        print(f"{device.name} has a new password, remembered in {where}.")
+        where = keep_secret(fleet.store, f"password:{board.name}", new)
+        keep_secret(fleet.store, pending, None)
+        print(f"{board.name} has a new password, remembered in {where}.")
     else:
-        devices.remember(fleet.store, pending, None)
-        print(f"{device.name} has the new password.")
+        keep_secret(fleet.store, pending, None)
+        print(f"{board.name} has the new password.")
     if args.show:
         print(new)
     return 0
@@ -380,11 +323,11 @@ def remember(args) -> int:
     """Logs in with the secrets first: what is remembered works."""
     args.board = [args.name]
     fleet = Fleet(args)
-    device = fleet.boards[0]
-    fleet.connect(device).close()
-    where = devices.remember(fleet.store, f"password:{device.name}", fleet.password(device))
+    board = fleet.boards[0]
+    fleet.connect(board).close()
+    where = keep_secret(fleet.store, f"password:{board.name}", fleet.password(board))
     if args.passphrase:
         key, _ = fleet.store.find_host()
-        devices.remember(fleet.store, f"passphrase:{key.name}", fleet.passphrase)
-    print(f"Remembered in {where}; `wssctl devices forget {device.name}` forgets.")
+        keep_secret(fleet.store, f"passphrase:{key.name}", fleet.passphrase)
+    print(f"Remembered in {where}; `wssctl boards forget {board.name}` forgets.")
     return 0

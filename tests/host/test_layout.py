@@ -1,0 +1,55 @@
+"""The rooms of tools/wssctl: imports go downward only, also those inside of functions."""
+
+import ast
+
+import pytest
+from targets import ROOT
+
+WSSCTL = ROOT / "tools" / "wssctl"
+# What a room may import from beside itself. cli.py names the functions it calls as text (cli._lazy).
+BELOW = {
+    "keys": {"errors", "text"},
+    "wire": {"errors", "text", "keys"},
+    "boards": {"errors", "text", "keys", "wire"},
+    "cable": {"errors", "text", "keys", "wire", "boards"},
+    "tools": {"errors", "text", "keys", "wire", "boards", "cable"},
+    "errors": set(),
+    "text": set(),
+    "cli": {"errors", "text", "__init__"},
+    "protocol_wss": {"tools"},
+    "protocol_ws": {"protocol_wss"},
+    "__init__": {"wire"},
+    "__main__": {"cli"},
+}
+FILES = sorted(p.relative_to(WSSCTL) for p in WSSCTL.rglob("*.py"))
+
+
+def imported(file) -> set[str]:
+    """The rooms and ground files that a file of wssctl imports."""
+    package = ["wssctl", *file.parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse((WSSCTL / file).read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = base + (node.module.split(".") if node.module else [])
+            names = [module + [alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        for name in names:
+            if name[0] == "wssctl":
+                inner = name[1] if (WSSCTL / name[1]).is_dir() or (WSSCTL / f"{name[1]}.py").exists() else "__init__"
+                found.add(inner)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_arrows_go_downward_only(file):
+    room = file.parts[0].removesuffix(".py")
+    assert imported(file) - {room} <= BELOW[room]
+
+
+def test_the_arrows_are_seen():
+    """A test that would see an arrow upward: these are known to be there."""
+    assert imported(FILES[FILES.index(next(f for f in FILES if f.name == "setup.py"))]) >= {"boards", "keys", "wire"}
+    assert {f.parts[0] for f in FILES if len(f.parts) > 1} == {"keys", "wire", "boards", "cable", "tools"}

@@ -1,0 +1,1 @@
+"""The boards one has: their names, whom they trust, and what is done on many."""

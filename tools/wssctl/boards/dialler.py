@@ -1,0 +1,59 @@
+"""How every command that talks to one board connects to it."""
+
+from ..keys import ask
+from ..keys.remembered import remembered
+from ..keys.store import Store
+from ..wire.client import Client
+from ..wire.link import Credentials, parse_target
+from .registry import Registry, server_name, warn
+
+
+class Dialler:
+    """Connects to the board that the command line names, as often as it is called, and asks for secrets once.
+
+    It asks before it connects: a board gives a client that is not logged in a few seconds only.
+    """
+
+    def __init__(self, args):
+        store = Store(args.keys)
+        self.board = Registry(store).find(args.url)
+        self.target = parse_target(self.board.url if self.board else args.url, args.takeover)
+        self.timeout = args.timeout
+        self._server_name = args.server_name or (self.board and server_name(store, self.board))
+        self._credentials = credentials_for(args) if self.target.secure else None
+        if self.board:
+            warn(self.board)
+        self._password = ask.given(args.password_file, "WSSCTL_PASSWORD") or remembered(
+            store, f"password:{args.url}"
+        )
+        if self._password is None:
+            question = f"Password of {self.board.name if self.board else self.target.host}"
+            self._password = ask.secret(question, None, "WSSCTL_PASSWORD", option="--password-file")
+
+    def __call__(self, timeout: float | None = None) -> Client:
+        """Raises what Client.connect() raises."""
+        return Client.connect(
+            self.target,
+            self._credentials,
+            self._password,
+            server_name=self._server_name,
+            timeout=timeout or self.timeout,
+        )
+
+
+def connect(args) -> Client:
+    return Dialler(args)()
+
+
+def credentials_for(args) -> Credentials:
+    store = Store(args.keys)
+    ca = store.find_ca_cert()
+    if args.host_id:
+        key, cert = store.host_files(args.host_id)
+    else:
+        key, cert = store.find_host()
+    typed = ask.later(
+        f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
+    )
+    known = ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE") or remembered(store, f"passphrase:{key.name}")
+    return Credentials(ca, cert, key, known or typed)

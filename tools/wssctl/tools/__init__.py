@@ -1,0 +1,1 @@
+"""What people use: a shell, a terminal, a bridge, transfers, mpremote."""

@@ -1,0 +1,1 @@
+"""One connection: TLS and WebSocket (link.py), login and REPL (client.py), files (remote.py)."""
