@@ -9,7 +9,7 @@ from wss.upgrade import REQUEST_MAX, Refused, accept_key, answer, headers, refus
 
 
 def _head(sock):
-    # Line by line, so that nothing behind the empty line is taken from the stream.
+    # Reads line by line, so that what follows the empty line stays in the stream.
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         line = sock.readline(REQUEST_MAX)

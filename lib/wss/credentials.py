@@ -1,5 +1,5 @@
-# Key, certificate and CA: found, read, and given to a TLS context.
-# In: file names or bytes, PEM or DER.  Out: a tls.SSLContext that requires a certificate.  Next: session.py.
+# Finds and reads key, certificate and CA, and makes the TLS context from them.
+# In: file names or bytes, PEM or DER.  Out: a tls.SSLContext that requires a certificate.  Next: server.py.
 import os
 from micropython import const
 
@@ -32,7 +32,7 @@ def read(source, names, what):
             if size > _FILE_MAX:
                 raise ValueError("%s is over %d bytes" % (name, _FILE_MAX))
             with open(name, "rb") as f:
-                data = f.read(size)  # "up to 8 KB" would take 8 KB in one piece
+                data = f.read(size)  # read(_FILE_MAX) would allocate 8 KB in one piece
         except OSError as e:
             if e.errno == 2:
                 continue
@@ -44,8 +44,9 @@ def read(source, names, what):
 def finish(names):
     """Finish a replacement of key, certificate and CA that lost power between its renames.
 
-    All are written as NAME.new, the key first; then they are renamed, the key first. So what waits without a key is
-    due, and so is all that waits when there is no key at all: FAT's rename removes the old file first.
+    All three are first written as NAME.new, the key first, and then renamed, the key first. So when other files wait
+    and the key does not, the key has been renamed, and they have to follow. The same holds when there is no key under
+    its own name, because FAT's rename removes the old file first.
     """
     waiting = [n[0] for n in names if exists(n[0] + ".new")]
     key = names[0][0]
@@ -72,7 +73,7 @@ def context(key=None, cert=None, ca=None):
     try:
         finish(names)
     except OSError:
-        pass  # what is there is tried
+        pass  # the files that are there are used
     key, key_name = read(key, names[0], "private key")
     cert, name = read(cert, names[1], "certificate")
     ca, ca_name = read(ca, names[2], "CA certificate")

@@ -1,5 +1,5 @@
-# RFC 6455 frames over the caller's buffers.
-# In: decrypted bytes.  Out: (opcode, payload) to a sink, frames to send.  Next: session.py.
+# RFC 6455 frames, decoded in the caller's buffers.
+# In: decrypted bytes.  Out: (opcode, payload) to a function, frames to send.  Next: receiver.py.
 from micropython import const
 
 from wss.port import unmask
@@ -11,27 +11,27 @@ _PONG = const(10)
 
 
 class Refused(Exception):
-    """What the peer sent is not taken; args are (code, reason): a close code of RFC 6455 section 7.4 from 1000 on,
-    an HTTP status below, or 0 for a connection that has ended."""
+    """What the peer has sent is refused; args are (code, cause). The code is a close code of RFC 6455 section 7.4 from
+    1000 on, an HTTP status below that, or 0 for a connection that has ended."""
 
 
 def header(op, n):
-    """The unmasked header for n payload bytes, at most 65,535."""
+    """The unmasked header of a frame with n bytes of payload, at most 65,535."""
     return bytes((0x80 | op, n) if n < 126 else (0x80 | op, 126, n >> 8, n & 255))
 
 
 def frame(op, payload=b""):
-    """A whole small frame."""
+    """A whole frame of a small payload."""
     return header(op, len(payload)) + payload
 
 
 class Decoder:
     """Incremental decoder of client frames (RFC 6455 section 5.2).
 
-    feed() calls sink(opcode, payload, start) for every piece of a data frame as it comes (opcode TEXT or
-    BINARY, continuation resolved; payload a memoryview valid during the call; start True for a frame's first piece)
-    and once for a whole control frame. Unmasked frames are taken: webrepl_cli and its heirs send them (against
-    section 5.1). Raises Refused. Holds no payload except a control frame's 125 bytes.
+    feed() calls sink(opcode, payload, start) for each piece of a data frame as it comes, and once for a whole control
+    frame. opcode is TEXT or BINARY for a continuation, too. payload is a memoryview that is valid during the call.
+    start is True for the first piece of a frame. Unmasked frames are accepted against section 5.1, because webrepl_cli
+    and the clients made from it send them. Raises Refused. Keeps no payload but a control frame's 125 bytes.
     """
 
     def __init__(self, sink):
@@ -43,12 +43,11 @@ class Decoder:
         self._message = 0  # opcode of the fragmented message in progress
         self._start = False
         self._control = b""
-        self._key = None  # the mask, turned to the current phase
+        self._key = None  # the mask, rotated so that its first byte is for the next byte of the payload
 
     def feed(self, data):
-        """Decode data, a writable memoryview; payloads are unmasked in place. Returns bytes consumed.
-
-        Stops early, behind the piece just delivered, when the sink returns True.
+        """Decode data, a writable memoryview, and unmask payloads in place. Returns how many bytes were decoded: all,
+        or those up to the end of the piece for which the sink has returned True.
         """
         i = 0
         n = len(data)
@@ -80,11 +79,11 @@ class Decoder:
         return i
 
     def binary_left(self):
-        """Bytes still to come of the binary frame in progress, 0 without one."""
+        """How many bytes are still to come of the binary frame in progress, 0 when there is none."""
         return self._left if self._op == _BINARY and self._left > 0 else 0
 
     def _header(self):
-        # True when the frame has no payload, so that it must be delivered at once.
+        # True when the frame has no payload: then it has to be delivered at once.
         h = self._head
         size = h[1] & 127
         self._need = 2 + (2 if size == 126 else 8 if size == 127 else 0) + (4 if h[1] & 128 else 0)
@@ -93,15 +92,15 @@ class Decoder:
         op = h[0] & 15
         if h[0] & 0x70:
             raise Refused(1002, "reserved bit set")
-        at = 2
+        end = 2  # of the length
         if size == 126:
             size = h[2] << 8 | h[3]
-            at = 4
+            end = 4
         elif size == 127:
             if any(h[2:6]) or h[6] & 128:
                 raise Refused(1009, "frame over 2 GiB")
             size = int.from_bytes(h[6:10], "big")
-            at = 10
+            end = 10
         if op >= _CLOSE:
             if op > _PONG or size > 125 or not h[0] & 128:
                 raise Refused(1002, "bad control frame")
@@ -113,7 +112,7 @@ class Decoder:
             raise Refused(1002, "bad opcode")
         if op < _CLOSE:
             self._message = 0 if h[0] & 128 else op
-        self._key = h[at:]
+        self._key = h[end:]
         self._op = op
         self._left = size
         self._start = True
@@ -130,7 +129,7 @@ class Decoder:
 
 
 def closing(code, received=None):
-    """A CLOSE frame with code, or the answer to one whose payload was received (RFC 6455 sections 5.5.1 and 7.4)."""
+    """A CLOSE frame with code, or the answer to one with the payload received (RFC 6455 sections 5.5.1 and 7.4)."""
     if received is not None:
         n = len(received)
         code = received[0] << 8 | received[1] if n > 1 else 1002 if n else 0

@@ -1,15 +1,16 @@
-# PEM and DER, told apart.
+# Reads PEM and DER.
 # In: a file's bytes.  Out: DER blocks.  Next: credentials.py, ussl.py.
 from binascii import a2b_base64
 
 
 def ders(data, name):
-    """The DER blocks in data: itself, or each block of a PEM (RFC 7468) but parameters. Raises ValueError, naming name.
+    """The DER blocks in data: data itself, or the blocks of a PEM (RFC 7468) without parameters. Raises ValueError,
+    whose text begins with name.
 
-    Done here, because firmware without MBEDTLS_PEM_PARSE_C takes DER only, and no firmware a PEM of several CAs.
+    It is done here because firmware without MBEDTLS_PEM_PARSE_C reads DER only, and none reads a PEM of several CAs.
     """
     if data[:1] == b"\x30":
-        # One SEQUENCE and nothing else: the length in front tells a cut-off copy (X.690 section 8.1.3)
+        # One SEQUENCE and nothing else. Its length (X.690 section 8.1.3) shows when a copy is cut off.
         n = data[1] if len(data) > 1 else 0
         start = 2
         if n & 128:
