@@ -17,7 +17,8 @@ _server = None
 _url = None
 _lacks = []
 
-# webrepl's and upydev's names. client_swr takes raw, unframed bytes: upydev's `get` runs rcat(..., stream=client_swr).
+# The names that webrepl and upydev use. client_swr takes bytes that go out without a frame: upydev's `get` runs
+# rcat(..., stream=client_swr).
 listen_s = None
 client_s = None
 client_swr = None
@@ -26,7 +27,7 @@ client_swr = None
 def _changed(session):
     global client_s, client_swr
     client_s = session and session.sock
-    client_swr = session
+    client_swr = session and session.sender
 
 
 def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None, ca=None, host="0.0.0.0",
@@ -44,8 +45,8 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     taken; then nothing listens.
     """
     global _server, _url, _lacks, listen_s
-    # When 56 KB of torn heap don't do, ESP32 doubles it (py/gc.c), out of the memory that TLS and Wi-Fi live on, and
-    # frames are lost: so what the imports leave behind is collected as they go
+    # When its heap of 56 KB is full or too fragmented, an ESP32 doubles it (py/gc.c). It takes that from the memory in
+    # which TLS and Wi-Fi live, and frames are lost. So what the imports leave behind is collected as they go on.
     threshold = gc.threshold()
     gc.threshold(2048)
     try:
@@ -53,7 +54,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         from wss.server import Server
 
         if not _port.frozen:
-            # In a socket's callback, files would take time, and heap for a compiler
+            # To load these in a socket's callback would take time, and heap for the compiler.
             from wss import files, session, upgrade  # noqa: F401
         stop()
         if password is None:
@@ -72,13 +73,15 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
 
             context, lacks = load(key, cert, ca)
             del load
-            _port.drop("credentials", "pem")
-        # All of them, or two copies of one would not know each other's exceptions
-        _port.forget("session", "terminal", "login", "trust", "files", "frames", "upgrade")
-        timer = _port.timer(timer)  # before anything listens: it may raise
+            _port.unload("credentials", "pem")
+        # All of them: else there would be two copies of one, which would not know each other's exceptions.
+        _port.unload_frozen(
+            "session", "receiver", "sender", "terminal", "login", "trust", "files", "frames", "upgrade"
+        )
+        timer = _port.timer(timer)  # this can raise, so it comes before anything listens
         _server = Server(host, number, context, password, write_timeout, _changed)
         _server.timer = timer
-        _server.pace()
+        _server.set_period()
         gc.collect()
     finally:
         gc.threshold(threshold)
@@ -128,7 +131,7 @@ def status():
         "client": session and session.address,
         "pending": len(server.sessions) - bool(session) if server else 0,
         "refused": server.refusals if server else {},
-        "last_refusal": server and server.last,
+        "last_refusal": server and server.last_refusal,
         "lacks": _lacks,
     }
 

@@ -17,13 +17,13 @@ _BINARY = const(2)  # RFC 6455 section 5.2
 _PUT = const(1)
 _GET = const(2)
 _VERSION = const(3)
-_SKIP = const(4)  # an unusable request: what follows in its frame is not for us
+_SKIP = const(4)  # after an unusable request: the rest of its frame is ignored
 
-_BUF = const(4096)  # the largest TLS record an ESP32 writes at once: a frame of a get, header and all
-_HEAD = const(6)  # a frame's header, and a piece's length
-_SMALL = const(1024)
-_BIG = const(1024)  # a put of more gets a buffer
-_ROOM = const(3104)  # what a frame of 4 KB has left when the terminal's 1 KB has taken its beginning
+_GET_BUFFER = const(4096)  # a frame of a get with its header: the largest TLS record that an ESP32 writes at once
+_GET_BUFFER_SMALL = const(1024)
+_HEAD = const(6)  # bytes of a frame's header and the length of its piece
+_PUT_SMALL = const(1024)  # a larger put gets a buffer
+_PUT_BUFFER = const(3104)  # the rest of a frame of 4 KB, of which the terminal's buffer of 1 KB has taken the beginning
 
 _ENOENT = const(2)
 _EIO = const(5)
@@ -34,10 +34,10 @@ _PART = ".part"  # beside the target, so that the rename stays in one file syste
 
 
 class Files:
-    """One session's file transfers. reply(frame) queues a small frame; pieces are fetched by the session with piece().
+    """One session's file transfers. reply(frame) queues a small frame; sender.py fetches pieces of a get with piece().
 
     A request is answered with WB and a code: 0, or the errno of what went wrong, and the session goes on. A put is
-    written beside the target and renamed when it is complete: an interrupted one leaves the old file and no other.
+    written beside its target and renamed when it is complete, so an interrupted one leaves the old file as it was.
     """
 
     def __init__(self, reply):
@@ -45,7 +45,7 @@ class Files:
         self._request = b""
         self._op = 0
         self._left = 0  # bytes of a put to come
-        self._acks = 0  # pieces of a get asked for
+        self._acks = 0  # how many pieces of a get the client has asked for
         self._file = None
         self._name = None
         self._error = 0
@@ -79,7 +79,7 @@ class Files:
             elif op == _SKIP:
                 return
             elif not self._request and not data[i]:
-                i += 1  # acknowledgements sent ahead of a get that has ended meanwhile
+                i += 1  # an acknowledgement that was sent ahead, of a get which has ended meanwhile
             else:
                 k = _REQUEST_LEN - len(self._request)
                 request = self._request = self._request + bytes(data[i : i + k])
@@ -108,9 +108,9 @@ class Files:
             name = name.decode()
             if op == _PUT:
                 _remove(name + _PART)
-                if size > _BIG and port.roomy():
+                if size > _PUT_SMALL and port.memory_to_spare():
                     try:
-                        self._buf = bytearray(_ROOM)
+                        self._buf = bytearray(_PUT_BUFFER)
                     except MemoryError:
                         pass  # smaller pieces will do
                 self._file = open(name + _PART, "wb")
@@ -119,14 +119,14 @@ class Files:
             else:
                 if os.stat(name)[0] & 0x4000:
                     raise OSError(_EINVAL)  # a directory
-                self._buf = bytearray(_BUF if port.roomy() else _SMALL)
+                self._buf = bytearray(_GET_BUFFER if port.memory_to_spare() else _GET_BUFFER_SMALL)
                 self._file = open(name, "rb")
                 self._acks = 0
             self._op = op
             code = 0
         except (OSError, UnicodeError) as e:
             code = isinstance(e, OSError) and e.errno or _EINVAL
-        except MemoryError:  # its errno, which every exception has in MicroPython, is a sentence
+        except MemoryError:  # in MicroPython it has an errno, too, which is its text
             code = _ENOMEM
         if code:
             self._buf = None
@@ -149,15 +149,15 @@ class Files:
         self._done(error)
 
     def room(self, n):
-        """Where to read the next n bytes, when a put has a buffer of its own; or less."""
+        """Where to read the next n bytes or fewer, if a put has a buffer of its own."""
         return self._op == _PUT and self._buf and memoryview(self._buf)[:n]
 
     def busy(self):
-        """True when a piece of a get is due."""
+        """Whether a piece of a get is due."""
         return self._acks and self._op == _GET
 
     def piece(self):
-        """The next piece of a get as a frame (memoryview, valid until the next call), None when it can't be read."""
+        """The next piece of a get as a frame (memoryview, valid until the next call), None when it cannot be read."""
         buf = self._buf
         try:
             n = self._file.readinto(memoryview(buf)[_HEAD:])
@@ -175,7 +175,7 @@ class Files:
                 self._close()
             self._acks -= 1
             return view
-        except (MemoryError, KeyboardInterrupt):  # the same piece once more, later
+        except (MemoryError, KeyboardInterrupt):  # the next call returns the same piece
             if n:
                 self._file.seek(-n, 1)
             raise
@@ -205,7 +205,7 @@ def _remove(name):
         pass
 
 
-# replace(new, old): rename new to old, which may exist; raises OSError, and then old is as it was.
-# POSIX and littlefs replace in one step. FAT can't: VfsFat.rename (extmod/vfs_fat.c) removes the old file first, so
-# that a power cut between two writes leaves the new one, whole, under its first name only.
+# replace(new, old): rename new to old, which may exist. Raises OSError, and then old is as it was.
+# POSIX and littlefs do it in one step. FAT cannot: VfsFat.rename (extmod/vfs_fat.c) removes the old file first, so a
+# power cut between its two writes leaves the new file whole, but under its first name only.
 replace = os.rename

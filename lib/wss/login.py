@@ -1,23 +1,23 @@
 # The password, and what a wrong one costs.
-# In: bytes typed at "Password: ".  Out: right or wrong, and from when it may be said.  Next: terminal.py.
+# In: bytes typed at "Password: ".  Out: right or wrong, and from when that may be said.  Next: terminal.py.
 from micropython import const
 
-from wss.port import later, since
+from wss.port import ticks_add, ticks_diff
 
-PASSWORD_MAX = const(64)  # bytes
+_PASSWORD_MAX = const(64)  # bytes
 
-_FIRST = const(125)  # ms before the first denial; doubles with each further one
-_WORST = const(4000)
-_FORGET = const(60000)  # ms after which a source starts afresh
-_SOURCES = const(4)  # sources remembered
+_DELAY_FIRST = const(125)  # ms before the first denial; the delay doubles with each further one
+_DELAY_MAX = const(4000)
+_FORGIVEN = const(60000)  # ms after which an address starts afresh
+_ADDRESSES_MAX = const(4)
 
 
 def check_password(password):
-    """password as bytes; raises ValueError with the way out when it can't be used."""
+    """password as bytes; raises ValueError, which says what to do, when it cannot be used."""
     if isinstance(password, str):
         password = password.encode()
-    if not password or len(password) > PASSWORD_MAX or b"\r" in password or b"\n" in password:
-        raise ValueError("the password must have 1 to %d bytes and no line end" % PASSWORD_MAX)
+    if not password or len(password) > _PASSWORD_MAX or b"\r" in password or b"\n" in password:
+        raise ValueError("the password must have 1 to %d bytes and no line end" % _PASSWORD_MAX)
     return password
 
 
@@ -29,44 +29,59 @@ def same(a, b):
     return not diff
 
 
-class BackOff:
-    """Growing delay for each source of wrong passwords, bounded in memory and time.
+class Login:
+    """What one client types at "Password: ".
 
-    An attempt is judged no earlier than the delay of the wrong ones before it from the same address; it need not stay
-    connected meanwhile, so hanging up saves an attacker nothing, and other addresses never wait.
+    failures: the server's list, which is kept from one login to the next. For each address that wrong passwords came
+    from it has [address, how many, ticks from which the next one may be judged]. The delay grows with each of them. It
+    goes on when the client hangs up, so hanging up saves an attacker nothing. Other addresses never wait.
     """
 
-    def __init__(self):
-        self._sources = []  # [address, failures, when it may be judged again]
+    def __init__(self, failures, password, address):
+        self._failures = failures
+        self._password = password
+        self._address = address
+        self._typed = b""
+        self.is_complete = False  # whether the line has ended
 
-    def _find(self, address, now):
-        for s in self._sources:
-            if s[0] == address:
-                # Ticks wrap, in 12 days at 32 bits: what seems further ahead than any delay was days ago
-                if not -_WORST <= since(now, s[2]) <= _FORGET:
-                    s[1] = 0
-                return s
+    def feed(self, data):
+        """Take typed bytes. Returns what follows the line's end, None when the line has not ended yet."""
+        for i in range(len(data)):
+            if data[i] == 13 or data[i] == 10:
+                self._typed += data[:i]
+                self.is_complete = True
+                i += 2 if data[i : i + 2] == b"\r\n" else 1
+                return data[i:]
+        if len(self._typed) <= _PASSWORD_MAX:  # one byte too many is kept, so that the password is wrong
+            self._typed += data
 
-    def wait(self, address, now):
-        """Milliseconds until an attempt from address may be judged, 0 for at once."""
-        s = self._find(address, now)
-        return max(0, since(s[2], now)) if s and s[1] else 0
+    def wait(self, now):
+        """Milliseconds until the line may be judged, 0 for at once."""
+        f = self._earlier(now)
+        return max(0, ticks_diff(f[2], now)) if f and f[1] else 0
 
-    def wrong(self, address, now):
-        """Note a wrong password; returns the milliseconds after which it may be denied."""
-        s = self._find(address, now)
-        if not s:
-            if len(self._sources) >= _SOURCES:  # the one that has waited longest gives way
-                self._sources.remove(max(self._sources, key=lambda s: since(now, s[2])))
-            s = [address, 0, now]
-            self._sources.append(s)
-        s[1] += 1
-        delay = min(_WORST, _FIRST << min(s[1] - 1, 8))
-        s[2] = later(now, delay)
+    def judge(self, now):
+        """0 when the password is right, else the milliseconds after which it may be denied."""
+        failures = self._failures
+        f = self._earlier(now)
+        if same(self._typed, self._password):
+            if f:
+                failures.remove(f)
+            return 0
+        if not f:
+            if len(failures) >= _ADDRESSES_MAX:  # the one that has waited longest gives way
+                failures.remove(max(failures, key=lambda f: ticks_diff(now, f[2])))
+            f = [self._address, 0, now]
+            failures.append(f)
+        f[1] += 1
+        delay = min(_DELAY_MAX, _DELAY_FIRST << min(f[1] - 1, 8))
+        f[2] = ticks_add(now, delay)
         return delay
 
-    def right(self, address):
-        """Forget the failures of address."""
-        s = self._find(address, 0)
-        if s:
-            self._sources.remove(s)
+    def _earlier(self, now):
+        for f in self._failures:
+            if f[0] == self._address:
+                # Ticks wrap, in 12 days at 32 bits: what seems further ahead than any delay was days ago.
+                if not -_DELAY_MAX <= ticks_diff(now, f[2]) <= _FORGIVEN:
+                    f[1] = 0
+                return f

@@ -1,11 +1,11 @@
-# Every question about the firmware is asked here, by trying; nowhere else.
-# In: nothing.  Out: the native TLS module, the dupterm hooks, a timer, a lock.  Next: everybody.
+# What the firmware can do is found out here, by trying it, and nowhere else.
+# In: nothing.  Out: the native TLS module, the dupterm hooks, the clock, a timer.  Next: every other stage.
 import os
 import socket
 import sys
 import time
-from io import IOBase
-from micropython import const, schedule
+from micropython import const
+from micropython import schedule as _schedule
 
 try:
     import tls  # 1.23 and later: the C module
@@ -20,26 +20,32 @@ _SOL_SOCKET = const(1)
 _IPPROTO_TCP = const(6)
 
 dupterm_notify = getattr(os, "dupterm_notify", None)
-ticks = time.ticks_ms
+ticks_ms = time.ticks_ms
+ticks_diff = time.ticks_diff
+# Ticks are added with ticks_add(), not with +: a sum beyond the largest tick is a long integer at 32 bits, and
+# ticks_diff() misreads that.
+ticks_add = time.ticks_add
 sleep_ms = time.sleep_ms
-since = time.ticks_diff  # since(now, then): milliseconds, right across the wrap
-later = time.ticks_add  # not +: a sum beyond the largest tick is a long integer at 32 bits, which ticks_diff() misreads
 
-# Where we are part of the firmware, stages can be loaded when they are needed and forgotten again, for next to nothing
+# Where we are part of the firmware, a stage can be loaded when it is needed and unloaded again at almost no cost.
 try:
     os.stat(__file__)
     frozen = False
 except OSError:
     frozen = True
-except NameError:  # firmware that doesn't tell
+except NameError:  # this firmware has no __file__
     frozen = False
 
-home = ""  # the folder of what trust.py reads, as it was at the start: a program's os.chdir must not hide it
+# The folder of the files that trust.py reads, as it was at the start. A program's os.chdir() must not hide them.
+home = ""
 
 
-def roomy():
-    """Whether a buffer may be had for speed's sake. Not on ESP32 without PSRAM: if it does not fit, MicroPython's heap
-    doubles (py/gc.c) out of the memory that TLS and Wi-Fi live on, and the board is off the network."""
+def memory_to_spare():
+    """Whether a buffer may be allocated for the sake of speed.
+
+    Not on an ESP32 without PSRAM: when the buffer does not fit, MicroPython doubles its heap (py/gc.c). It takes that
+    from the memory in which TLS and Wi-Fi live, and the board loses the network.
+    """
     try:
         import esp32
 
@@ -51,14 +57,14 @@ def roomy():
         return True
 
 
-def forget(*names):
-    """Let go of stages that are done: their objects take heap. From a file system they would cost time to come back."""
+def unload_frozen(*names):
+    """unload() for modules that are frozen. To load one again from a file system would take too long."""
     if frozen:
-        drop(*names)
+        unload(*names)
 
 
-def drop(*names):
-    """The same, wherever they come from."""
+def unload(*names):
+    """Remove modules of wss whose work is done, so that the heap which their objects take becomes free."""
     import wss
 
     for name in names:
@@ -66,8 +72,9 @@ def drop(*names):
             delattr(wss, name)
 
 
-def mend():
-    """After a MemoryError in an import: it may have left an empty entry (py/objmodule.c), on which the next crashes."""
+def remove_failed_imports():
+    """Call this after a MemoryError. One inside of an import can leave an empty entry in sys.modules (py/objmodule.c),
+    and the next import of that module would crash the firmware."""
     for name in sys.modules:
         if name.startswith("wss.") and not sys.modules.get(name):
             sys.modules.pop(name, None)
@@ -78,7 +85,7 @@ def missing():
     what = None
     if not hasattr(os, "dupterm"):
         what = "os.dupterm"
-    # axTLS (ESP8266) has no CERT_REQUIRED: it can't ask a client for a certificate
+    # axTLS (ESP8266) has no CERT_REQUIRED: it cannot ask a client for a certificate.
     elif not hasattr(tls, "CERT_REQUIRED"):
         what = "the tls module with mbedTLS"
     return what and "wss_repl needs %s, which this firmware was built without" % what
@@ -111,8 +118,8 @@ def addresses():
     return found or ["0.0.0.0"]
 
 
-def on_certificate(context, callback):
-    """Call callback(DER, depth) for each certificate of a peer's chain; False where the firmware can't."""
+def set_verify_callback(context, callback):
+    """Have callback(DER, depth) called for each certificate of a peer's chain; False where the firmware cannot."""
     try:
         context.verify_callback = callback
         return True
@@ -132,38 +139,39 @@ def set_clock(date):
         return False
 
 
-driven = False  # whether the last on_readable() found a port that can
+has_socket_callback = False  # what the last call of on_readable() has found out
 
 
 def on_readable(sock, callback):
-    """Call callback(sock) from the event poll hook while sock is readable, where the port can: `driven` tells."""
-    global driven
+    """Where the port can, have callback(sock) called from the event poll hook while sock is readable."""
+    global has_socket_callback
     try:
         sock.setsockopt(_SOL_SOCKET, _SOCKET_CALLBACK, callback)
-        driven = True
+        has_socket_callback = True
     except (OSError, TypeError):
-        driven = False
+        has_socket_callback = False
 
 
 def no_delay(sock):
-    """Small frames leave at once: by Nagle's algorithm each waits for the peer's delayed acknowledgement, 40 ms."""
+    """Have small frames leave at once. With Nagle's algorithm each of them would wait for the peer's delayed
+    acknowledgement of the one before, which takes 40 ms."""
     try:
-        sock.setsockopt(_IPPROTO_TCP, getattr(socket, "TCP_NODELAY", 1), 1)  # modlwip.c has its own number for it
+        sock.setsockopt(_IPPROTO_TCP, getattr(socket, "TCP_NODELAY", 1), 1)  # extmod/modlwip.c has a number of its own
     except OSError:
         pass
 
 
-def soon(callback, arg=None):
-    """Run callback(arg) at the VM's next check; False when the queue is full."""
+def schedule(callback, arg=None):
+    """micropython.schedule(), which returns False when the queue is full instead of raising."""
     try:
-        schedule(callback, arg)
+        _schedule(callback, arg)
         return True
     except RuntimeError:
         return False
 
 
-# RFC 6455 section 5.3, in machine code where the firmware can make it: 1 KB in 0.5 us instead of 56. It is made here
-# because a .mpy with machine code in it is for one processor only.
+# The masking of RFC 6455 section 5.3. Where the firmware can compile it to machine code, 1 KB takes 0.5 us instead of
+# 56. It is compiled on the board, because a .mpy file with machine code in it fits only one processor.
 try:
     exec("""@micropython.viper
 def unmask(data:ptr8,key:ptr8,n:int):
@@ -179,23 +187,25 @@ def unmask(data:ptr8,key:ptr8,n:int):
   data[i]^=key[i&3]
   i+=1
 """)
-except (SyntaxError, MemoryError):  # no such emitter, or no memory that may be run
+except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no memory from which code can run
 
     def unmask(data, key, n):
-        """In place; data: a writable memoryview of n bytes, key: 4 bytes."""
+        """XOR n bytes of data (a writable memoryview) in place with key (4 bytes)."""
         for i in range(n):
             data[i] ^= key[i & 3]
 
 
-_timer = None  # the one found, kept: a stopped one still prints its last period (ports/esp32/machine_timer.c)
+# The unused timer that was found. It is kept because it could not be found again: a timer that has been stopped still
+# prints its last period (ports/esp32/machine_timer.c).
+_timer = None
 
 
 def timer(which=None):
-    """A machine.Timer nobody uses, or None.
+    """A machine.Timer that nobody uses, or None when there is none.
 
-    which: None finds one, False takes none, an id or a Timer takes that. ESP32 up to 1.26 has hardware
-    timers 0 to 3 only, and Timer(id) answers with the existing object (ports/esp32/machine_timer.c), so one
-    that runs is known by its period; newer ESP32, RP2 and others have virtual timers under -1.
+    which: None finds one, False takes none, an id or a Timer takes that one. ESP32 up to 1.26 has only the hardware
+    timers 0 to 3, and Timer(id) returns the object that exists (ports/esp32/machine_timer.c), so a timer in use is
+    known by its period. Newer ESP32, RP2 and others have virtual timers with the id -1.
     """
     if which is False:
         return None
@@ -207,7 +217,7 @@ def timer(which=None):
         return Timer(which) if isinstance(which, int) else which
     global _timer
     if not _timer:
-        # Virtual timers are new objects; ESP32 up to 1.24 takes two bits of the id, so that -1 is the one and only 3
+        # Each virtual timer is a new object. ESP32 up to 1.24 looks at two bits of the id: there -1 is the timer 3.
         for i in (-1, 3, 2, 1, 0):
             try:
                 t = Timer(i)
@@ -219,86 +229,5 @@ def timer(which=None):
     return _timer
 
 
-# Whether a stretch of bytecode without a jump is done before another thread runs (py/vm.c): no GIL on RP2
-gil = sys.platform != "rp2"
-
-try:
-    from _thread import allocate_lock as _Lock
-    from _thread import get_ident as _ident
-except ImportError:
-
-    def _ident():
-        return 1
-
-    class _Lock:
-        _taken = False
-
-        def acquire(self, wait):
-            taken = self._taken
-            self._taken = True
-            return not taken
-
-        def release(self):
-            self._taken = False
-
-
-class Guard(IOBase):
-    """Lets one in at a time. A print() from another thread waits for its turn; what comes from the thread that is
-    inside (a callback that prints, a tick) never does."""
-
-    def __init__(self):
-        self._lock = _Lock()
-        self._entering = None
-        self.owner = None  # the thread that is inside
-        self.by_write = False  # it is there, or was, with enter(True)
-        self._interrupt = False
-
-    def enter(self, wait):
-        """True when inside now. After a KeyboardInterrupt, recover()."""
-        me = _ident()
-        while me != self.owner and me != self._entering:
-            # No jump between these two, where the VM looks for callbacks and other threads: what comes as soon as the
-            # lock is ours must find out
-            self._entering = me
-            if self._lock.acquire(0):
-                self.owner = me
-                self.by_write = wait
-                self._entering = None
-                return True
-            self._entering = None
-            if not wait:
-                break
-            sleep_ms(1)
-        return False
-
-    def recover(self, before):
-        """After a KeyboardInterrupt in enter() or behind it: leave, unless owner was us `before` already."""
-        me = _ident()
-        if self._entering == me:
-            self._entering = None
-            if self.owner is None:
-                self._lock.release()
-        if self.owner == me and before != me:
-            self.leave()
-
-    def interrupt(self):
-        """Let a KeyboardInterrupt that rose in our own code rise in the program, to which it belongs. Call it last:
-        the VM looks at jumps (py/vm.c), so that none may follow on the way back to the program."""
-        # Nothing but a 0x03 from os.dupterm makes one pending, so for a moment that is us, who have nothing else to say
-        notify = dupterm_notify or id
-        self._interrupt = True
-        was = os.dupterm(self)
-        notify(None)
-        os.dupterm(was)
-
-    def readinto(self, buf):
-        if not self._interrupt:
-            return None
-        self._interrupt = False
-        buf[0] = 3
-        return 1
-
-    def leave(self):
-        if self.owner is not None:  # a callback inside was interrupted, and has left for us
-            self.owner = None
-            self._lock.release()
+# Whether bytecode without a jump is done before another thread runs (py/vm.c). RP2 has no global lock.
+has_gil = sys.platform != "rp2"

@@ -1,4 +1,4 @@
-# The listening socket, and whose turn it is.
+# The listening socket, the connections, and when each of them does a step.
 # In: TCP connections, socket events, ticks.  Out: a session for each connection, its steps.  Next: session.py.
 import gc
 import select
@@ -6,29 +6,30 @@ import socket
 from micropython import const
 
 from wss import port
+from wss.guard import Guard
 
 _PENDING_MAX = const(2)  # connections before login: one slow peer must not keep the next one out
 _BACKLOG = const(4)
 
-_STACK = const(24)  # calls: 18 of ours, and those of mbedTLS, which does not look where the stack ends
+_CALLS = const(24)  # nested calls in a step: 18 of ours, and some for mbedTLS, which does not check the stack's end
 
-_IDLE_TICK = const(100)  # ms between timer steps with nobody connected, or a session in which nothing comes in
-_TICK = const(20)
-_USED_MS = const(2000)  # how long something counts as just having come in
+_PERIOD = const(20)  # ms between steps that the timer makes
+_PERIOD_IDLE = const(100)  # the same when nobody is connected, or nothing comes in
+_IDLE_MS = const(2000)  # after this time without input
 
 
-def _dive(n):
-    # Raises RuntimeError when there is no stack for n calls more
-    if n:
-        _dive(n - 1)
+def _check_stack(calls):
+    # Raises RuntimeError when the stack has no room for so many nested calls.
+    if calls:
+        _check_stack(calls - 1)
 
 
 class Server:
     """The listener and its connections.
 
-    context: a tls.SSLContext that requires client certificates, or None for plain ws; password: bytes;
-    write_ms: how long output may wait for a stalled reader; changed(session or None): told of each new session.
-    Raises OSError when the port can't be listened on.
+    context: a tls.SSLContext that requires client certificates, or None for plain ws. password: bytes. write_ms: how
+    long output may wait for a peer that does not read. changed(session or None) is called when a session begins or
+    ends. Raises OSError when the port cannot be listened on.
     """
 
     def __init__(self, host, number, context, password, write_ms, changed):
@@ -36,17 +37,17 @@ class Server:
         self.password = password
         self.write_ms = write_ms
         self.changed = changed
-        self.session = None
-        self.sessions = []
-        self.backoff = None
-        self.guard = port.Guard()
-        self.more = False  # input was left unread, perhaps inside mbedTLS, where no socket event tells of it
+        self.session = None  # the one that has the terminal
+        self.sessions = []  # all connections
+        self.failures = []  # see login.py
+        self.guard = Guard()
+        self.input_left = False  # input was left unread, perhaps inside mbedTLS, where no socket event tells of it
         self.refusals = {}
-        self.last = None
+        self.last_refusal = None
         self.timer = None
-        self.used = 0  # when something last came in
+        self.last_input = 0  # ticks when something last came in
         self._period = 0
-        self.tick = self.step  # bound once: callbacks must not allocate
+        self.callback = self.step  # this bound method is made once, because callbacks must not allocate
         self.sock = sock = socket.socket()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -57,30 +58,29 @@ class Server:
             raise
         sock.setblocking(False)
         self._poll = None
-        port.on_readable(sock, self.tick)
+        port.on_readable(sock, self.callback)
 
-    def forget(self, sock):
-        """Its first byte is there, or it is gone: no longer wait for it."""
+    def _stop_waiting(self, sock):
+        # No longer wait for its first byte.
         try:
             if self._poll:
                 self._poll.unregister(sock)
         except (KeyError, OSError):
             pass
 
-    def pace(self):
-        """Let the timer drive the steps where no socket callback can: in a busy loop."""
+    def set_period(self):
+        """Set how often the timer makes a step. It does so where no socket callback can: while a program computes."""
         timer = self.timer
         if timer:
-            period = _TICK
-            if port.driven and port.since(port.ticks(), self.used) > _USED_MS or not self.sessions:
-                period = _IDLE_TICK
+            idle = port.ticks_diff(port.ticks_ms(), self.last_input) > _IDLE_MS
+            period = _PERIOD_IDLE if port.has_socket_callback and idle or not self.sessions else _PERIOD
             if period != self._period:
                 self._period = period
-                timer.init(period=period, mode=timer.PERIODIC, callback=self.tick)
+                timer.init(period=period, mode=timer.PERIODIC, callback=self.callback)
 
-    def refused(self, cause):
+    def count_refusal(self, cause):
         """Count a refusal for status()."""
-        self.last = cause
+        self.last_refusal = cause
         try:
             if cause in self.refusals or len(self.refusals) < 16:
                 self.refusals[cause] = self.refusals.get(cause, 0) + 1
@@ -102,27 +102,27 @@ class Server:
             if not guard.enter(False):
                 return
             try:
-                self.cycle()
+                self.step_all()
             finally:
                 guard.leave()
         except MemoryError:
-            port.mend()
-            self.last = "out of memory"  # the next step tries again
-        if self.more:
-            self.more = False
-            port.soon(self.tick)
-        session = self.session  # asked for once: another step at the next jump may end it
-        term = session and session.term
-        if term:
-            term.rearm()
+            port.remove_failed_imports()
+            self.last_refusal = "out of memory"  # the next step tries again
+        if self.input_left:
+            self.input_left = False
+            port.schedule(self.callback)
+        session = self.session  # read once: another step, at the next jump, may end it
+        terminal = session and session.terminal
+        if terminal:
+            terminal.rearm()
 
-    def cycle(self):
-        """One round over listener and connections; the guard is held."""
+    def step_all(self):
+        """A step of the listener and of each connection. The guard is held."""
         try:
-            _dive(_STACK)
+            _check_stack(_CALLS)
         except RuntimeError:
-            return  # a program is deep in its calls: an exception in the middle of ours would lose what we have read
-        now = port.ticks()
+            return  # a program is deep in its calls: an exception in the middle of a step would lose what it has read
+        now = port.ticks_ms()
         if not self._poll:
             poll = select.poll()
             poll.register(self.sock, select.POLLIN)
@@ -136,16 +136,16 @@ class Server:
             else:
                 for s in self.sessions:
                     if s.sock is sock:
-                        s.awake = True
-                        self.forget(sock)
+                        s.has_spoken = True
+                        self._stop_waiting(sock)
         for s in list(self.sessions) if len(self.sessions) > 1 else self.sessions:
-            s.advance(now)
-        self.pace()
+            s.step(now)
+        self.set_period()
 
     def _accept(self, now):
-        gc.collect()  # before some KB in pieces of 1 KB: see wss_repl.start()
-        # What takes most first: without it the connection waits where it is. Inside the firmware's accept() a
-        # MemoryError would lose it, with its descriptor.
+        gc.collect()  # before some KB are allocated in pieces of 1 KB: see wss_repl.start()
+        # What takes most memory comes first. Where it is missing, the connection stays in the queue. A MemoryError
+        # inside of the firmware's accept() would lose the connection and its descriptor.
         from wss.session import Session
 
         bytearray(1024)
@@ -157,35 +157,36 @@ class Server:
             sock.setblocking(False)
             port.no_delay(sock)
             self._poll.register(sock, select.POLLIN)
-            port.on_readable(sock, self.tick)
-            if not isinstance(address, tuple):  # the unix port gives a raw sockaddr: family, port, IPv4
+            port.on_readable(sock, self.callback)
+            if not isinstance(address, tuple):  # the unix port returns a raw sockaddr: family, port, IPv4
                 address = ("%d.%d.%d.%d" % tuple(address[4:8]), address[2] << 8 | address[3])
             if len(self.sessions) - bool(self.session) >= _PENDING_MAX:
-                # The least advanced gives way, of these the oldest: none that is open. From elsewhere counts as two
-                # stages more, so that a flood from one address displaces itself, not who comes between, still silent.
+                # The connection that has got least far gives way, and of several the oldest, but never the open one.
+                # One from another address counts as two stages further: a flood from one address displaces itself,
+                # and not the silent connection of somebody else that came in between.
                 n = address[0]
-                self.drop(min(self.sessions, key=lambda s: s.stage + 2 * (s.address[0] != n)), "displaced")
+                self.end(min(self.sessions, key=lambda s: s.stage + 2 * (s.address[0] != n)), "displaced")
             self.sessions.append(Session(self, sock, address, now))
-            self.used = now
+            self.last_input = now
         except MemoryError:
-            # A register() that found no memory leaves an empty entry, on which ipoll() crashes (extmod/modselect.c)
+            # A register() without memory leaves an empty entry, on which ipoll() crashes (extmod/modselect.c).
             self._poll = None
             sock.close()
-            self.refused("out of memory")
+            self.count_refusal("out of memory")
 
-    def drop(self, s, cause):
-        """End s now. Never raises."""
+    def end(self, s, cause):
+        """End the session s now. Never raises."""
         if s not in self.sessions:
             return
         try:
-            self.forget(s.sock)
-            s.end()
+            self._stop_waiting(s.sock)
+            s.release()
         except MemoryError:
-            s.starved()
+            s.out_of_memory()
             return
         self.sessions.remove(s)
         if cause != "closed":
-            self.refused(cause)
+            self.count_refusal(cause)
 
     def stop(self):
         """Close everything."""
@@ -195,6 +196,6 @@ class Server:
             self.timer = None
         self.sock.close()
         for s in list(self.sessions):
-            self.drop(s, "closed")
-        if entered:  # for a print() of another thread that waits
+            self.end(s, "closed")
+        if entered:  # a print() of another thread may be waiting
             self.guard.leave()

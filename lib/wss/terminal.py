@@ -1,6 +1,7 @@
 # The stream that os.dupterm reads and writes.
 # In: typed text from session.py, output from the REPL.  Out: the firmware's stdin, frames to session.py.
 import gc
+import os
 import select
 import sys
 from io import IOBase
@@ -41,6 +42,7 @@ class Terminal(IOBase):
         self._server = server
         self._guard = server.guard
         self._session = session
+        self._previous = None  # what os.dupterm held before us
         self._in = bytearray(_INPUT_MAX)
         self._start = 0
         self._end = 0
@@ -65,13 +67,29 @@ class Terminal(IOBase):
         self._flush_cb = self._flush
         self._follow_cb = self._follow
 
+    def attach(self):
+        """Become the REPL's terminal."""
+        self._previous = os.dupterm(self)
+
+    def is_attached(self):
+        """Whether we still are. A program can take the terminal away, and so does the firmware when a write() of ours
+        raises, as it does without stack."""
+        now = os.dupterm(self)
+        if now is not self:
+            os.dupterm(now)
+        return now is self
+
     def detach(self):
-        """The session is over: swallow output, give no input, and let go of the buffers: the firmware's schedule queue
-        may keep a bound method of ours, and with it this object, for long."""
+        """Give the terminal back: the session is over. From now on output is swallowed, and there is no input. The
+        buffers go, because the firmware's schedule queue may keep a bound method of ours, and with it this object."""
         self._session = None
         self._start = self._end = self._taken = self._open = self._writes = 0
         self._in = self._aside = b""
         self._out = bytearray()  # a write that is under way may still extend it
+        now = os.dupterm(None)
+        # If another terminal has taken our place meanwhile, it stays.
+        os.dupterm(self._previous if now is self else now)
+        self._previous = None
 
     # Input ------------------------------------------------------------------------------------------------
 
@@ -118,7 +136,7 @@ class Terminal(IOBase):
             if port.dupterm_notify:
                 if not self._credit:
                     if not self._ring_empty():
-                        port.soon(self._follow_cb, _FOLLOW)
+                        port.schedule(self._follow_cb, _FOLLOW)
                         return None
                     self._credit = _RING
                 self._credit -= 1
@@ -137,20 +155,20 @@ class Terminal(IOBase):
         if self._start < self._end:
             self.rearm()
             if left and not self._notified:
-                port.soon(self._follow_cb, left - 1)
+                port.schedule(self._follow_cb, left - 1)
 
     def rearm(self):
         """Have the firmware fetch what waits here. Called after every step and write."""
         if self._start == self._end or not port.dupterm_notify:
             return
         if not self._credit:
-            now = port.ticks()
+            now = port.ticks_ms()
             if self._ring_empty():
                 self._held = None
             elif self._held is None:
                 self._held = now
                 return
-            elif self._break < self._start or port.since(now, self._held) < _HELD_MS:
+            elif self._break < self._start or port.ticks_diff(now, self._held) < _HELD_MS:
                 return
             else:
                 # Ctrl-C behind more than a program that does not read will ever take: it overtakes, as on a tty
@@ -160,7 +178,7 @@ class Terminal(IOBase):
         # The C function itself, not a call of it from Python: the KeyboardInterrupt of a 0x03 must rise in the program
         if not self._notified:
             self._notified = True  # first: what is scheduled may run before schedule() returns
-            if not port.soon(port.dupterm_notify):
+            if not port.schedule(port.dupterm_notify):
                 self._notified = False
 
     def _ring_empty(self):
@@ -233,7 +251,7 @@ class Terminal(IOBase):
             self._writing = 0
             guard.recover(None if guard.by_write else guard.owner)
             if not self._later:
-                self._later = port.soon(self._flush_cb)
+                self._later = port.schedule(self._flush_cb)
             if writing == _NEW:
                 self._put_aside(data)
         except (KeyboardInterrupt, MemoryError):  # another one
@@ -249,7 +267,7 @@ class Terminal(IOBase):
                 # Not on without it: what a client misses it takes for what the program printed
                 session = self._session  # asked for once: a step at the next jump may end it
                 if session:
-                    session.starved()
+                    session.out_of_memory()
             if self._start < self._end:
                 self.rearm()
         self._writing = 0
@@ -291,7 +309,7 @@ class Terminal(IOBase):
         self._writes = self._writes + 1 if self._server.timer else 0
         if not self._open and self._writes <= _RUSH and self._session:
             try:
-                self._session.send()
+                self._session.sender.send()
             except RuntimeError:  # no stack: later
                 pass
 
@@ -387,13 +405,13 @@ class Terminal(IOBase):
         server = self._server
         session = self._session
         self._open = 0
-        start = port.ticks()
-        while self._session and not session.send() and (files or self._out):
-            if port.since(port.ticks(), start) >= server.write_ms:
-                server.drop(session, "stopped reading")
+        start = port.ticks_ms()
+        while self._session and not session.sender.send() and (files or self._out):
+            if port.ticks_diff(port.ticks_ms(), start) >= server.write_ms:
+                server.end(session, "stopped reading")
                 break
             port.sleep_ms(1)
-            server.cycle()
+            server.step_all()
         return self._session and not self._out
 
     def ioctl(self, request, arg):
@@ -415,6 +433,6 @@ _WAYS = (
     Terminal._emit,
     lambda self, data: _WAYS[2 * (not gc.mem_alloc())](self, data),
     lambda self, data: 18,
-    Terminal._text if port.gil else Terminal._emit,
-    Terminal._line_end if port.gil else Terminal._emit,
+    Terminal._text if port.has_gil else Terminal._emit,
+    Terminal._line_end if port.has_gil else Terminal._emit,
 )

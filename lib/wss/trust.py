@@ -73,8 +73,8 @@ def show(date):
 def listed(serial="", fingerprint="", name=None):
     """(revoked, pinned) for a certificate, both False when there is no list. Raises Damaged, OSError.
 
-    Read anew for each login, so that what arrives over wss counts from the next one on, and line by line, so that it
-    costs no memory. pinned is None when the list pins nobody.
+    The list is read for each login, so a change that arrives over wss counts from the next login on. It is read line
+    by line, which takes no memory. pinned is None when the list pins nobody.
     """
     revoked = False
     pinned = None
@@ -92,9 +92,9 @@ def listed(serial="", fingerprint="", name=None):
             try:
                 line = f.readline(200)
             except UnicodeError:
-                line = "\xff"  # refused below, with its number
+                line = "\xff"  # refused below, which names the line
             if not line:
-                # A list cut off in the middle would let in those at its end
+                # A list without its end would let in the hosts that are revoked there.
                 raise Damaged("%s is cut off" % name)
             n += 1
             total += len(line)
@@ -105,7 +105,7 @@ def listed(serial="", fingerprint="", name=None):
                 continue
             if words == ["end"]:
                 return revoked, pinned
-            if words == ["pinned"]:  # nobody but those listed, even if that is nobody
+            if words == ["pinned"]:  # only pinned hosts are let in, even if none is listed
                 pinned = pinned or False
                 continue
             if len(words) != 2 or words[0] not in ("revoked", "pinned") or not 0 < len(words[1]) <= 64:
@@ -123,9 +123,10 @@ def listed(serial="", fingerprint="", name=None):
 
 
 def verify(cert, depth):
-    """mbedTLS's question about each certificate of a chain, from the root to the leaf (depth 0): 0 lets it pass.
+    """mbedTLS calls this for each certificate of a chain, from the root to the leaf (depth 0). 0 lets it pass.
 
-    Must not raise: C code that can't be unwound is above (extmod/modtls_mbedtls.c, ssl_sock_cert_verify).
+    Must not raise: its caller is C code through which no exception may pass (extmod/modtls_mbedtls.c,
+    ssl_sock_cert_verify).
     """
     global _why, _depth
     try:
@@ -135,7 +136,7 @@ def verify(cert, depth):
         serial, first, last = fields(cert)
         now = time.gmtime()[:6]
         if not first <= now <= last and not _why:
-            # mbedTLS refuses it; here it's said which one and when
+            # mbedTLS refuses it by itself. Here is noted which certificate it was, and its dates.
             when = "expired" if now > last else "from the future"
             _why = when, "%s certificate %s is %s: it is valid from %s to %s, and here it is %s" % (
                 "CA" if depth else "host", serial, when, show(first), show(last), show(now)
@@ -157,7 +158,7 @@ def verify(cert, depth):
 
 
 def reason():
-    """(cause, details) if the latest chain was turned away here, once; None otherwise."""
+    """(cause, details) when verify() has refused the latest chain, else None. The second call returns None."""
     global _why
     why = _why
     _why = None
@@ -165,16 +166,16 @@ def reason():
 
 
 def install(context, cert):
-    """Have context ask verify(), and set a clock that can't be right. Returns warnings.
+    """Check that context can call verify(), and set the clock when it cannot be right. Returns warnings.
 
-    cert: the board's own certificate in DER. Raises ValueError when there is a list that can't be honoured.
+    cert: the board's own certificate in DER. Raises ValueError when there is a list that cannot be honoured.
     """
     port.home = os.getcwd().rstrip("/") + "/"
     try:
         listed()
     except (ValueError, OSError) as e:
         raise ValueError("%s: send it again, or remove it" % e)
-    if not port.on_certificate(context, None):  # verify, when the first connection comes
+    if not port.set_verify_callback(context, None):  # session.py sets verify() for each connection
         try:
             open(port.home + FILE).close()
         except OSError:
@@ -184,7 +185,8 @@ def install(context, cert):
 
 
 def _clock(cert):
-    # A board boots in 2000, when no certificate was valid. It is not before its own certificate, nor before a login.
+    # A board without a clock of its own boots in the year 2000, when no certificate was valid. In fact it is not before
+    # the first day of its own certificate, and not before the latest login.
     try:
         _, first, last = fields(cert)
     except ValueError:
@@ -210,7 +212,7 @@ def _stored():
 
 
 def remember():
-    """Note the time, after a login; flash wears, so once a day at most."""
+    """Store the time after a login, at most once a day, because flash wears."""
     now = time.gmtime()[:6]
     stored = _stored()
     if stored[:3] >= now[:3]:
@@ -219,4 +221,4 @@ def remember():
         with open(port.home + _CLOCK, "w") as f:
             f.write("%d %d %d %d %d %d\n" % now)
     except OSError:
-        pass  # a full flash must not end a login
+        pass  # a login is possible with a full flash, too

@@ -6,14 +6,14 @@ from micropython import const
 
 from wss.frames import Refused
 
-REQUEST_MAX = const(2048)  # browsers send 500 to 900 bytes, with cookies more; beyond this it is not for us
-_KEY_MAX = const(64)  # upydev sends 31, a browser 24
+REQUEST_MAX = const(2048)  # browsers send 500 to 900 bytes, and more with cookies
+_KEY_MAX = const(64)  # upydev sends 31 bytes, a browser 24
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def refusal(status, why):
-    """The HTTP response that tells a client so, as bytes."""
+    """The HTTP response with this status and this sentence, as bytes."""
     extra = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" if status == 426 else ""
     head = b"HTTP/1.1 %d Refused\r\n%sContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n"
     return head % (status, extra, len(why) + 1, why)
@@ -25,7 +25,7 @@ def accept_key(key):
 
 
 def headers(lines):
-    """{lower-case name: value} of header lines (bytes); raises Refused on a malformed or repeated one that matters."""
+    """{lower-case name: value} of header lines (bytes). Raises Refused for a malformed line and for a second key."""
     found = {}
     for line in lines:
         name, colon, value = line.partition(b":")
@@ -38,10 +38,22 @@ def headers(lines):
     return found
 
 
-def answer(request):
-    """The 101 response and the path for a whole request (bytes up to and with the empty line).
+def request_end(data):
+    """How many bytes of data are a whole request, 0 when more of it has to come. Raises Refused: 400 not a GET, 431."""
+    end = data.find(b"\r\n\r\n")
+    if end >= 0:
+        return end + 4
+    if not b"GET ".startswith(data[:4]):
+        raise Refused(400, "not an HTTP GET")
+    if len(data) >= REQUEST_MAX:
+        raise Refused(431, "request too long")
+    return 0
 
-    A browser's plain GET of / gets the page where the firmware has it: (response, None).
+
+def answer(request):
+    """The 101 response and the path for a whole request (bytes, the empty line at its end included).
+
+    A browser's plain GET of / gets the page, where the firmware has it, and then the path is None.
     Raises Refused: 400 not HTTP or no key, 405 not GET, 426 not an upgrade or another version, 431 too long.
     """
     if len(request) > REQUEST_MAX:
@@ -65,7 +77,7 @@ def answer(request):
     key = found.get(b"sec-websocket-key", b"")
     if not 0 < len(key) <= _KEY_MAX:
         raise Refused(400, "missing or bad Sec-WebSocket-Key")
-    # Absent in webrepl_cli, belay and PyPI's webrepl
+    # webrepl_cli, belay and PyPI's webrepl do not send it.
     if found.get(b"sec-websocket-version", b"13") != b"13":
         raise Refused(426, "WebSocket version 13 only")
     return (

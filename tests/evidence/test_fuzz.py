@@ -158,7 +158,7 @@ PLANTED = {
     "frames": ("frames.py", "size > 125", "size > 126"),
     "upgrade": ("upgrade.py", "not 0 < len(key)", "not 0 <= len(key)"),
     "login": ("login.py", "diff = len(a) ^ len(b)", "diff = 0"),
-    "backoff": ("login.py", "not -_WORST <= since(now, s[2]) <= _FORGET", "since(now, s[2]) > _FORGET"),
+    "backoff": ("login.py", "if not -_DELAY_MAX <= ticks_diff(now, f[2]) <=", "if not ticks_diff(now, f[2]) <="),
     "files": ("files.py", "        if name:\n", "        if 0:\n"),
     "pem": ("pem.py", "except ValueError:", "except KeyError:"),
     "fields": ("trust.py", "except IndexError:", "except KeyError:"),

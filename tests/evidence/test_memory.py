@@ -16,8 +16,8 @@ import gc, wss_repl
 def state():
     gc.collect()
     s = wss_repl._server
-    found = gc.mem_alloc(), s.refusals, s.last, len(s.sessions) - 1
-    s.refusals, s.last = {}, None
+    found = gc.mem_alloc(), s.refusals, s.last_refusal, len(s.sessions) - 1
+    s.refusals, s.last_refusal = {}, None
     return found
 """
 ENOMEM = 12

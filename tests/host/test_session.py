@@ -95,7 +95,7 @@ def test_any_output_keeps_its_bytes_its_line_ends_and_its_characters(connect):
 def test_a_rush_keeps_its_order_with_a_callback_that_prints(target, provisioned, keys, gil):
     """Most of a rush takes short ways past the rest (without a GIL it does not). A timer's callback prints in between:
     that may be anywhere, but is whole and in order, and so is what the program prints."""
-    boot = f"from wss import port\nport.gil = {gil}\n"
+    boot = f"from wss import port\nport.has_gil = {gil}\n"
     with target.board(provisioned, boot=boot) as board, Peer(board.address, keys.host, timeout=20) as peer:
         peer.login()
         peer.text("\x05")
@@ -459,7 +459,7 @@ def test_no_large_buffers_where_the_heap_would_grow_into_tls_memory(target, prov
         peer.request(PUT, b"big.bin", len(content))
         assert peer.reply() == 0
         peer.binary(content[:4096])
-        assert board.run("import wss_repl; print(wss_repl._server.session.files._buf)") == "None"
+        assert board.run("import wss_repl; print(wss_repl._server.session.receiver.files._buf)") == "None"
         peer.binary(content[4096:])
         assert peer.reply() == 0
         pieces = []
@@ -504,7 +504,7 @@ class Ring:
         self.depth -= 1
         return self.ring.ipoll(ms)
 def nested():
-    term = wss_repl._server.session.term
+    term = wss_repl._server.session.terminal
     term._ring = Ring(term._ring)
 """
 
@@ -516,4 +516,4 @@ def test_a_socket_callback_inside_a_look_at_the_ring_does_not_look_again(connect
     peer.command(f"exec({RING!r})")
     peer.command("nested()")
     assert peer.command("print(len('%s'))" % ("y" * 900)) == b"900\r\n"
-    assert peer.value("wss_repl._server.session.term._ring.most") == 1
+    assert peer.value("wss_repl._server.session.terminal._ring.most") == 1

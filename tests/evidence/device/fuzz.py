@@ -196,7 +196,7 @@ class Upgrade:
             for piece in pieces(data):
                 if s.stage != 2:
                     break
-                s._request(piece)
+                s.receiver._take_request(piece)
         except self.m.Refused:
             got = False
         if got is None and s.stage == 3:
@@ -384,11 +384,9 @@ class Stub:
     wrong = 0
 
     def __init__(self):
-        from wss.login import BackOff
+        self.failures = []
 
-        self.backoff = BackOff()
-
-    def refused(self, cause):
+    def count_refusal(self, cause):
         self.wrong += 1
 
 
@@ -405,12 +403,12 @@ def stage(server):
     class Staged(Session):
         admitted = False
 
-        def _admit(self):  # what opens the REPL: everything up to here is real
+        def _open_terminal(self):  # what opens the REPL: everything up to here is real
             self.admitted = True
             self.stage = 6
 
     s = Staged(server, None, ("192.0.2.1", 1), 0)
-    s.io = Nobody()
+    s.stream = Nobody()
     return s
 
 
@@ -419,8 +417,10 @@ class Login:
 
     def __init__(self):
         from wss import frames
+        from wss.login import Login
 
         self.m = frames
+        self.login = Login
         self.words = [b"\x81\x07secret\r", b"\x82\x07secret\n", b"\x01\x03sec", b"\x80\x04ret\r", b"\x89\x00", b"\x8a\x00", b"secret", b"\r",
                       b"\x81\x08secret\r\n", b"\x81\x7e\x00\xc8" + b"x" * 200]  # fmt: skip
 
@@ -450,15 +450,17 @@ class Login:
         server = Stub()
         s = stage(server)
         s.stage = 3
+        receiver = s.receiver
+        login = receiver.login = self.login(server.failures, server.password, s.address[0])
         error = None
         try:
             for piece in pieces(data):
-                if s.stage != 3 or s._parted:  # _receive() reads no more
+                if s.stage != 3 or s.close_answer:  # receive() reads no more
                     break
-                metered(s._frames, memoryview(piece))
+                metered(receiver.take_frames, memoryview(piece))
         except self.m.Refused as e:
             error = e.args[0]
-        if len(s._replies) > 6 or len(s._input) > 3000 or len(s._rest) > 2048 or len(s._typed) > 2048:
+        if len(s.sender.replies) > 6 or len(login._typed) > 3000 or len(receiver._frames + receiver._typed) > 2048:
             raise Bug("keeps more than it may")
         want, code = frames(data)
         typed = b""
@@ -497,7 +499,13 @@ class Backoff:
         return noise(2 * random.randrange(1, 40))
 
     def run(self, data):
-        b = self.m.BackOff()
+        failures = []
+
+        def attempt(source, password=b"wrong"):
+            login = self.m.Login(failures, b"secret", source)
+            login.feed(password + b"\r")
+            return login
+
         full = time.ticks_add(0, -1)  # the largest value there is
         now = pick((0, full, full - 3000, full - 70000, full // 2, 12345))
         known = {}  # source: [failures, when judged again, time of it without wrap]
@@ -511,15 +519,16 @@ class Backoff:
             clock += step
             source = data[i + 1] & 7
             what = data[i + 1] >> 4
-            wait = b.wait(source, now)
+            wait = attempt(source).wait(now)
             if type(wait) is not int or not 0 <= wait <= 4000:
                 raise Bug("waits %r ms" % wait)
             if what < 10:
-                delay = b.wrong(source, now)
+                delay = attempt(source).judge(now)
                 if not 125 <= delay <= 4000:
                     raise Bug("denies after %r ms" % delay)
-                if b.wait(source, now) != delay:
-                    raise Bug("forgets the delay of %d ms: %r" % (delay, b.wait(source, now)))
+                wait = attempt(source).wait(now)
+                if wait != delay:
+                    raise Bug("forgets the delay of %d ms: %r" % (delay, wait))
                 if source in known:
                     n, at = known[source]
                     n = n + 1 if clock - at <= 60000 else 1
@@ -529,17 +538,18 @@ class Backoff:
                     raise Bug("failure %d costs %d ms" % (n, delay))
                 known[source] = n, clock + delay
                 for old in list(known):  # one may have given way
-                    if not [s for s in b._sources if s[0] == old]:
+                    if not [f for f in failures if f[0] == old]:
                         known.pop(old)
             elif what < 12:
-                b.right(source)
+                if attempt(source, b"secret").judge(now):
+                    raise Bug("denies what is right")
                 known.pop(source, None)
-                if b.wait(source, now):
+                if attempt(source).wait(now):
                     raise Bug("does not forgive")
-            if len(b._sources) > 4:
+            if len(failures) > 4:
                 raise Bug("remembers too many")
             worst = max(worst, wait)
-        return "%d %d" % (len(b._sources), worst.bit_length() if hasattr(worst, "bit_length") else len(bin(worst)))
+        return "%d %d" % (len(failures), worst.bit_length() if hasattr(worst, "bit_length") else len(bin(worst)))
 
 
 # files.py ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+# The way out of a connection: one frame is one TLS record and one write to the socket.
+# In: small frames, what the terminal printed, pieces of a file.  Out: the peer's socket.  Next: the network.
+from micropython import const
+
+from wss import port
+
+_REPLIES_MAX = const(4)
+_ENOTCONN = const(128)
+
+
+class Sender:
+    """Sends what one session has to say, as far as the socket takes it. Only write() waits."""
+
+    def __init__(self, session):
+        self.session = session
+        self.replies = []  # small frames that come before all else
+        self.record = None  # memoryview of what is being written. TLS wants the very same bytes again.
+        self._sent = None  # how much of it the socket has just taken
+
+    def reply(self, data):
+        """Queue a small frame. A peer that asks faster than it reads loses answers; our memory stays bounded."""
+        if len(self.replies) < _REPLIES_MAX:
+            self.replies.append(data)
+
+    def flush(self):
+        """Write what can be written now; True when nothing is left."""
+        session = self.session
+        while True:
+            # The count was stored before the VM's next check: a KeyboardInterrupt there must not send bytes twice.
+            if self._sent:
+                data = self.record
+                self.record = data[self._sent :] if self._sent < len(data) else None
+                self._sent = None
+            if self.record is None:
+                if self.replies:
+                    self.record = self.replies.pop(0)
+                elif not session.is_open():
+                    return True
+                else:
+                    # What is printed comes first: acknowledgements sent ahead would keep a get busy to its end.
+                    self.record = session.terminal.take()
+                    if self.record is None:
+                        files = session.receiver.files
+                        if not files or not files.busy():
+                            return True
+                        self.record = files.piece()
+                        continue
+            self._sent = session.stream.write(self.record)
+            if not self._sent:
+                return False
+
+    def send(self):
+        """flush(), but it never raises: a lost connection ends the session."""
+        try:
+            return self.flush()
+        except MemoryError:
+            pass  # nothing is lost, and the next step tries again
+        except (OSError, ValueError):
+            self.session.server.end(self.session, "connection lost")
+
+    def clear(self):
+        """Let go of what waits: the session is over."""
+        self.record = self._sent = None
+
+    def write(self, data):
+        """Write bytes without a frame, for upydev's rcat; returns their count. Raises OSError: the session is gone."""
+        session = self.session
+        server = session.server
+        terminal = session.terminal
+        if not terminal or not server.guard.enter(True):
+            raise OSError(_ENOTCONN)
+        try:
+            if not terminal.drain(True):
+                raise OSError
+            rest = memoryview(bytes(data))
+            start = port.ticks_ms()
+            while rest:
+                n = session.stream.write(rest)
+                if n:
+                    rest = rest[n:]
+                    start = port.ticks_ms()
+                elif port.ticks_diff(port.ticks_ms(), start) >= server.write_ms:
+                    raise OSError
+                else:
+                    port.sleep_ms(1)
+        except (OSError, ValueError):
+            server.end(session, "stopped reading")
+            raise OSError(_ENOTCONN)
+        finally:
+            server.guard.leave()
+        return len(data)
