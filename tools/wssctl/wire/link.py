@@ -171,7 +171,7 @@ class Link:
                 credentials.context()
             )  # before connecting: the passphrase is typed on our time, not on the board's
         deadline = time.monotonic() + timeout
-        sock = _connect(target, timeout)
+        sock = tcp_connect(target, timeout)
         try:
             if target.secure:
                 name = server_name or target.host
@@ -396,7 +396,8 @@ class Link:
                 self._end(TimeoutError(errno.ETIMEDOUT, "no answer"))
 
 
-def _connect(target: Target, timeout: float) -> socket.socket:
+def tcp_connect(target: Target, timeout: float) -> socket.socket:
+    """A TCP connection to it within `timeout` seconds. Raises Unreachable, UsageError."""
     where = f"{target.host} port {target.port}"
     try:
         sock = socket.create_connection((target.host, target.port), timeout)
