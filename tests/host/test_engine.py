@@ -4,8 +4,10 @@ The boards here are TCP listeners and the work is a function, because it is the 
 that use it are tried on boards in test_shell.py and test_status.py.
 """
 
+import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -25,16 +27,16 @@ def listener():
 
 @pytest.fixture
 def silent():
-    """A port whose queue is full, as of a board that is off: a connection gets no answer."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
-        address = server.getsockname()
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
+    """A port whose queue is full, so that a connection gets no answer, as from a board that is off."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        unanswered = 0
+        while unanswered < 2:
+            filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
-            filler.connect_ex(address)
-        yield address[1]
-        for filler in fillers:
-            filler.close()
+            filler.connect_ex(server.getsockname())
+            unanswered += not select.select([], [filler], [], 0.5)[1]
+        yield server.getsockname()[1]
 
 
 def boards(port, *names):
