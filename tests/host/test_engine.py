@@ -68,7 +68,7 @@ def test_boards_that_are_off_take_nobodys_place(listener, silent):
     """With one place, and boards that do not answer in front, the others are done before these are given up."""
     off = boards(silent, *(f"off{i}" for i in range(20)))
     done = list(Engine(jobs=1, connect=3).outcomes([*off, *boards(listener, "a", "b")], lambda board: "done"))
-    assert [o.board for o in done[:2]] == ["a", "b"]
+    assert {o.board for o in done[:2]} == {"a", "b"}
     assert all(o.code == Unreachable.exit_code and "did not answer within 3 s" in o.words for o in done[2:])
     assert len(done) == 22
 
@@ -85,7 +85,8 @@ def test_one_that_never_ends_is_given_up(listener):
         done = list(Engine(jobs=1, deadline=1).outcomes(boards(listener, "stuck", "a"), work))
     finally:
         release.set()
-    assert codes(done) == {"stuck": 3, "a": 0} and "given up" in done[0].words
+    assert codes(done) == {"stuck": 3, "a": 0}
+    assert "given up" in next(o.words for o in done if o.board == "stuck")
 
 
 @pytest.mark.parametrize(("again", "tries", "code"), [((ConnectionLost,), 2, 0), ((), 1, 6)])
