@@ -199,6 +199,11 @@ class Link:
             return None
         return self._sock.version(), cipher[0], cipher[2]
 
+    @property
+    def certificate(self) -> bytes | None:
+        """The board's certificate (DER); None on plain ws."""
+        return self._sock.getpeercert(True) if isinstance(self._sock, ssl.SSLSocket) else None
+
     def fileno(self) -> int:
         """The socket's: readable means that wait(0) may find something."""
         return self._sock.fileno()
