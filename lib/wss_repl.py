@@ -14,6 +14,8 @@ from wss import port as _port
 if _port.missing():
     raise ImportError(_port.missing())
 
+VERSION = _port.VERSION
+
 _server = None
 _url = None
 _lacks = []
@@ -126,7 +128,8 @@ def poll():
 
 def status():
     """What is going on, as a dict: listening (URLs), client (address or None), pending (connections before login),
-    refused ({cause: count}), last_refusal, lacks (what the board's own certificate should have)."""
+    refused ({cause: count}), last_refusal, lacks (what the board's own certificate should have), version (of this
+    bundle), update (why the latest update was taken back, "" when none was)."""
     server = _server
     session = server and server.session
     return {
@@ -136,6 +139,8 @@ def status():
         "refused": server.refusals if server else {},
         "last_refusal": server and server.last_refusal,
         "lacks": _lacks,
+        "version": VERSION,
+        "update": _port.update_note,
     }
 
 

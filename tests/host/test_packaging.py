@@ -4,9 +4,11 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 
 import pytest
 from peers import Peer
@@ -143,5 +145,21 @@ def test_modules_compile_for(arch, tmp_path):
         assert (tmp_path / "x.mpy").stat().st_size > 100
 
 
-def test_the_version_is_one():
-    assert json.loads((ROOT / "package.json").read_text())["version"] in (ROOT / "CHANGELOG.md").read_text()
+def test_the_version_is_one(tmp_path):
+    """lib/wss/port.py has it. In a copy with another one there, the wheel and what `make dist` writes say that one.
+    (A manifest: test_freezing.py. A board: test_session.py.)"""
+    version = package.version()
+    assert json.loads((ROOT / "package.json").read_text())["version"] == version
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == version
+    said = subprocess.run([sys.executable, "-m", "wssctl", "--version"], capture_output=True, text=True, timeout=60)
+    assert said.stdout == f"wssctl {version}\n", "make venv"
+    for name in ("lib", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    port = tmp_path / "lib/wss/port.py"
+    port.write_text(port.read_text().replace(f'VERSION = "{version}"', 'VERSION = "7.8.9"'))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    package_name, module, name = project["tool"]["setuptools"]["dynamic"]["version"]["attr"].rsplit(".", 2)
+    file = tmp_path / project["tool"]["setuptools"]["package-dir"][package_name] / f"{module}.py"
+    assert file == port and f'{name} = "7.8.9"' in file.read_text() and "version" not in project["project"]
+    subprocess.run([sys.executable, tmp_path / "tools/dev/package.py"], check=True, timeout=60)
+    assert json.loads((tmp_path / "package.json").read_text())["version"] == "7.8.9"

@@ -7,6 +7,7 @@ because the board cuts characters where its buffers end.
 
 import contextlib
 import errno
+import re
 import select
 import socket
 import ssl
@@ -293,6 +294,14 @@ class Link:
             if isinstance(problem, InvalidStatus):
                 raise _refused(problem.response, self.target)
             raise ConnectionLost(f"{self.target} does not answer as a WebSocket ({problem}); is the port right?")
+
+    @property
+    def bundle(self) -> tuple[str, str]:
+        """(version of the board's wss_repl, what became of an update it took back), both "" from others (RFC 9110
+        section 10.2.4, lib/wss/upgrade.py)."""
+        said = self.response.headers.get("Server", "") if self.response else ""
+        found = re.fullmatch(r"wss_repl/([0-9A-Za-z.+-]{1,32})(?: \(([ -~]{0,200})\))?", said)
+        return (found[1], found[2] or "") if found else ("", "")
 
     def _check(self) -> None:
         if self._lost is not None:
