@@ -335,6 +335,17 @@ def key_commands(commands, keys):
     actions.add_parser("list", parents=[many], help="names, addresses, expiry").set_defaults(
         call=_lazy("boards.registry", "list_")
     )
+    p = actions.add_parser(
+        "find",
+        parents=[keys],
+        help="boards that have another address today",
+        description=(
+            "Looks for your boards by name (NAME.local) and on a network, at the ports they had, and writes down their "
+            "new addresses. A stranger there gets a TLS ClientHello and no more. Exit code 3 when one is not found."
+        ),
+    )
+    p.add_argument("network", nargs="?", metavar="NETWORK", help="192.168.1.0/24 (default: where they were before)")
+    p.set_defaults(call=_lazy("boards.find", "find"))
     p = actions.add_parser("add", parents=[keys], help="a name for a board that is set up, or a new address or group")
     p.add_argument("name", metavar="NAME")
     p.add_argument("address", metavar="ADDRESS")
