@@ -168,12 +168,19 @@ before = fds()
 for do_handshake in (True, False):
     e = fails(ussl.wrap_socket, s, cert_reqs=ussl.CERT_REQUIRED, ca_certs=sys.argv[2], do_handshake=do_handshake)
     print(type(e).__name__, e)
+c = ussl.SSLContext(ussl.PROTOCOL_TLS_CLIENT)
+c.verify_mode = ussl.CERT_REQUIRED
+c.load_verify_locations(sys.argv[2])
+for name in (None, ""):
+    e = fails(c.wrap_socket, s, server_hostname=name)
+    print(type(e).__name__, e)
 print(fds() - before)
 ussl.wrap_socket(s, cert_reqs=ussl.CERT_REQUIRED, ca_certs=sys.argv[2], server_hostname="board.example").close()
 """
     with tls_peer(server_context(pki.server), echo) as peer:
         got = mpy.run(script, tmp_path, peer.port, pki.ca.cert_pem_file)
-    assert got == ["ValueError CERT_REQUIRED requires server_hostname"] * 2 + ["0"]
+    why = "CERT_REQUIRED requires server_hostname (whom it is connected to, no socket tells: pass server_hostname)"
+    assert got == [f"ValueError {why}"] * 4 + ["0"]
 
 
 def test_cert_none_and_optional_verify_nothing(mpy, tmp_path, pki):
@@ -212,6 +219,27 @@ else:
     with tls_peer(server_context(pki.server), echo) as peer:
         got = mpy.run(script, tmp_path, peer.port)
     assert got in ([pki.server.cert_der.hex(), "True"], ["none in this firmware"])
+
+
+def test_getpeercert_after_cert_optional(mpy, tmp_path, pki):
+    # A certificate that anybody can make must not look like one that was verified, as it does under CERT_REQUIRED.
+    script = """
+port, ca = int(sys.argv[1]), sys.argv[2]
+for reqs in (ussl.CERT_OPTIONAL, ussl.CERT_REQUIRED):
+    c = ussl.SSLContext(ussl.PROTOCOL_TLS_CLIENT)
+    c.verify_mode = reqs
+    c.load_verify_locations(ca)
+    s = c.wrap_socket(tcp(port), server_hostname="board.example")
+    c.verify_mode = ussl.CERT_REQUIRED         # too late for this one
+    if not hasattr(s, "getpeercert"):
+        print("none in this firmware")
+    else:
+        print(s.getpeercert(True) and s.getpeercert(True).hex())
+    s.close()
+"""
+    with tls_peer(server_context(pki.server), echo) as peer:
+        got = mpy.run(script, tmp_path, peer.port, pki.ca.cert_pem_file)
+    assert got in (["None", pki.server.cert_der.hex()], ["none in this firmware"] * 2)
 
 
 @pytest.mark.parametrize("kind", ["ec", "rsa"])
