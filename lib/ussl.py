@@ -188,6 +188,11 @@ def _end(buf):
     return 0
 
 
+def _part(buf, n, start=0):
+    # n bytes, or all for a negative n, as with the firmware's streams (py/stream.c)
+    return memoryview(buf)[start : start + n if n >= 0 else None]
+
+
 def _drop(sock):
     # Bytes left unread would make this a reset, and the alert that says why would never arrive.
     try:
@@ -358,13 +363,12 @@ class SSLSocket(_Stream):
 
     def readinto(self, buf, n=None):
         """Fill buf, or its first n bytes; returns how many bytes came, fewer at the end of the stream."""
-        return self._do(self._io.readinto, buf if n is None else memoryview(buf)[:n])
+        return self._do(self._io.readinto, buf if n is None else _part(buf, n))
 
     def write(self, buf, *part):
         """write(buf), write(buf, n) or write(buf, offset, n). After None, repeat it with the same bytes."""
         if part:
-            start = part[0] if len(part) > 1 else 0
-            buf = memoryview(buf)[start : start + part[-1]]
+            buf = _part(buf, part[-1], part[0] if len(part) > 1 else 0)
         return self._do(self._io.write, buf)
 
     def recv(self, n):

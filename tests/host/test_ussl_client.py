@@ -52,9 +52,9 @@ def test_methods(mpy, tmp_path, pki):
             tls.sendall(b"x" * size)
             assert tls.recv(1) == b"+"
         data = b""
-        while len(data) < 7 + 7 + 6 + 5 + 4 + 3 + 2 + 40000:
+        while len(data) < 7 + 7 + 6 + 5 + 4 + 3 + 2 + 9 + 40000:
             data += tls.recv(65536)
-        tls.sendall(b"equal" if data == b"sendallsend()!write(text(b,nbo,nto" + b"s" * 40000 else data[:60])
+        tls.sendall(b"equal" if data == b"sendallsend()!write(text(b,nbo,ntowholepart" + b"s" * 40000 else data[:60])
 
     script = """
 s = ussl.wrap_socket(socket.socket())
@@ -70,11 +70,12 @@ print(s.recv_into(b), s.write("+"), b.count(b"x"))
 print(s.recv_into(memoryview(b)[150:], 30), s.readinto(b, 70), s.write(b"+"))
 d, who = s.recvfrom(1000)
 print(len(d), who == a, s.write(b"+"))
-n = s.readinto(memoryview(b)[:60]), len(s.read(40))
+n = s.readinto(memoryview(b)[:60], -1), len(s.read(40))
 print(n, s.write(b"+"))
 print(len(s.read(20000)), s.write(b"+"))
 print(s.sendall(b"sendall"), s.send(b"send()!"))
 print(s.write(b"write("), s.write("text("), s.write(b"b,nb..", 4), s.write(b"..o,n.", 2, 3), s.sendto(b"to", a))
+print(s.write(b"whole", -1), s.write(b"..part", 2, -1))       # as with the firmware's streams (py/stream.c)
 print(s.send(b"s" * 20000) + s.write(b"s" * 20000))
 print(s.read())
 print(s.read(), s.read(1), s.recv(1), s.readline(), s.readinto(b), s.recv_into(b))
@@ -93,6 +94,7 @@ s.close()
         "20000 1",
         "None 7",
         "6 5 4 3 2",
+        "5 4",
         "40000",
         "b'equal'",
         "b'' b'' b'' b'' 0 0",
