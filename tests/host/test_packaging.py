@@ -1,5 +1,6 @@
 """What a user installs: package.json and manifest.py name every module, and each installs and compiles."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -108,28 +109,52 @@ def test_make_without_a_network_says_so(tmp_path):
     assert not (tmp_path / "venv/.stamp").exists()
 
 
+@contextlib.contextmanager
+def web(folder):
+    """A server of static files: (its address, the requests so far)."""
+    asked = []
+
+    class Host(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, form, *args):
+            asked.append(args[0])
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_mip_from_a_git_host(bare, tmp_path):
     """A host serves a repository's files under one address; mip asks it for package.json, and from there."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(clone)], check=True)
-    asked = []
-
-    class Host(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=clone)
-
-        def log_message(self, form, *args):
-            asked.append(args[0])
-
     folder, mpremote = bare
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        mpremote("mip", "install", "http://127.0.0.1:%d/package.json" % server.server_port)
-        server.shutdown()
+    with web(clone) as (address, asked):
+        mpremote("mip", "install", f"{address}/package.json")
     assert asked[0].startswith("GET /package.json ")
     lib = clone / "lib"
     assert installed(folder) == {p.relative_to(lib).as_posix(): p.read_bytes() for p in lib.rglob("*.py")}
+
+
+def test_mip_from_an_index(bare, tmp_path):
+    """By its name, and as bytecode unless asked otherwise; what is there already is not sent again."""
+    folder, mpremote = bare
+    dist.build(tmp_path / "dist")
+    with web(tmp_path / "dist") as (address, asked):
+        install = ("mip", "install", "--index", f"{address}/index", "wss-repl")
+        mpremote(*install)
+        assert installed(folder) == modules.compiled()
+        (folder / "lib/wss/login.mpy").unlink()
+        del asked[:]
+        mpremote(*install)
+        assert len(asked) == 2 and installed(folder) == modules.compiled()
+        shutil.rmtree(folder / "lib")
+        mpremote("mip", "install", "--no-mpy", "--index", f"{address}/index", f"wss-repl@{package.version()}")
+        assert installed(folder) == modules.sources()
 
 
 @pytest.mark.parametrize("arch", ["xtensawin", "rv32imc", "armv6m", "armv7m"])
