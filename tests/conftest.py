@@ -30,6 +30,7 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "every_board: what each board has to pass")
+    config.addinivalue_line("markers", "targets(names): what it runs on without --target, instead of unix and unix32")
     config.addinivalue_line("markers", "needs(capability): skipped where the target lacks it (port_target.REASONS)")
 
 
@@ -41,7 +42,8 @@ def pytest_generate_tests(metafunc):
     names = chosen(metafunc.config)
     if "target" in metafunc.fixturenames:
         every = metafunc.definition.get_closest_marker("every_board")
-        names = names or (EVERY_BOARD if every else DEFAULT)
+        named = metafunc.definition.get_closest_marker("targets")
+        names = names or (EVERY_BOARD if every else named.args if named else DEFAULT)
         metafunc.parametrize("target", names, indirect=True, ids=names, scope="session")
 
 

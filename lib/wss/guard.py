@@ -25,7 +25,39 @@ except ImportError:
             self._taken = False
 
 
-class Guard(IOBase):
+class _CtrlC(IOBase):
+    # As the terminal of a moment, this reads as one Ctrl-C, and then as nothing. Without a jump: see interrupt().
+    count = None
+
+    def readinto(self, buf):
+        count = self.count
+        self.count = None
+        buf[0] = 3
+        return count
+
+    def write(self, data):
+        return self.terminal.write(data)  # of a thread on another core, which does not wait for a jump
+
+
+_ctrl_c = _CtrlC()
+_notify = dupterm_notify or id
+
+
+def interrupt(result=None):
+    """Raise a KeyboardInterrupt that our own code has caught in the program, to which it belongs. Returns result.
+
+    Call it last, after a bare `except:`. It makes the exception pending, and the VM raises it at the next jump, which
+    has to be one of the program's. Jumps are if, and, or, loops, the end of a try or of its handler, and the comparison
+    in `except KeyboardInterrupt` (py/vm.c, DISPATCH_WITH_PEND_EXC_CHECK). Calls and returns are none.
+    """
+    _ctrl_c.count = 1
+    _ctrl_c.terminal = was = os.dupterm(_ctrl_c)
+    _notify(None)  # reads a 0x03 from os.dupterm, and only that makes the exception pending
+    os.dupterm(was)
+    return result
+
+
+class Guard:
     """A lock that knows which thread is inside.
 
     A print() in another thread waits for its turn. A callback in the thread that is inside, which prints or steps the
@@ -37,7 +69,6 @@ class Guard(IOBase):
         self._entering = None
         self.owner = None  # the thread that is inside
         self.by_write = False  # whether it came with enter(True)
-        self._interrupt = False
 
     def enter(self, wait):
         """Enter; False when that is not possible. wait: for another thread to leave. After a KeyboardInterrupt in here,
@@ -67,27 +98,6 @@ class Guard(IOBase):
                 self._lock.release()
         if self.owner == me and before != me:
             self.leave()
-
-    def interrupt(self):
-        """Raise a KeyboardInterrupt that our own code has caught in the program, to which it belongs.
-
-        Call it last. It makes the exception pending, and the VM raises it at the next jump (py/vm.c), which has to be
-        one of the program's.
-        """
-        # Only a 0x03 that os.dupterm reads makes one pending. So for a moment the terminal is this object, which reads
-        # as one 0x03 and nothing else.
-        notify = dupterm_notify or id
-        self._interrupt = True
-        was = os.dupterm(self)
-        notify(None)
-        os.dupterm(was)
-
-    def readinto(self, buf):
-        if not self._interrupt:
-            return None
-        self._interrupt = False
-        buf[0] = 3
-        return 1
 
     def leave(self):
         """Leave."""

@@ -6,7 +6,7 @@ import socket
 from micropython import const
 
 from wss import port
-from wss.guard import Guard
+from wss.guard import Guard, interrupt
 
 _PENDING_MAX = const(2)  # connections before login: one slow peer must not keep the next one out
 _BACKLOG = const(4)
@@ -92,10 +92,15 @@ class Server:
         guard = self.guard
         before = guard.owner
         try:
-            return self._step(guard)
-        except KeyboardInterrupt:
-            guard.recover(before)
-            return guard.interrupt()
+            try:
+                return self._step(guard)
+            except KeyboardInterrupt:
+                guard.recover(before)
+                return interrupt()
+            except RuntimeError:  # no stack
+                return
+        except:  # another KeyboardInterrupt  # noqa: E722
+            return interrupt()
 
     def _step(self, guard):
         try:

@@ -9,6 +9,7 @@ from micropython import const, schedule
 
 from wss import port
 from wss.frames import header
+from wss.guard import interrupt
 
 _INPUT_MAX = const(1032)  # typed ahead of the program, beside the ring; 1 KB and its header in one read
 _OUT_MAX = const(576)  # output that waits, in frames
@@ -24,6 +25,7 @@ _ASIDE_MAX = const(256)  # printed from inside our own step
 _CTRL_C = const(3)
 _NEW = const(1)  # a write() is in progress, and what it was given not kept anywhere yet
 _KEPT = const(2)
+_CAUGHT = const(3)  # it was interrupted
 _REBOOT = const(b"MPY: soft reboot\r\n")
 
 _POLL = const(3)  # py/stream.h
@@ -43,6 +45,7 @@ class Terminal(IOBase):
         self._guard = server.guard
         self._session = session
         self._previous = None  # what os.dupterm held before us
+        self._is_whole = True  # whether nothing has been lost
         self._in = bytearray(_INPUT_MAX)
         self._start = 0
         self._end = 0
@@ -73,11 +76,11 @@ class Terminal(IOBase):
 
     def is_attached(self):
         """Whether we still are. A program can take the terminal away, and so does the firmware when a write() of ours
-        raises, as it does without stack."""
+        finds no stack."""
         now = os.dupterm(self)
         if now is not self:
             os.dupterm(now)
-        return now is self
+        return now is self and self._is_whole
 
     def detach(self):
         """Give the terminal back: the session is over. From now on output is swallowed, and there is no input. The
@@ -125,7 +128,9 @@ class Terminal(IOBase):
         try:
             self._notified = False
             guard = self._guard
-            if guard.owner:  # called from inside our own step, whose buffers are not to be touched
+            # From inside of our own step, whose buffers are not to be touched, nothing is given, nor while a
+            # KeyboardInterrupt that was caught is given on: another one would be lost.
+            if guard.owner or self._writing == _CAUGHT:
                 return None
             if self._start == self._end:
                 # Where the firmware pulls (ESP32 from 1.27, unix), this is the REPL waiting, and nothing else may drive
@@ -145,7 +150,7 @@ class Terminal(IOBase):
             if self._break < self._start:
                 self._break = -1
             return 1
-        except KeyboardInterrupt:  # the console's, and the program's
+        except:  # a KeyboardInterrupt, the console's and the program's: it is given on  # noqa: E722
             buf[0] = _CTRL_C
             return 1
 
@@ -239,25 +244,33 @@ class Terminal(IOBase):
     def _emit(self, data):
         self._writing = _NEW
         try:
-            return self._print(data)
-        except KeyboardInterrupt:
-            pass
-        return self._interrupted(data)
+            try:
+                return self._print(data)
+            except RuntimeError:  # No stack: data is lost, so nothing may follow, and the session ends.
+                self._is_whole = False
+                self._session = None
+                return len(data)
+        except:  # a KeyboardInterrupt: nothing else leaves _print()  # noqa: E722
+            return self._interrupted(data)
 
     def _interrupted(self, data):
-        guard = self._guard
+        writing = self._writing
+        self._writing = _CAUGHT
         try:
-            writing = self._writing
+            return self._recover(data, writing)
+        except:  # another one, of the console  # noqa: E722
             self._writing = 0
-            guard.recover(None if guard.by_write else guard.owner)
-            if not self._later:
-                self._later = port.schedule(self._flush_cb)
-            if writing == _NEW:
-                self._put_aside(data)
-        except (KeyboardInterrupt, MemoryError):  # another one
-            pass
-        guard.interrupt()
-        return len(data)
+            return interrupt(len(data))
+
+    def _recover(self, data, writing):
+        guard = self._guard
+        if writing == _NEW:
+            self._put_aside(data)
+        guard.recover(None if guard.by_write else guard.owner)
+        if not self._later:
+            self._later = port.schedule(self._flush_cb)
+        self._writing = 0
+        return interrupt(len(data))
 
     def _print(self, data):
         if self._session:
