@@ -24,8 +24,11 @@ CERT_NONE = 0
 CERT_OPTIONAL = 1
 CERT_REQUIRED = 2
 IPPROTO_SEC = 0  # the usual protocol of a stream socket: TLS begins in wrap_socket(), not in the socket
+SSL_TIMEOUT = ETIMEDOUT  # pycom's name for the errno of a handshake that took longer than its timeout
 
 _HANDSHAKE_MS = const(30000)  # where no timeout is known. An ESP32 takes one second, as a client
+_MS_MAX = const(0x1FFFFFFF)  # six days: ticks_add() takes no more at 32 bits
+_NAME_MAX = const(255)  # MBEDTLS_SSL_MAX_HOST_NAME_LEN
 _VERIFY_FAILED = const(-0x2700)  # MBEDTLS_ERR_X509_CERT_VERIFY_FAILED
 _DTLS = const(2)  # the bit that PROTOCOL_DTLS_CLIENT and _SERVER have in common
 
@@ -61,6 +64,24 @@ def _error(e):
     if n > -256:  # the socket's own error, which comes back from mbedTLS negative
         return OSError(-n)
     return SSLError(n, "mbedTLS error -0x%04X" % -n)
+
+
+def _ms(seconds):
+    # Seconds, more than 0, as ticks
+    if seconds <= 0:
+        raise ValueError("a timeout is more than 0 seconds")
+    return int(min(seconds * 1000, _MS_MAX)) or 1
+
+
+def _name(name):
+    # The peer's name, for SNI and for verifying. The firmware takes a C string, which ends at a NUL: what the program
+    # has not asked for would be verified.
+    if not name:
+        return None
+    for c in name.encode() if isinstance(name, str) else name:
+        if not 32 < c < 127 or len(name) > _NAME_MAX:
+            raise ValueError("server_hostname: 255 visible ASCII characters at most")
+    return name
 
 
 class _No:
@@ -104,15 +125,18 @@ class _Wire(_Stream):
     # mbedTLS knows that the session is over.
     _timed = False  # the socket doesn't block, calls wait here
 
-    def __init__(self, sock, end):
+    def __init__(self, sock, end, wait):
         self._on = sock
         self._end = end
+        self._wait = wait  # the socket may block, and no call may: each waits here until the socket is ready
 
     def _move(self, f, buf, flags):
         while True:
             left = 1 if self._end is None else ticks_diff(self._end, ticks_ms())
             if left <= 0:
                 raise OSError(ETIMEDOUT)
+            if self._wait and not self._ready(flags, left):
+                continue
             r = f(buf)
             if r is not None or not self._timed:
                 return r
@@ -146,6 +170,7 @@ class _Wire(_Stream):
         # After the handshake. What a read raises goes through mbedTLS, which will ask for the same bytes again: so
         # sessions survive a timeout. Without one, reads go straight to the socket.
         self._end = None
+        self._wait = False
         self._timed = timed
         self.readinto = self._read if timed else self._on.readinto
 
@@ -161,6 +186,11 @@ def _nothing(buf):
 
 def _end(buf):
     return 0
+
+
+def _part(buf, n, start=0):
+    # n bytes, or all for a negative n, as with the firmware's streams (py/stream.c)
+    return memoryview(buf)[start : start + n if n >= 0 else None]
 
 
 def _drop(sock):
@@ -202,19 +232,25 @@ class SSLSocket(_Stream):
     _nb = False
     _up = False  # the handshake is known to be over
     _peer = None
+    _limit = 0  # ms that the handshake may take, if wrap_socket() was told
 
     def __init__(self, ctx, sock, server_side, do_handshake, server_hostname, more, wire):
         self._ctx = ctx
         self._sock = self._on = sock
         self._server = server_side
         self._now = do_handshake
-        self._host = server_hostname
+        self._host = _name(server_hostname)
         self._more = more
         self._wire = wire  # True: to be made
 
     def _start(self, do_handshake, end, own):
         sock = self._sock
-        wire = self._wire and _Wire(sock, end)
+        if self._limit:
+            limit = ticks_add(ticks_ms(), self._limit)
+            if not self._ms or ticks_diff(limit, end) < 0:
+                end = limit
+        wire = self._wire and _Wire(sock, end, self._limit)
+        self._mode = self._ctx.verify_mode
         try:
             self._io = self._ctx.wrap_socket(
                 wire or sock,
@@ -228,6 +264,8 @@ class SSLSocket(_Stream):
                 self._on = None
                 self._sock = self._io = _CLOSED
                 _drop(sock)
+            if self._host is None and isinstance(e, ValueError) and "server_hostname" in str(e):
+                e = ValueError("%s (whom it is connected to, no socket tells: pass server_hostname)" % e)
             raise _error(e)
         self._wire = wire
         self._on = self._io
@@ -245,7 +283,7 @@ class SSLSocket(_Stream):
             return sock.connect(addr)
         given = self._host
         if given is None and self._ctx.verify_mode == CERT_REQUIRED:
-            self._host = _host(addr)
+            self._host = _name(_host(addr))
         end = ticks_add(ticks_ms(), self._ms or 0)
         later = None
         try:
@@ -275,6 +313,7 @@ class SSLSocket(_Stream):
         sock, addr = self._sock.accept()
         s = SSLSocket(self._ctx, sock, True, self._now, None, self._more, True)
         s._peer = addr
+        s._limit = self._limit
         now = self._now and not self._nb
         if now:
             sock.setblocking(False)
@@ -296,7 +335,7 @@ class SSLSocket(_Stream):
         self._nb = False
         self._sock.settimeout(seconds)
         if self._wire:
-            self._ms = int(seconds * 1000) or 1
+            self._ms = _ms(seconds)
             if self._io is not _IDLE:
                 self._sock.setblocking(False)
                 self._wire.open(True)
@@ -324,13 +363,12 @@ class SSLSocket(_Stream):
 
     def readinto(self, buf, n=None):
         """Fill buf, or its first n bytes; returns how many bytes came, fewer at the end of the stream."""
-        return self._do(self._io.readinto, buf if n is None else memoryview(buf)[:n])
+        return self._do(self._io.readinto, buf if n is None else _part(buf, n))
 
     def write(self, buf, *part):
         """write(buf), write(buf, n) or write(buf, offset, n). After None, repeat it with the same bytes."""
         if part:
-            start = part[0] if len(part) > 1 else 0
-            buf = memoryview(buf)[start : start + part[-1]]
+            buf = _part(buf, part[-1], part[0] if len(part) > 1 else 0)
         return self._do(self._io.write, buf)
 
     def recv(self, n):
@@ -408,7 +446,9 @@ class SSLSocket(_Stream):
         # The firmware's TLS socket has getpeercert(); the socket has bind, listen, setsockopt, fileno, getpeername...
         # Nothing may pass by TLS: whatever some firmware calls recv-something or send-something stays out.
         if name == "getpeercert":
-            return getattr(self._io, name)
+            get = getattr(self._io, name)
+            # CERT_OPTIONAL lets any certificate pass, and the firmware doesn't tell which one was good
+            return (lambda binary_form=False: None) if self._mode == CERT_OPTIONAL else get
         if name[:4] in "recv send read writ":
             raise AttributeError(name)
         return getattr(self._sock, name)
@@ -518,9 +558,16 @@ class SSLContext:
                     self._ctx.load_verify_locations(der)
 
     def wrap_socket(
-        self, sock, *, server_side=False, do_handshake_on_connect=True, server_hostname=None, client_id=None
+        self,
+        sock,
+        *,
+        server_side=False,
+        do_handshake_on_connect=True,
+        server_hostname=None,
+        client_id=None,
+        timeout=None,
     ):
-        """An SSLSocket over sock.
+        """An SSLSocket over sock. timeout: seconds for the handshake; None: what settimeout() says, else 30.
 
         A connected socket starts now: ValueError where CERT_REQUIRED needs a server_hostname, SSLError when the
         handshake fails; sock then stays open and the caller's. One that isn't connected starts in connect(), a
@@ -531,6 +578,10 @@ class SSLContext:
         more = {} if client_id is None else {"client_id": client_id}  # DTLS servers of 1.26 and later want it
         is_socket = not self._dtls and hasattr(sock, "recv")
         s = SSLSocket(self._ctx, sock, bool(server_side), do_handshake_on_connect, server_hostname, more, is_socket)
+        if timeout is not None:
+            if not (is_socket and do_handshake_on_connect):
+                raise ValueError("no timeout without a handshake here: use settimeout()")
+            s._limit = _ms(timeout)
         if is_socket:
             found = s._ready(_RD | _WR)
             if found & (_HUP | _RD) == _HUP or server_side and not found & _WR:
@@ -540,14 +591,22 @@ class SSLContext:
         return s
 
 
+def save_session(ssl_sock):
+    """pycom's: something to pass as saved_session. It saves nothing, because the firmware can't give out a session: the
+    handshake is a whole one each time."""
+    return ssl_sock.cipher()
+
+
 def wrap_socket(sock, *args, **kwargs):
     """An SSLSocket over sock. Two orders of arguments are in use; the type of the second argument tells which is meant:
 
     wrap_socket(sock, keyfile, certfile, server_side, cert_reqs, ca_certs)   a path, bytes or None: WiPy
     wrap_socket(sock, server_side, keyfile, certfile, cert_reqs, cadata, server_hostname, do_handshake)   a bool: 1.21
 
-    By name, all of them and key, cert go together. Keys and certificates are paths or contents, PEM or DER. Raises
-    ValueError or TypeError for arguments that can't be honoured, SSLError when the handshake fails.
+    By name, all of them and key, cert go together. So do pycom's timeout (seconds for the handshake, 30 if left out),
+    ssl_version, without effect as it was there (it is the highest that both sides have), and saved_session. Keys
+    and certificates are paths or contents, PEM or DER. Raises ValueError or TypeError for arguments that can't be
+    honoured, SSLError when the handshake fails.
     """
     return (_v1_21 if args and isinstance(args[0], (bool, int)) else _wipy)(sock, *args, **kwargs)
 
@@ -585,6 +644,9 @@ def _v1_21(
     key=None,
     cert=None,
     ca_certs=None,
+    timeout=None,
+    ssl_version=0,
+    saved_session=None,
 ):
     ctx = SSLContext(tls.PROTOCOL_TLS_SERVER if server_side else tls.PROTOCOL_TLS_CLIENT)
     ctx.verify_mode = cert_reqs
@@ -610,5 +672,9 @@ def _v1_21(
     if cadata is not None:
         ctx.load_verify_locations(cadata)
     return ctx.wrap_socket(
-        sock, server_side=server_side, do_handshake_on_connect=do_handshake, server_hostname=server_hostname
+        sock,
+        server_side=server_side,
+        do_handshake_on_connect=do_handshake,
+        server_hostname=server_hostname,
+        timeout=timeout,
     )

@@ -7,15 +7,19 @@ Raises ImportError, in one sentence, on firmware that can't do it.
 """
 
 import gc
+from time import time as _time
 
 from wss import port as _port
 
 if _port.missing():
     raise ImportError(_port.missing())
 
+VERSION = _port.VERSION
+
 _server = None
 _url = None
 _lacks = []
+_began = 0, 0  # time.time() and ticks_ms() at start(), for wss/about.py
 
 # The names that webrepl and upydev use. client_swr takes bytes that go out without a frame: upydev's `get` runs
 # rcat(..., stream=client_swr).
@@ -44,7 +48,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     Raises ValueError when port, password, key, certificate or CA are missing or unusable, OSError when the port is
     taken; then nothing listens.
     """
-    global _server, _url, _lacks, listen_s
+    global _server, _url, _lacks, _began, listen_s
     # When its heap of 56 KB is full or too fragmented, an ESP32 doubles it (py/gc.c). It takes that from the memory in
     # which TLS and Wi-Fi live, and frames are lost. So what the imports leave behind is collected as they go on.
     threshold = gc.threshold()
@@ -87,6 +91,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         gc.threshold(threshold)
     listen_s = _server.sock
     _lacks = lacks
+    _began = _time(), _port.ticks_ms()
     hosts = _port.addresses() if host == "0.0.0.0" else (host,)
     _url = ["%s://%s:%d" % ("wss" if ssl else "ws", a, number) for a in hosts]
     print("wss_repl: listening on", ", ".join(_url))
@@ -123,7 +128,8 @@ def poll():
 
 def status():
     """What is going on, as a dict: listening (URLs), client (address or None), pending (connections before login),
-    refused ({cause: count}), last_refusal, lacks (what the board's own certificate should have)."""
+    refused ({cause: count}), last_refusal, lacks (what the board's own certificate should have), version (of this
+    bundle), update (why the latest update was taken back, "" when none was)."""
     server = _server
     session = server and server.session
     return {
@@ -133,6 +139,8 @@ def status():
         "refused": server.refusals if server else {},
         "last_refusal": server and server.last_refusal,
         "lacks": _lacks,
+        "version": VERSION,
+        "update": _port.update_note,
     }
 
 

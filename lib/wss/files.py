@@ -17,7 +17,8 @@ _BINARY = const(2)  # RFC 6455 section 5.2
 _PUT = const(1)
 _GET = const(2)
 _VERSION = const(3)
-_SKIP = const(4)  # after an unusable request: the rest of its frame is ignored
+_ABOUT = const(4)  # ours: a get of what wss.about says, for which no program has to be interrupted
+_SKIP = const(5)  # after an unusable request: the rest of its frame is ignored
 
 _GET_BUFFER = const(4096)  # a frame of a get with its header: the largest TLS record that an ESP32 writes at once
 _GET_BUFFER_SMALL = const(1024)
@@ -98,7 +99,7 @@ class Files:
             self._reply(frame(_BINARY, bytes(sys.implementation[1][:3])))
             return
         try:
-            if op not in (_PUT, _GET):
+            if not _PUT <= op <= _ABOUT:
                 raise OSError(_EINVAL)
             if n > _NAME_MAX:
                 raise OSError(_ENAMETOOLONG)
@@ -117,16 +118,24 @@ class Files:
                 self._name = name
                 self._left = size
             else:
-                if os.stat(name)[0] & 0x4000:
+                if op == _GET and os.stat(name)[0] & 0x4000:
                     raise OSError(_EINVAL)  # a directory
                 self._buf = bytearray(_GET_BUFFER if port.memory_to_spare() else _GET_BUFFER_SMALL)
-                self._file = open(name, "rb")
+                if op == _ABOUT:
+                    from wss.about import document
+
+                    self._file = document()
+                    port.unload("about")
+                    op = _GET
+                else:
+                    self._file = open(name, "rb")
                 self._acks = 0
             self._op = op
             code = 0
-        except (OSError, UnicodeError) as e:
+        except (OSError, UnicodeError, ImportError) as e:  # the last: about.py was left out of this firmware
             code = isinstance(e, OSError) and e.errno or _EINVAL
         except MemoryError:  # in MicroPython it has an errno, too, which is its text
+            port.remove_failed_imports()
             code = _ENOMEM
         if code:
             self._buf = None

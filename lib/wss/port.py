@@ -15,6 +15,9 @@ except ImportError:
     except ImportError:
         tls = None
 
+VERSION = "0.1.0"  # of the whole bundle. Everything else that names it reads it here.
+update_note = ""  # what became of an update that was taken back, in a sentence, for status() and the client that comes
+
 _SOCKET_CALLBACK = const(20)  # the "register callback" option of ports/esp32/modsocket.c and extmod/modlwip.c
 _SOL_SOCKET = const(1)
 _IPPROTO_TCP = const(6)

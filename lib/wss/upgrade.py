@@ -4,6 +4,7 @@ from binascii import b2a_base64
 from hashlib import sha1
 from micropython import const
 
+from wss import port
 from wss.frames import Refused
 
 REQUEST_MAX = const(2048)  # browsers send 500 to 900 bytes, and more with cookies
@@ -80,9 +81,10 @@ def answer(request):
     # webrepl_cli, belay and PyPI's webrepl do not send it.
     if found.get(b"sec-websocket-version", b"13") != b"13":
         raise Refused(426, "WebSocket version 13 only")
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-        + accept_key(key)
-        + b"\r\n\r\n",
-        first[1],
+    # Server has the form of RFC 9110 section 10.2.4: product/version, and a comment.
+    head = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Server: wss_repl/%s%s\r\nSec-WebSocket-Accept: %s\r\n\r\n"
     )
+    note = port.update_note and " (%s)" % port.update_note
+    return head % (port.VERSION, note, accept_key(key).decode()), first[1]

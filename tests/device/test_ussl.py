@@ -28,9 +28,9 @@ for name in dir(tls):
 print(hasattr(ussl, "PROTOCOL_DTLS_CLIENT") == hasattr(tls, "PROTOCOL_DTLS_CLIENT"), hasattr(ussl, "PROTOCOL_SSLv3"))
 s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, ussl.IPPROTO_SEC)
 s.close()
-print(issubclass(ussl.SSLError, OSError))
+print(issubclass(ussl.SSLError, OSError), ussl.SSL_TIMEOUT == errno.ETIMEDOUT)
 """
-    assert mpy.run(script, tmp_path) == ["0 1 2", "True True True", "True False", "True"]
+    assert mpy.run(script, tmp_path) == ["0 1 2", "True True True", "True False", "True True"]
 
 
 def test_order_of_arguments(mpy, tmp_path, pki):
@@ -72,7 +72,20 @@ print(side(False, cert_reqs=ussl.CERT_REQUIRED, ca_certs=ca), side(None, None, c
         ("wrap(keyfile=key, key=key, cert=cert)", "TypeError: given twice"),
         ("wrap(certfile=cert, cert=cert, key=key)", "TypeError: given twice"),
         ("wrap(ca_certs=ca, cadata=ca)", "TypeError: given twice"),
-        ("wrap(ssl_version=3)", "TypeError"),
+        ("ussl.save_session(socket.socket())", "AttributeError: 'socket' object has no attribute 'cipher'"),
+        ("wrap(timeout=0)", "ValueError: a timeout is more than 0 seconds"),
+        ("wrap(timeout=-1.5)", "ValueError: a timeout is more than 0 seconds"),
+        ("wrap(timeout='1')", "TypeError"),
+        ("wrap(do_handshake=False, timeout=1)", "ValueError: no timeout without a handshake here"),
+        ("wrap().settimeout(-1)", "ValueError: a timeout is more than 0 seconds"),
+        ("wrap(server_hostname='board.example\\0.evil.example')", "ValueError: server_hostname: "),
+        ("context(0).wrap_socket(socket.socket(), server_hostname=b'board\\0')", "ValueError: server_hostname: "),
+        ("wrap(server_hostname='board.example\\r\\nHost: evil')", "ValueError: server_hostname: "),
+        ("wrap(server_hostname='board example')", "ValueError: server_hostname: "),
+        ("wrap(server_hostname='b\\x7fard')", "ValueError: server_hostname: "),
+        ("wrap(server_hostname='bö.example')", "ValueError: server_hostname: "),
+        ("wrap(server_hostname='a' * 256)", "ValueError: server_hostname: "),
+        ("wrap(server_hostname=7)", "TypeError"),
         ("wrap(keyfile=True, certfile=cert)", "TypeError"),
         ("wrap(keyfile=key, certfile=7)", "TypeError"),
         ("wrap(cert_reqs=3)", "ValueError: not a CERT_ constant"),
@@ -213,6 +226,7 @@ p = select.poll()
 p.register(s)
 print([e for _, e in p.poll(0)] != [])
 s.settimeout(1)
+s.settimeout(1000000)                   # in ms more than ticks_add() takes at 32 bits
 s.settimeout(None)
 s.setblocking(False)
 s.setblocking(True)

@@ -25,7 +25,7 @@ WSSCTL = [sys.executable, "-m", "wssctl"]
 class Desk:
     """A running board: `url` and `tty` lead to it, `directory` is its file system, `env` has the operator's secrets."""
 
-    def __init__(self, keys, target, directory: Path, address="127.0.0.1", port=None, options="", **more):
+    def __init__(self, keys, target, directory: Path, address="127.0.0.1", port=None, options="", prompt=True, **more):
         self.keys, self.directory = keys, directory
         self.port = port or free_port()
         self.url = f"wss://{address}:{self.port}"
@@ -43,11 +43,13 @@ class Desk:
             "COLUMNS": "100",
             "LINES": "40",
         }
-        self.ready()
+        self.ready(prompt)
 
-    def ready(self):
+    def ready(self, prompt=True):
+        """Until it listens, and until its REPL waits, unless a program runs on it."""
         self.board.read_until(b"wss_repl: listening", 20)
-        self.board.read_until(b">>> ", 20)
+        if prompt:
+            self.board.read_until(b">>> ", 20)
 
     def __enter__(self) -> "Desk":
         return self

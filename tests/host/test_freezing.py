@@ -11,6 +11,7 @@ import sys
 
 import firmware
 import firmware_esp32
+import package
 import pytest
 from peers import Peer
 from ports import free_port
@@ -52,6 +53,12 @@ def test_a_users_manifest(manifestfile, tmp_path, form, left_out):
     files = resolved(manifestfile, tmp_path / "manifest.py")
     assert set(files) == EVERYTHING - {PARTS[part] for part in left_out}
     assert all((ROOT / "lib" / name).samefile(path) for name, path in files.items())
+
+
+def test_the_library_has_the_bundles_version(manifestfile):
+    manifest = manifestfile.ManifestFile(manifestfile.MODE_FREEZE, {"MPY_DIR": "", "MPY_LIB_DIR": ""})
+    manifest.execute(str(ROOT / "boards/wss-repl/manifest.py"))
+    assert manifest.metadata().version == package.version()
 
 
 def test_as_frozen_manifest_itself(manifestfile):

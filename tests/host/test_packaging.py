@@ -1,12 +1,15 @@
 """What a user installs: package.json and manifest.py name every module, and each installs and compiles."""
 
+import contextlib
 import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 
 import pytest
 from peers import Peer
@@ -106,28 +109,52 @@ def test_make_without_a_network_says_so(tmp_path):
     assert not (tmp_path / "venv/.stamp").exists()
 
 
+@contextlib.contextmanager
+def web(folder):
+    """A server of static files: (its address, the requests so far)."""
+    asked = []
+
+    class Host(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, form, *args):
+            asked.append(args[0])
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_mip_from_a_git_host(bare, tmp_path):
     """A host serves a repository's files under one address; mip asks it for package.json, and from there."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(clone)], check=True)
-    asked = []
-
-    class Host(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=clone)
-
-        def log_message(self, form, *args):
-            asked.append(args[0])
-
     folder, mpremote = bare
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        mpremote("mip", "install", "http://127.0.0.1:%d/package.json" % server.server_port)
-        server.shutdown()
+    with web(clone) as (address, asked):
+        mpremote("mip", "install", f"{address}/package.json")
     assert asked[0].startswith("GET /package.json ")
     lib = clone / "lib"
     assert installed(folder) == {p.relative_to(lib).as_posix(): p.read_bytes() for p in lib.rglob("*.py")}
+
+
+def test_mip_from_an_index(bare, tmp_path):
+    """By its name, and as bytecode unless asked otherwise; what is there already is not sent again."""
+    folder, mpremote = bare
+    dist.build(tmp_path / "dist")
+    with web(tmp_path / "dist") as (address, asked):
+        install = ("mip", "install", "--index", f"{address}/index", "wss-repl")
+        mpremote(*install)
+        assert installed(folder) == modules.compiled()
+        (folder / "lib/wss/login.mpy").unlink()
+        del asked[:]
+        mpremote(*install)
+        assert len(asked) == 2 and installed(folder) == modules.compiled()
+        shutil.rmtree(folder / "lib")
+        mpremote("mip", "install", "--no-mpy", "--index", f"{address}/index", f"wss-repl@{package.version()}")
+        assert installed(folder) == modules.sources()
 
 
 @pytest.mark.parametrize("arch", ["xtensawin", "rv32imc", "armv6m", "armv7m"])
@@ -143,5 +170,21 @@ def test_modules_compile_for(arch, tmp_path):
         assert (tmp_path / "x.mpy").stat().st_size > 100
 
 
-def test_the_version_is_one():
-    assert json.loads((ROOT / "package.json").read_text())["version"] in (ROOT / "CHANGELOG.md").read_text()
+def test_the_version_is_one(tmp_path):
+    """lib/wss/port.py has it. In a copy with another one there, the wheel and what `make dist` writes say that one.
+    (A manifest: test_freezing.py. A board: test_session.py.)"""
+    version = package.version()
+    assert json.loads((ROOT / "package.json").read_text())["version"] == version
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == version
+    said = subprocess.run([sys.executable, "-m", "wssctl", "--version"], capture_output=True, text=True, timeout=60)
+    assert said.stdout == f"wssctl {version}\n", "make venv"
+    for name in ("lib", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    port = tmp_path / "lib/wss/port.py"
+    port.write_text(port.read_text().replace(f'VERSION = "{version}"', 'VERSION = "7.8.9"'))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    package_name, module, name = project["tool"]["setuptools"]["dynamic"]["version"]["attr"].rsplit(".", 2)
+    file = tmp_path / project["tool"]["setuptools"]["package-dir"][package_name] / f"{module}.py"
+    assert file == port and f'{name} = "7.8.9"' in file.read_text() and "version" not in project["project"]
+    subprocess.run([sys.executable, tmp_path / "tools/dev/package.py"], check=True, timeout=60)
+    assert json.loads((tmp_path / "package.json").read_text())["version"] == "7.8.9"

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from peers import CLOSE, PROMPT, PUT, REQUEST, TEXT, VERSION, Ended, Peer, encode
+from targets import ROOT
 
 
 def test_login_and_command(connect):
@@ -24,6 +25,21 @@ def test_lines_and_prompts_have_frames_of_their_own(connect):
     output = frames[-7:]
     assert output == [b"a 0", b"\r\n", b"a 1", b"\r\n", b"a 2", b"\r\n", PROMPT]
     assert all(b"\r\n" not in f or f == b"\r\n" for f in frames)
+
+
+def test_a_board_tells_its_bundles_version_before_and_after_login(board, connect):
+    """And, in both places, what became of an update that was taken back."""
+    peer = connect()
+    head = peer.upgrade().decode().split("\r\n")
+    version = re.search(r'VERSION = "(.+?)"', (ROOT / "lib/wss/port.py").read_text())[1]
+    assert f"Server: wss_repl/{version}" in head
+    peer = connect().login()
+    said = peer.command("import wss_repl; s = wss_repl.status(); s['version'], s['update'], wss_repl.VERSION")
+    assert said == f"('{version}', '', '{version}')\r\n".encode()
+    peer.command("import wss.port; wss.port.update_note = '9.9.9 was taken back: no login'")
+    assert peer.command("wss_repl.status()['update']") == b"'9.9.9 was taken back: no login'\r\n"
+    head = connect().upgrade().decode().split("\r\n")
+    assert f"Server: wss_repl/{version} (9.9.9 was taken back: no login)" in head
 
 
 def test_text_behind_a_line_end_goes_into_the_next_frame(connect):

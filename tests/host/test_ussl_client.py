@@ -52,9 +52,9 @@ def test_methods(mpy, tmp_path, pki):
             tls.sendall(b"x" * size)
             assert tls.recv(1) == b"+"
         data = b""
-        while len(data) < 7 + 7 + 6 + 5 + 4 + 3 + 2 + 40000:
+        while len(data) < 7 + 7 + 6 + 5 + 4 + 3 + 2 + 9 + 40000:
             data += tls.recv(65536)
-        tls.sendall(b"equal" if data == b"sendallsend()!write(text(b,nbo,nto" + b"s" * 40000 else data[:60])
+        tls.sendall(b"equal" if data == b"sendallsend()!write(text(b,nbo,ntowholepart" + b"s" * 40000 else data[:60])
 
     script = """
 s = ussl.wrap_socket(socket.socket())
@@ -70,11 +70,12 @@ print(s.recv_into(b), s.write("+"), b.count(b"x"))
 print(s.recv_into(memoryview(b)[150:], 30), s.readinto(b, 70), s.write(b"+"))
 d, who = s.recvfrom(1000)
 print(len(d), who == a, s.write(b"+"))
-n = s.readinto(memoryview(b)[:60]), len(s.read(40))
+n = s.readinto(memoryview(b)[:60], -1), len(s.read(40))
 print(n, s.write(b"+"))
 print(len(s.read(20000)), s.write(b"+"))
 print(s.sendall(b"sendall"), s.send(b"send()!"))
 print(s.write(b"write("), s.write("text("), s.write(b"b,nb..", 4), s.write(b"..o,n.", 2, 3), s.sendto(b"to", a))
+print(s.write(b"whole", -1), s.write(b"..part", 2, -1))       # as with the firmware's streams (py/stream.c)
 print(s.send(b"s" * 20000) + s.write(b"s" * 20000))
 print(s.read())
 print(s.read(), s.read(1), s.recv(1), s.readline(), s.readinto(b), s.recv_into(b))
@@ -93,6 +94,7 @@ s.close()
         "20000 1",
         "None 7",
         "6 5 4 3 2",
+        "5 4",
         "40000",
         "b'equal'",
         "b'' b'' b'' b'' 0 0",
@@ -168,12 +170,19 @@ before = fds()
 for do_handshake in (True, False):
     e = fails(ussl.wrap_socket, s, cert_reqs=ussl.CERT_REQUIRED, ca_certs=sys.argv[2], do_handshake=do_handshake)
     print(type(e).__name__, e)
+c = ussl.SSLContext(ussl.PROTOCOL_TLS_CLIENT)
+c.verify_mode = ussl.CERT_REQUIRED
+c.load_verify_locations(sys.argv[2])
+for name in (None, ""):
+    e = fails(c.wrap_socket, s, server_hostname=name)
+    print(type(e).__name__, e)
 print(fds() - before)
 ussl.wrap_socket(s, cert_reqs=ussl.CERT_REQUIRED, ca_certs=sys.argv[2], server_hostname="board.example").close()
 """
     with tls_peer(server_context(pki.server), echo) as peer:
         got = mpy.run(script, tmp_path, peer.port, pki.ca.cert_pem_file)
-    assert got == ["ValueError CERT_REQUIRED requires server_hostname"] * 2 + ["0"]
+    why = "CERT_REQUIRED requires server_hostname (whom it is connected to, no socket tells: pass server_hostname)"
+    assert got == [f"ValueError {why}"] * 4 + ["0"]
 
 
 def test_cert_none_and_optional_verify_nothing(mpy, tmp_path, pki):
@@ -212,6 +221,27 @@ else:
     with tls_peer(server_context(pki.server), echo) as peer:
         got = mpy.run(script, tmp_path, peer.port)
     assert got in ([pki.server.cert_der.hex(), "True"], ["none in this firmware"])
+
+
+def test_getpeercert_after_cert_optional(mpy, tmp_path, pki):
+    # A certificate that anybody can make must not look like one that was verified, as it does under CERT_REQUIRED.
+    script = """
+port, ca = int(sys.argv[1]), sys.argv[2]
+for reqs in (ussl.CERT_OPTIONAL, ussl.CERT_REQUIRED):
+    c = ussl.SSLContext(ussl.PROTOCOL_TLS_CLIENT)
+    c.verify_mode = reqs
+    c.load_verify_locations(ca)
+    s = c.wrap_socket(tcp(port), server_hostname="board.example")
+    c.verify_mode = ussl.CERT_REQUIRED         # too late for this one
+    if not hasattr(s, "getpeercert"):
+        print("none in this firmware")
+    else:
+        print(s.getpeercert(True) and s.getpeercert(True).hex())
+    s.close()
+"""
+    with tls_peer(server_context(pki.server), echo) as peer:
+        got = mpy.run(script, tmp_path, peer.port, pki.ca.cert_pem_file)
+    assert got in (["None", pki.server.cert_der.hex()], ["none in this firmware"] * 2)
 
 
 @pytest.mark.parametrize("kind", ["ec", "rsa"])

@@ -7,12 +7,13 @@ ssl.IPPROTO_SEC, and the host is here. (WiPy's document also calls the socket mo
 import re
 import socket
 import ssl
+import textwrap
 import threading
 import time
 
 import pytest
 from ports import free_port
-from ussl_support import echo, server_context, tls_peer, upstream
+from ussl_support import LIB, echo, server_context, tls_peer, upstream
 
 pytest_plugins = "ussl_fixtures"
 
@@ -75,6 +76,47 @@ for args in ((), (None, None, False, ssl.CERT_NONE, None), (key, cert, False, ss
     files = pki.client.key_pem_file, pki.client.cert_pem_file, pki.ca.cert_pem_file
     with tls_peer(server_context(pki.server), echo) as peer:
         assert mpy.run(script, tmp_path, peer.port, *files) == ["5 b'hello'"] * 3
+
+
+def test_pycom_signature(mpy, tmp_path, pki):
+    # ssl.wrap_socket(sock, [keyfile=None, certfile=None, server_side=False, cert_reqs=CERT_NONE, ssl_version=0,
+    #                 ca_certs=None, server_hostname=None, saved_session=None, timeout=10sec])
+    # ssl.save_session(ssl_sock)
+    script = """
+port, key, cert, ca = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+saved = None
+for connected in (True, False, True):
+    s = tcp(port) if connected else socket.socket()
+    ss = ssl.wrap_socket(s, keyfile=key, certfile=cert, server_side=False, cert_reqs=ssl.CERT_REQUIRED, ssl_version=0,
+        ca_certs=ca, server_hostname="board.example", saved_session=saved, timeout=10)
+    if not connected:
+        ss.connect(addr(port))
+    saved = ssl.save_session(ss)
+    print(ss.write(b"hello"), ss.read(5))
+    ss.close()
+"""
+    files = pki.client.key_pem_file, pki.client.cert_pem_file, pki.ca.cert_pem_file
+    with tls_peer(server_context(pki.server), echo) as peer:
+        assert mpy.run(script, tmp_path, peer.port, *files) == ["5 b'hello'"] * 3
+
+
+def test_ipproto_sec_in_socket(mpy, tmp_path, pki):
+    # The firmware's socket is a C module, and no name can be added to it. A file that docs/ussl.md shows can.
+    document = (LIB.parent / "docs" / "ussl.md").read_text()
+    lines = re.search(r"((?: {4}.*\n)* {4}IPPROTO_SEC = .*\n)", document).group(1)
+    (tmp_path / "socket.py").write_text(textwrap.dedent(lines))
+    script = """
+del sys.modules["socket"]                      # PRELUDE has imported it
+sys.path.insert(0, sys.argv[2])
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SEC)
+ss = ssl.wrap_socket(s)
+ss.connect(socket.getaddrinfo('127.0.0.1', int(sys.argv[1]))[0][-1])
+ss.write(b"hello")
+print(ss.read(5))
+"""
+    with tls_peer(server_context(pki.server), echo) as peer:
+        assert mpy.run(script, tmp_path, peer.port, tmp_path) == ["b'hello'"]
 
 
 def test_1_21_signatures(mpy, tmp_path, pki):

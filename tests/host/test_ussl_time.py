@@ -88,6 +88,53 @@ print(fds() - before)
     assert got[1] == got[4] == "0"
 
 
+@pytest.mark.parametrize("peer", ENDLESS)
+def test_pycom_timeout(mpy, tmp_path, peer):
+    # It is the handshake's own: over a blocking socket, connected or not, with settimeout() the earlier of the two, and
+    # what follows the handshake blocks as the socket did.
+    script = """
+before = fds()
+s = tcp(int(sys.argv[1]))
+timed(lambda: ussl.wrap_socket(s, timeout=1))
+s.close()
+s = ussl.wrap_socket(socket.socket(), timeout=1)
+timed(s.connect, addr(int(sys.argv[1])))
+s.close()
+for own, other in ((0.5, 60), (60, 0.5)):
+    s = ussl.wrap_socket(socket.socket(), timeout=own)
+    s.settimeout(other)
+    timed(s.connect, addr(int(sys.argv[1])))
+    s.close()
+print(fds() - before)
+"""
+    with Peer(ENDLESS[peer]) as p:
+        got = mpy.run(TIMED + script, tmp_path, p.port)
+    ended(got[0], 1, 1.8)
+    ended(got[1], 1, 1.8)
+    ended(got[2], 0.5, 1.3)
+    ended(got[3], 0.5, 1.3)
+    assert got[4] == "0"
+
+
+def test_pycom_timeout_ends_with_the_handshake(mpy, tmp_path, pki):
+    def talk(tls):
+        tls.recv(1)
+        time.sleep(1.2)  # longer than the timeout
+        tls.sendall(b"late")
+
+    script = """
+for connected in (True, False):
+    s = ussl.wrap_socket(tcp(int(sys.argv[1])) if connected else socket.socket(), timeout=1)
+    if not connected:
+        s.connect(addr(int(sys.argv[1])))
+    s.write(b"?")
+    print(s.read(4))
+    s.close()
+"""
+    with tls_peer(server_context(pki.server), talk) as peer:
+        assert mpy.run(script, tmp_path, peer.port) == ["b'late'"] * 2
+
+
 def test_connect_to_nobody(mpy, tmp_path):
     # a backlog that is full: nothing answers, as behind a firewall
     with socket.socket() as full, contextlib.ExitStack() as stack:

@@ -4,9 +4,13 @@ make() is quick when nothing changed: a stamp holds the requirement list and the
 """
 
 import fcntl
+import hashlib
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,6 +39,47 @@ def make(name: str, requirements: str, complete: bool = False) -> Path:
             _run([*pip, *(["--no-deps"] if complete else []), "-r", "/dev/stdin"], requirements)
             stamp.write_text(wanted)
     return folder / "bin"
+
+
+def unpacked(requirement: str, sha256: str) -> Path:
+    """The files of a package (name==version) that is for MicroPython, in build/programs. Raises NoClient.
+
+    pip finds it. Most of these archives it can't install, because they have no setup.py: then it says where it found
+    the archive.
+    """
+    folder = BUILD / "programs" / requirement
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(folder.name + ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
+                archive = _archive(requirement, Path(tmp))
+                found = hashlib.sha256(archive.read_bytes()).hexdigest()
+                if found != sha256:
+                    raise NoClient(f"{archive.name} has the SHA-256 {found}, not {sha256}")
+                files = Path(tmp, "files")
+                if archive.suffix == ".whl":
+                    shutil.unpack_archive(archive, files, "zip")
+                else:
+                    shutil.unpack_archive(archive, files, "gztar", filter="data")
+                files.rename(folder)
+    inner = list(folder.iterdir())
+    return inner[0] if len(inner) == 1 else folder  # an sdist has all in one folder
+
+
+def _archive(requirement: str, folder: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
+    done = subprocess.run([*pip, "-d", folder, requirement], capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        where = re.search(r" from (https?://\S+\.tar\.gz)", done.stderr)
+        if not where:
+            raise NoClient(f"pip does not find {requirement}: {done.stderr[-1500:]}")
+        try:
+            with urllib.request.urlopen(where[1], timeout=60) as answer:
+                (folder / where[1].rpartition("/")[2]).write_bytes(answer.read())
+        except OSError as e:
+            raise NoClient(f"{requirement} can't be fetched: {e}") from None
+    return next(f for f in folder.iterdir() if f.suffix in (".gz", ".whl"))
 
 
 def npm(*packages: str) -> Path:

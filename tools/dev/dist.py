@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""A release: every module of lib/ as bytecode for any board (mpy-cross -O3), package.json for mip, SHA256SUMS.
+"""A release: every module of lib/ as bytecode for any board (mpy-cross -O3), package.json for mip, SHA256SUMS; and an
+index of packages for mip, files only, which any static web page can serve.
 
     mpremote connect PORT mip install build/dist/package.json
+    mpremote connect PORT mip install --index https://USER.page/index wss-repl
     make dist-check PORT=PORT           # what is on the board against SHA256SUMS
 
 The bytecode has no machine code in it: one release fits every processor whose MicroPython reads that mpy version.
@@ -9,6 +11,7 @@ The bytecode has no machine code in it: one release fits every processor whose M
 
 import argparse
 import hashlib
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +23,7 @@ from wssctl.errors import WssctlError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DIST = ROOT / "build" / "dist"
+NAME = "wss-repl"
 
 
 def sums(files: dict[str, bytes]) -> str:
@@ -37,9 +41,25 @@ def build(to: Path = DIST) -> Path:
         (part / name).write_bytes(data)
     (part / "package.json").write_text(package.describe([[f, f] for f in made]))
     (part / "SHA256SUMS").write_text(sums(made))
+    index(part / "index", str(made["wss_repl.mpy"][1]), made)
+    index(part / "index", "py", modules.sources())  # for `mip install --no-mpy`
     shutil.rmtree(to, ignore_errors=True)
     part.rename(to)
     return to / "package.json"
+
+
+def index(to: Path, kind: str, files: dict[str, bytes]) -> None:
+    """The package in mip's index `to`: package/KIND/NAME/VERSION.json names files by their hashes, under which they lie
+    (micropython-lib tools/build.py; kind: the mpy version that a board reads, or "py")."""
+    hashes = [[name, hashlib.sha256(data).hexdigest()[:8]] for name, data in files.items()]
+    for (_, short), data in zip(hashes, files.values(), strict=True):
+        (to / "file" / short[:2]).mkdir(parents=True, exist_ok=True)
+        (to / "file" / short[:2] / short).write_bytes(data)
+    text = json.dumps({"v": 1, "hashes": hashes, "version": package.version()})
+    for version in ("latest", package.version()):
+        path = to / "package" / kind / NAME / f"{version}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def check(board, wanted: str, root: str = "lib") -> list[str]:

@@ -11,8 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def describe(urls: list[list[str]]) -> str:
     """A package.json of [where it goes on the board, where it is] for each file."""
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
-    return json.dumps({"urls": urls, "deps": [], "version": version}, indent=2) + "\n"
+    return json.dumps({"urls": urls, "deps": [], "version": version()}, indent=2) + "\n"
+
+
+def version() -> str:
+    """That of the bundle, which lib/wss/port.py has."""
+    return re.search(r'^VERSION = "(.+?)"', (ROOT / "lib/wss/port.py").read_text(), re.M)[1]
 
 
 def package() -> str:

@@ -11,4 +11,6 @@ Rooms, by what they know; each imports only from those below it (tests/host/test
     errors.py   what can go wrong, and its exit code
 """
 
-__version__ = "0.1.0"
+from importlib.metadata import version as _version
+
+__version__ = _version("wss-repl-tools")  # pyproject.toml takes it from the bundle: lib/wss/port.py

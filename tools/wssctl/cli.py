@@ -50,6 +50,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 1000:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of boards: give 1 to 999")
+
+
 def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < float(text) < 1e9:  # not nan, and what a socket takes
@@ -91,6 +97,10 @@ def build_parser() -> argparse.ArgumentParser:
     remote.add_argument("--server-name", metavar="NAME", help="the name to expect in the board's certificate")
     remote.add_argument("--host-id", metavar="ID", help="use HOST_cert@ID.pem in place of your own")
     remote.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for answers (10)")
+
+    several = argparse.ArgumentParser(add_help=False)
+    several.add_argument("-j", "--jobs", type=_count, metavar="N", help="boards at work at a time, of several (32)")
+    several.add_argument("--json", action="store_true", help="an object a board, a line each, as they end")
 
     p = commands.add_parser(
         "repl",
@@ -147,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as after `mpremote connect PORT`")
     p.set_defaults(call=_lazy("tools.mpremote", "main"))
-    tool_commands(commands, remote)
+    tool_commands(commands, remote, several)
 
     cable, over, boards = key_commands(commands, keys)
     make = argparse.ArgumentParser(add_help=False, parents=[keys])
@@ -237,7 +247,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def tool_commands(commands, remote) -> None:
+def tool_commands(commands, remote, several) -> None:
     """A board as other programs and people want it."""
     p = commands.add_parser(
         "bridge",
@@ -253,8 +263,19 @@ def tool_commands(commands, remote) -> None:
     p.set_defaults(call=_lazy("tools.bridge", "bridge"))
 
     p = commands.add_parser(
+        "status",
+        parents=[remote, several],
+        help="what a board says of itself, or many: firmware, memory, certificate, clock, who is in",
+        description=(
+            "Versions, uptime, free memory, the certificate's end, the clock, refused logins: one login a board, and "
+            "its program goes on. BOARD may be @group, @all, or names with commas between them."
+        ),
+    )
+    p.set_defaults(call=_lazy("tools.status", "status"))
+
+    p = commands.add_parser(
         "shell",
-        parents=[remote],
+        parents=[remote, several],
         help="files of one board or many: ls cp put get sync ...",
         usage="wssctl shell [options] BOARD [COMMAND...]\n       wssctl shell [options] --all COMMAND...",
         description=(
@@ -314,6 +335,17 @@ def key_commands(commands, keys):
     actions.add_parser("list", parents=[many], help="names, addresses, expiry").set_defaults(
         call=_lazy("boards.registry", "list_")
     )
+    p = actions.add_parser(
+        "find",
+        parents=[keys],
+        help="boards that have another address today",
+        description=(
+            "Looks for your boards by name (NAME.local) and on a network, at the ports they had, and writes down their "
+            "new addresses. A stranger there gets a TLS ClientHello and no more. Exit code 3 when one is not found."
+        ),
+    )
+    p.add_argument("network", nargs="?", metavar="NETWORK", help="192.168.1.0/24 (default: where they were before)")
+    p.set_defaults(call=_lazy("boards.find", "find"))
     p = actions.add_parser("add", parents=[keys], help="a name for a board that is set up, or a new address or group")
     p.add_argument("name", metavar="NAME")
     p.add_argument("address", metavar="ADDRESS")

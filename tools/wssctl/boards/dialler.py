@@ -1,5 +1,7 @@
 """How every command that talks to one board connects to it."""
 
+import argparse
+
 from ..keys import ask
 from ..keys.remembered import remembered
 from ..keys.store import Store
@@ -14,16 +16,16 @@ class Dialler:
     It asks before it connects: a board gives a client that is not logged in a few seconds only.
     """
 
-    def __init__(self, args):
+    def __init__(self, args, password: str | None = None, passphrase: str | None = None):
         store = Store(args.keys)
         self.board = Registry(store).find(args.url)
         self.target = parse_target(self.board.url if self.board else args.url, args.takeover)
         self.timeout = args.timeout
         self._server_name = args.server_name or (self.board and server_name(store, self.board))
-        self._credentials = credentials_for(args) if self.target.secure else None
+        self._credentials = credentials_for(args, passphrase) if self.target.secure else None
         if self.board:
             warn(self.board)
-        self._password = ask.given(args.password_file, "WSSCTL_PASSWORD") or remembered(
+        self._password = password or ask.given(args.password_file, "WSSCTL_PASSWORD") or remembered(
             store, f"password:{args.url}"
         )
         if self._password is None:
@@ -45,7 +47,26 @@ def connect(args) -> Client:
     return Dialler(args)()
 
 
-def credentials_for(args) -> Credentials:
+def open_board(
+    name: str,
+    *,
+    keys: str | None = None,
+    password: str | None = None,
+    passphrase: str | None = None,
+    timeout: float = 10.0,
+    takeover: bool = False,
+) -> Client:
+    """A board by its name in `wssctl boards` or its address, logged in, for programs. Keys and secrets that are not
+    given come as for every command: the user's key folder, the environment, what is remembered. Raises what
+    Client.connect() raises."""
+    args = argparse.Namespace(
+        url=name, keys=keys, takeover=takeover, timeout=timeout,
+        password_file=None, passphrase_file=None, server_name=None, host_id=None,
+    )  # fmt: skip
+    return Dialler(args, password, passphrase)()
+
+
+def credentials_for(args, passphrase: str | None = None) -> Credentials:
     store = Store(args.keys)
     ca = store.find_ca_cert()
     if args.host_id:
@@ -55,5 +76,6 @@ def credentials_for(args) -> Credentials:
     typed = ask.later(
         f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
-    known = ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE") or remembered(store, f"passphrase:{key.name}")
+    given = passphrase or ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE")
+    known = given or remembered(store, f"passphrase:{key.name}")
     return Credentials(ca, cert, key, known or typed)

@@ -159,7 +159,7 @@ def renew(args) -> int:
             fleet.restart(client)
         _keep(fleet, board, pem)
         with fleet.connect(board, wait=args.timeout * 2) as client:
-            shown = client.link._sock.getpeercert(True)
+            shown = client.link.certificate
             if shown != der(pem):
                 raise BoardError("It shows another certificate than the one it was sent; is its boot.py naming one?")
 

@@ -1,6 +1,5 @@
 """`wssctl shell`: the files of a board as a shell has them, and one command on many boards at once."""
 
-import argparse
 import contextlib
 import fnmatch
 import glob
@@ -11,18 +10,17 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from ..boards.dialler import Dialler
-from ..boards.registry import Registry
+from ..boards.engine import Engine, Outcome
+from ..boards.many import named, on_each
 from ..errors import BoardError, ConnectionLost, KeyFileError, UsageError, WssctlError
 from ..keys.store import Store
 from ..wire.client import MAX_NAME
 from ..wire.remote import Remote
 from . import transfer
 
-_PARALLEL = 8
 _RECONNECT = 30.0
 _KEYS = """\
 Ctrl-s  to the board's REPL; Ctrl-s or Ctrl-] comes back
@@ -34,11 +32,11 @@ Tab     complete a command or a file; Up, Down and Ctrl-r go through what was ty
 
 def shell(args) -> int:
     words = [args.url, *args.command] if args.all else args.command
-    boards = _boards(args)
+    boards = named(args)
     if boards is not None:
         if not words:
             raise UsageError("Several boards need a command, for instance `wssctl shell @kitchen sync src`.")
-        return _many(args, boards, words)
+        return on_each(args, boards, lambda dial: _quietly(dial, words), Engine())
     with contextlib.closing(Shell(Dialler(args), keys=args.keys)) as one:
         if words:
             return one.line(shlex.join(words) if len(words) > 1 else words[0])
@@ -47,56 +45,12 @@ def shell(args) -> int:
         return one.loop()
 
 
-def _boards(args) -> list[str] | None:
-    if args.all:
-        found = Registry(Store(args.keys)).select([])
-        if not found:
-            raise UsageError("There are no boards yet; `wssctl boards add` adds one.")
-        return [d.name for d in found]
-    if "," not in args.url and not args.url.startswith("@"):
-        return None
-    names: list[str] = []
-    for word in filter(None, args.url.split(",")):
-        names += [d.name for d in Registry(Store(args.keys)).select([word])] if word[0] == "@" else [word]
-    return list(dict.fromkeys(names))
-
-
-def _many(args, boards: list[str], words: list[str]) -> int:
-    """Runs one command on all of them; whatever fails, the others go on. Exit code: the worst."""
-    dials: dict[str, Dialler | WssctlError] = {}
-    for name in boards:  # secrets are asked for one after the other
-        try:
-            dials[name] = Dialler(argparse.Namespace(**(vars(args) | {"url": name})))
-        except WssctlError as e:
-            dials[name] = e
-
-    def one(name: str) -> tuple[int, str, float]:
-        start, out = time.monotonic(), io.StringIO()
-        try:
-            if isinstance(dials[name], WssctlError):
-                raise dials[name]
-            with contextlib.closing(Shell(dials[name], out, out, bars=False, patient=False)) as session:
-                code = session.line(shlex.join(words) if len(words) > 1 else words[0])
-        except WssctlError as e:
-            print(e, file=out)
-            code = e.exit_code
-        return code, out.getvalue().strip(), time.monotonic() - start
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("board", "result", "s", "output"):
-        table.add_column(title, overflow="fold", justify="right" if title == "s" else "left")
-    worst = 0
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        for name, (code, out, seconds) in zip(boards, pool.map(one, boards), strict=True):
-            table.add_row(name, "ok" if code == 0 else f"failed ({code})", f"{seconds:.1f}", Text(out))
-            worst = max(worst, code)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    return worst
+def _quietly(dial: Dialler, words: list[str]) -> Outcome:
+    """One command on one of many boards: what it would print is kept for the table."""
+    out = io.StringIO()
+    with contextlib.closing(Shell(dial, out, out, bars=False, patient=False)) as session:
+        code = session.line(shlex.join(words) if len(words) > 1 else words[0])
+    return Outcome("", code, out.getvalue().strip())
 
 
 class Shell:

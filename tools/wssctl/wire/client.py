@@ -6,12 +6,13 @@ with Client.connect("wss://board", Credentials(ca, cert, key, passphrase), passw
 """
 
 import errno
+import json
 import os
 import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..errors import AccessDenied, BoardError, ConnectionLost, LoginError, SessionInUse, UsageError
 from .link import Credentials, Link, Target, parse_target
@@ -19,6 +20,7 @@ from .link import Credentials, Link, Target, parse_target
 # WebREPL's file protocol (MicroPython extmod/modwebrepl.c): "WA", operation, flags, offset, size, name length, name.
 _REQUEST = struct.Struct("<2sBBQLH64s")
 _PUT, _GET, _VERSION = 1, 2, 3
+_ABOUT = 4  # lib/wss/files.py: a get of what the board says of itself
 MAX_NAME = 64
 MAX_FILE = 0xFFFFFFFF  # the size field has 32 bits
 
@@ -287,7 +289,27 @@ class Client:
 
     def get(self, name: str, sink: BinaryIO | None = None, progress: Callable[[int], None] | None = None) -> bytes:
         """The board's file `name`: returned, or written to `sink` as it comes (then returns b""). Raises as put()."""
-        self._request(_GET, name, 0)
+        return self._get(_GET, name, sink, progress)
+
+    def about(self) -> dict[str, Any]:
+        """What the board says of itself (lib/wss/about.py), without an interruption of its program. Raises BoardError
+        for a board that does not know the question: an older wss_repl, or one without about.py."""
+        try:
+            said = json.loads(self._get(_ABOUT, "about"))
+        except ValueError:
+            raise BoardError("The board's status is not readable; update the wss_repl on it.") from None
+        if not isinstance(said, dict):
+            raise BoardError("The board's status is not readable; update the wss_repl on it.")
+        return said
+
+    def _get(
+        self,
+        operation: int,
+        name: str,
+        sink: BinaryIO | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> bytes:
+        self._request(operation, name, 0)
         self._answer(f"read {name}")
         ahead = _ACKS_AHEAD if self.link.target.secure else 1
         for _ in range(ahead):

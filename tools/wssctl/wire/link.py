@@ -7,6 +7,7 @@ because the board cuts characters where its buffers end.
 
 import contextlib
 import errno
+import re
 import select
 import socket
 import ssl
@@ -171,7 +172,7 @@ class Link:
                 credentials.context()
             )  # before connecting: the passphrase is typed on our time, not on the board's
         deadline = time.monotonic() + timeout
-        sock = _connect(target, timeout)
+        sock = tcp_connect(target, timeout)
         try:
             if target.secure:
                 name = server_name or target.host
@@ -198,6 +199,11 @@ class Link:
         if not isinstance(self._sock, ssl.SSLSocket) or not (cipher := self._sock.cipher()):
             return None
         return self._sock.version(), cipher[0], cipher[2]
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The board's certificate (DER); None on plain ws."""
+        return self._sock.getpeercert(True) if isinstance(self._sock, ssl.SSLSocket) else None
 
     def fileno(self) -> int:
         """The socket's: readable means that wait(0) may find something."""
@@ -288,6 +294,14 @@ class Link:
             if isinstance(problem, InvalidStatus):
                 raise _refused(problem.response, self.target)
             raise ConnectionLost(f"{self.target} does not answer as a WebSocket ({problem}); is the port right?")
+
+    @property
+    def bundle(self) -> tuple[str, str]:
+        """(version of the board's wss_repl, what became of an update it took back), both "" from others (RFC 9110
+        section 10.2.4, lib/wss/upgrade.py)."""
+        said = self.response.headers.get("Server", "") if self.response else ""
+        found = re.fullmatch(r"wss_repl/([0-9A-Za-z.+-]{1,32})(?: \(([ -~]{0,200})\))?", said)
+        return (found[1], found[2] or "") if found else ("", "")
 
     def _check(self) -> None:
         if self._lost is not None:
@@ -396,7 +410,8 @@ class Link:
                 self._end(TimeoutError(errno.ETIMEDOUT, "no answer"))
 
 
-def _connect(target: Target, timeout: float) -> socket.socket:
+def tcp_connect(target: Target, timeout: float) -> socket.socket:
+    """A TCP connection to it within `timeout` seconds. Raises Unreachable, UsageError."""
     where = f"{target.host} port {target.port}"
     try:
         sock = socket.create_connection((target.host, target.port), timeout)

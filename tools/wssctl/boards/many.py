@@ -1,0 +1,58 @@
+"""The boards that a command line names: one, or several by commas, @group and @all; and one command on each."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from ..errors import UsageError, WssctlError
+from ..keys.store import Store
+from .dialler import Dialler
+from .engine import Engine, Outcome, tell, worst
+from .registry import Board, Registry
+
+
+def named(args: argparse.Namespace) -> list[Board] | None:
+    """What BOARD stands for when it stands for several; None for one. Raises UsageError for an unknown name."""
+    registry = Registry(Store(args.keys))
+    if getattr(args, "all", False) or args.url == "@all":
+        found = registry.select([])
+        if not found:
+            raise UsageError("There are no boards yet; `wssctl boards add` adds one.")
+        return found
+    if "," not in args.url and not args.url.startswith("@"):
+        return None
+    found = {}
+    for word in filter(None, args.url.split(",")):
+        for board in registry.select([word]) if word[0] == "@" else [registry.find(word) or Board(word)]:
+            found[board.name] = board
+    return list(found.values())
+
+
+def on_each(
+    args: argparse.Namespace,
+    boards: Sequence[Board],
+    work: Callable[[Dialler], Outcome | str | None],
+    engine: Engine,
+    columns: Sequence[str] = ("output",),
+) -> int:
+    """Runs `work` with a Dialler for each board. Secrets are asked for first, one after the other. Returns the worst
+    exit code."""
+    diallers: dict[str, Dialler | WssctlError] = {}
+    for board in boards:
+        try:
+            diallers[board.name] = Dialler(argparse.Namespace(**(vars(args) | {"url": board.name})))
+        except WssctlError as e:
+            diallers[board.name] = e
+
+    def one(board: Board) -> Outcome | str | None:
+        dial = diallers[board.name]
+        if isinstance(dial, WssctlError):
+            raise dial
+        done = work(dial)
+        if isinstance(done, Outcome):
+            done.board = board.name
+        return done
+
+    engine.jobs = getattr(args, "jobs", None) or engine.jobs
+    engine.connect = args.timeout
+    outcomes = engine.outcomes(boards, one)
+    return worst(tell(outcomes, len(boards), as_json=getattr(args, "json", False), columns=columns))
