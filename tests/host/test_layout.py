@@ -13,7 +13,7 @@ BELOW = {
     "boards": {"errors", "text", "keys", "wire"},
     "cable": {"errors", "text", "keys", "wire", "boards"},
     "tools": {"errors", "text", "keys", "wire", "boards", "cable"},
-    "errors": set(),
+    "errors": {"text"},
     "text": set(),
     "cli": {"errors", "text", "__init__"},
     "protocol_wss": {"tools"},

@@ -1,9 +1,15 @@
 """One exception per kind of failure. Its text is one sentence that says what to do next; cli.py turns it into an exit
 code."""
 
+from .text import shown
+
 
 class WssctlError(Exception):
     exit_code = 1
+
+    def __str__(self) -> str:
+        """On one line and without control characters, whoever shows it: a board's words may be in it."""
+        return shown(super().__str__())
 
 
 class BoardError(WssctlError):
@@ -48,6 +54,10 @@ class ConnectionLost(WssctlError):
     """The board went away, or stopped speaking the protocol, after the connection was up."""
 
     exit_code = 6
+
+
+class NoAnswer(ConnectionLost):
+    """The board is there, and what it sends is no answer: nothing in time, or what nobody asked for."""
 
 
 class KeyFileError(WssctlError):

@@ -15,13 +15,15 @@ from pathlib import Path, PurePosixPath
 from ..boards.dialler import Dialler
 from ..boards.engine import Engine, Outcome
 from ..boards.many import named, on_each
-from ..errors import BoardError, ConnectionLost, KeyFileError, UsageError, WssctlError
-from ..keys.store import Store
+from ..errors import BoardError, ConnectionLost, KeyFileError, NoAnswer, UsageError, WssctlError
+from ..keys.store import Store, make_folder
+from ..text import shown
 from ..wire.client import MAX_NAME
-from ..wire.remote import Remote
+from ..wire.remote import Remote, component
 from . import transfer
 
 _RECONNECT = 30.0
+_LINES = "\n\t"  # what several lines of ours have in them
 _KEYS = """\
 Ctrl-s  to the board's REPL; Ctrl-s or Ctrl-] comes back
 Ctrl-k  these keys
@@ -82,7 +84,8 @@ class Shell:
         return self._cwd
 
     def say(self, *words) -> None:
-        print(*words, file=self._out, flush=True)
+        """A line; what a board named in it does nothing to a terminal."""
+        print(shown(" ".join(map(str, words)), _LINES), file=self._out, flush=True)
 
     # Running lines
 
@@ -101,10 +104,9 @@ class Shell:
         if self.board.link.tls:
             self.say(f"WebSecREPL with {self.board.link.tls[0]} connected")
         self.say(self.board.tls_line)
-        self.say(self.remote.run("import sys;print(sys.version+'; '+sys.implementation._machine,end='')").decode())
+        self.say(self.remote.system())
         self.say("`help` lists the commands, Ctrl-k the keys.\n")
-        history = Store(self._keys).folder / "shell_history"
-        history.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        history = private(Store(self._keys).folder / "shell_history")
         session = PromptSession(
             history=FileHistory(str(history)),
             key_bindings=keys,
@@ -118,7 +120,7 @@ class Shell:
         code = 0
         while True:
             try:
-                line = session.prompt(f"{self.name}:{self.cwd}$ ")
+                line = session.prompt(f"{self.name}:{shown(self.cwd)}$ ")
                 if line.strip() in ("exit", "quit"):
                     return code
                 code = self.line(line)
@@ -150,6 +152,10 @@ class Shell:
         while True:
             try:
                 return getattr(self, command)(rest) or 0
+            except NoAnswer as e:  # of a board that is there
+                if not self._patient:
+                    raise
+                return self._failed(e)
             except ConnectionLost as e:
                 if not self._patient:
                     raise
@@ -203,7 +209,12 @@ class Shell:
             folder = folder or ("/" if word.startswith("/") else "")
             if any(c in folder for c in "*?["):
                 raise UsageError(f"{word}: * and ? work in the last part of a path only.")
-            names = [e.path for e in self.remote.walk(folder) if fnmatch.fnmatchcase(e.name, pattern)]
+            hidden = pattern.startswith(".")  # as in a shell here: `*` does not name what is hidden
+            names = [
+                e.path
+                for e in self.remote.walk(folder)
+                if fnmatch.fnmatchcase(e.name, pattern) and hidden == e.name.startswith(".")
+            ]
             if not names:
                 raise BoardError(f"There is no {word} on the board.")
             found += names
@@ -254,7 +265,9 @@ class Shell:
                 entries = [entry]
             else:
                 entries = self.remote.walk(path)
-            names = [(e.path if entries == [e] and e.path == path else e.name) + "/" * e.is_dir for e in entries]
+            names = [
+                shown(e.path if entries == [e] and e.path == path else e.name) + "/" * e.is_dir for e in entries
+            ]
             if "l" in flags:
                 for name, e in zip(names, entries, strict=True):
                     self.say(f"{e.size if not e.is_dir else '-':>10} {name}")
@@ -269,12 +282,12 @@ class Shell:
 
     def do_pwd(self, words):
         """pwd                        which folder this is"""
-        self.say(self.cwd)
+        self.say(shown(self.cwd))
 
     def do_cat(self, words):
         """cat FILE...                what is in files"""
         for path in self.expand(words):
-            self._write(self.board.get(self.near(path)))
+            self._show(self.board.get(self.near(path)))
 
     def do_head(self, words):
         """head [-n LINES] FILE...    their first lines (10)"""
@@ -282,7 +295,15 @@ class Shell:
         if words[:1] == ["-n"]:
             count, words = _number(words[1:2]), words[2:]
         for path in self.expand(words):
-            self._write(self.remote.head(path, count))
+            self._show(self.remote.head(path, count))
+
+    def _show(self, data: bytes) -> None:
+        """What is in a file: as it is into a file or a pipe here, without control characters on a terminal."""
+        if self._out.isatty():
+            self._out.write(shown(data.decode("utf-8", "replace").replace("\r\n", "\n"), _LINES))
+            self._out.flush()
+        else:
+            self._write(data)
 
     def _write(self, data: bytes) -> None:
         if buffer := getattr(self._out, "buffer", None):
@@ -334,7 +355,7 @@ class Shell:
         """du [PATH]                  bytes in a folder and below"""
         for path in self.expand(words) or [""]:
             entries = self.remote.walk(path, deep=True)
-            self.say(f"{sum(e.size for e in entries):>10} {path or self.cwd}")
+            self.say(f"{sum(e.size for e in entries):>10} {shown(path or self.cwd)}")
 
     def do_tree(self, words):
         """tree [PATH]                a folder and all below it"""
@@ -342,27 +363,40 @@ class Shell:
             entries = self.remote.walk(path, deep=True)
             depth = len(PurePosixPath(path).parts)
             for e in entries:
-                self.say("  " * (len(PurePosixPath(e.path).parts) - depth - 1) + e.name + "/" * e.is_dir)
+                self.say("  " * (len(PurePosixPath(e.path).parts) - depth - 1) + shown(e.name) + "/" * e.is_dir)
 
     def do_sha256sum(self, words):
         """sha256sum FILE...          computed on the board"""
         for path in self.expand(words):
-            self.say(f"{self.remote.sha256(path)}  {path}")
+            self.say(f"{self.remote.sha256(path)}  {shown(path)}")
 
     def do_put(self, words):
-        """put LOCAL... [TO]          files to the board; a folder needs `sync`"""
-        if len(words) > 1 and not Path(words[-1]).exists():
+        """put LOCAL... [FOLDER]      files to the board; a folder needs `sync`
+        put LOCAL :NAME            under another name"""
+        # By the file protocol alone, so that a program on the board goes on. So nothing asks the board what is a
+        # folder there: a last word that is no file here is one, or the board says that there is none.
+        to = ""
+        if len(words) > 1 and (words[-1].startswith(":") or not Path(words[-1]).expanduser().is_file()):
             *words, to = words
-        else:
-            to = ""
         sources = [Path(p) for w in words for p in (sorted(glob.glob(os.path.expanduser(w))) or [w])]
         if not sources:
-            raise UsageError("put LOCAL... [TO]")
-        many = len(sources) > 1 or (to and (to.endswith("/") or self.remote.is_dir(to)))
+            raise UsageError("put LOCAL... [FOLDER]")
+        transfer.must_be_files(sources)
+        name = transfer.board_name(to.removeprefix(":"))
+        renamed = to.startswith(":") and len(sources) == 1 and name not in ("", ".") and not name.endswith("/")
+        folder = "" if name in ("", ".") else name.rstrip("/") + "/"
         for source in sources:
-            name = f"{to.rstrip('/') or '/' * bool(to)}/{source.name}" if many and to else to or source.name
-            self._put(source, name)
-            self.say(f"{source} -> {name}")
+            target = name if renamed else transfer.board_name(folder + source.name)
+            try:
+                self._put(source, target)
+            except BoardError as e:
+                if not folder or renamed:
+                    raise
+                raise BoardError(
+                    f"{str(e).rstrip('.')}; is {name} a folder there? (`mkdir` makes one; another name for a file is "
+                    f"written :{name}.)"
+                ) from None
+            self.say(f"{shown(str(source))} -> {shown(target)}")
 
     def _put(self, local: Path, name: str) -> None:
         try:
@@ -394,10 +428,13 @@ class Shell:
             *words, last = words
             to = Path(last)
         for path in self.expand(words):
-            local = to / PurePosixPath(path).name if to.is_dir() else to
-            with self._bar(path, None) as advance, transfer.replacing(local) as f:
+            local, folder = to, None
+            if to.is_dir():
+                local = to / component(path.rstrip("/").rpartition("/")[2])
+                folder = to if path not in words else None  # a name that the board gave stays in this folder
+            with self._bar(path, None) as advance, transfer.replacing(local, folder) as f:
                 self._within(path, lambda short, f=f, advance=advance: self.board.get(short, f, progress=advance))
-            self.say(f"{path} -> {local}")
+            self.say(f"{shown(path)} -> {shown(str(local))}")
 
     def do_run(self, words):
         """run FILE | run :FILE       a program of this machine, or :of the board"""
@@ -410,7 +447,7 @@ class Shell:
         result = self.board.exec(code, output=lambda data: self._write(data.replace(b"\r", b"")))
         self._cwd = None
         if result.error:
-            print(result.error, end="", file=self._errors)
+            print(shown(result.error, _LINES), end="", file=self._errors)
             return 1
 
     def do_exec(self, words):
@@ -418,7 +455,7 @@ class Shell:
         result = self.board.exec(" ".join(words), output=lambda data: self._write(data.replace(b"\r", b"")))
         self._cwd = None
         if result.error:
-            print(result.error, end="", file=self._errors)
+            print(shown(result.error, _LINES), end="", file=self._errors)
             return 1
 
     def do_sync(self, words):
@@ -453,7 +490,7 @@ class Shell:
             else:
                 if not dry:
                     self._put(path, prefix + name)
-                self.say(f"{'would send' if dry else 'sent'} {prefix}{name}")
+                self.say(f"{'would send' if dry else 'sent'} {shown(prefix + name)}")
                 sent += 1
         gone = 0
         if "--delete" in flags:
@@ -461,7 +498,7 @@ class Shell:
                 if not dry:
                     entry = there[name]
                     (self.remote.rmdir if entry.is_dir else self.remote.remove)(prefix + name)
-                self.say(f"{'would delete' if dry else 'deleted'} {prefix}{name}")
+                self.say(f"{'would delete' if dry else 'deleted'} {shown(prefix + name)}")
                 gone += 1
         self.say(f"{sent} sent, {same} the same" + (f", {gone} deleted" if gone else ""))
 
@@ -505,9 +542,19 @@ def _completer(shell: Shell):
                 names = [":" * word.startswith(":") + e.path + "/" * e.is_dir for e in entries]
             for name in sorted(names):
                 if name.startswith(word):
-                    yield Completion(name, -len(word))
+                    yield Completion(name, -len(word), display=shown(name))
 
     return Names()
+
+
+def private(path: Path) -> Path:
+    """Makes a file of this user's own, 0600 whatever the umask, if there is none; one that is there becomes so."""
+    make_folder(path.parent)
+    fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    with os.fdopen(fd, "ab"):
+        if hasattr(os, "fchmod"):
+            os.fchmod(fd, 0o600)
+    return path
 
 
 @contextlib.contextmanager

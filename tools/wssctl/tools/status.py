@@ -10,6 +10,7 @@ from ..boards.engine import AGAIN, Engine, Outcome
 from ..boards.many import named, on_each
 from ..errors import SessionInUse
 from ..keys import ca
+from ..text import shown
 
 _COLUMNS = ("firmware", "bundle", "up", "heap", "flash", "certificate", "clock", "last refusal")
 _TICKS = 1 << 30  # ms after which a board's ticks begin anew (py/mpconfig.h, MICROPY_PY_TIME_TICKS_PERIOD at 32 bits)
@@ -30,7 +31,7 @@ def _one(args: argparse.Namespace) -> int:
         return outcome.code
     for title, value in outcome.data.items():
         if not isinstance(value, (dict, list)):
-            print(f"{title:<13} {value}")
+            print(f"{title:<13} {shown(str(value))}")
     return outcome.code
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..boards.dialler import connect
 from ..errors import KeyFileError, UsageError
-from ..text import say
+from ..text import say, shown
 from ..wire.client import Client
 
 # Below this a transfer is over before a bar is seen.
@@ -35,7 +35,7 @@ def run(board: Client, code: str | bytes) -> int:
     """Output as it comes to stdout, a traceback to stderr; 1 if the code raised."""
     result = board.exec(code, output=write_stdout)
     if result.error:
-        sys.stderr.write(result.error)
+        sys.stderr.write(shown(result.error, "\n\t"))
         return 1
     return 0
 
@@ -48,10 +48,9 @@ def write_stdout(data: bytes) -> None:
 
 def put(args) -> int:
     jobs = [(Path(local), name) for local, name in pair(args.paths, to_board=True)]
-    for local, _ in jobs:
-        if not local.is_file():
-            what = "is a folder" if local.is_dir() else "does not exist"
-            raise KeyFileError(f"{local} {what}; name the files to put.")
+    must_be_files([local for local, _ in jobs])
+    for _, name in jobs:
+        board_name(name)
     with connect(args) as board:
         for local, name in jobs:
             try:
@@ -63,14 +62,33 @@ def put(args) -> int:
     return 0
 
 
+def must_be_files(paths: list[Path]) -> None:
+    """Before anything is sent."""
+    for path in paths:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise KeyFileError(f"Cannot read {path} ({path} {what}); name the files to put.")
+
+
+def board_name(name: str) -> str:
+    """A name for a file on the board. Raises UsageError for one with Windows' separator, which is a character there."""
+    if "\\" in name:
+        raise UsageError(f"Folders on the board are separated by '/': write {name.replace(chr(92), '/')}.")
+    return name
+
+
 def get(args) -> int:
     jobs = pair(args.paths, to_board=False)
     with connect(args) as board:
         for name, local in jobs:
             with progress(name, None) as advance:
                 if local == "-":
-                    sys.stdout.buffer.write(board.get(name, progress=advance))
-                    sys.stdout.buffer.flush()
+                    if sys.stdout.isatty():  # what is in a file is the board's word, too
+                        text = board.get(name, progress=advance).decode("utf-8", "replace").replace("\r\n", "\n")
+                        sys.stdout.write(shown(text, "\n\t"))
+                    else:
+                        board.get(name, sys.stdout.buffer, progress=advance)
+                    sys.stdout.flush()
                     continue
                 with replacing(Path(local)) as f:
                     board.get(name, f, progress=advance)
@@ -114,9 +132,12 @@ def _base(path: str, is_local: bool) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator:
-    """A binary file that takes `path`'s place when the block ends well; otherwise the old one stays."""
-    path = Path(os.path.realpath(path))  # a symbolic link stays one
+def replacing(path: Path, inside: Path | None = None) -> Iterator:
+    """A binary file that takes `path`'s place when the block ends well; otherwise the old one stays. With `inside`
+    it is a file in that folder or none, whatever links lead out of it."""
+    named, path = path, Path(os.path.realpath(path))  # a symbolic link stays one
+    if inside is not None and path.parent != Path(os.path.realpath(inside)):
+        raise KeyFileError(f"{named} is a link out of {inside} and is left alone; get that file by its name.")
     if path.exists() and not path.is_file():
         raise KeyFileError(f"{path} is no file, and stays; name a file, or '-' for standard output.")
     try:

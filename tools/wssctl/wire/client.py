@@ -8,14 +8,16 @@ with Client.connect("wss://board", Credentials(ca, cert, key, passphrase), passw
 import errno
 import json
 import os
+import re
+import secrets
 import struct
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ..errors import AccessDenied, BoardError, ConnectionLost, LoginError, SessionInUse, UsageError
-from .link import Credentials, Link, Target, parse_target
+from ..errors import AccessDenied, BoardError, ConnectionLost, LoginError, NoAnswer, SessionInUse, UsageError
+from ..text import brief
+from .link import Credentials, Deadline, Link, Target, parse_target
 
 # WebREPL's file protocol (MicroPython extmod/modwebrepl.c): "WA", operation, flags, offset, size, name length, name.
 _REQUEST = struct.Struct("<2sBBQLH64s")
@@ -31,6 +33,17 @@ _ACKS_AHEAD = 8
 
 _LOGGED_IN, _DENIED = b"WebREPL connected", b"Access denied"
 PROMPT = b">>> "
+RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n"
+
+# What a board sends in all, at the least, in bytes a second: stock WebREPL's get brings 2,600 of them. A board that
+# sends less is one that will not end.
+_SLOWEST = 100
+MAX_GET = 256 << 20  # bytes of a file, unless more are asked for: the protocol does not tell how many will come
+_MAX_ABOUT = 64 << 10
+_MAX_OUTPUT = 16 << 20  # bytes of output that exec() keeps
+_LONGEST = 64  # bytes of an answer that is looked for
+_FIRST = b"\x1e"  # of a marker: programs do not print it, so that nothing of theirs waits for what follows
+_ENTER_AGAIN = 3.0  # s; a program may have caught the KeyboardInterrupt, or a timer of it
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class Client:
     # Login
 
     def _login(self, password: str | Callable[[], str]) -> None:
-        said = self._login_answer(b"Password: ")
+        said = self._login_answer(b"Password: ", Deadline(self.timeout))
         if b"Password: " not in said:
             raise _login_refusal(said, self.link.target)
         secret = password if isinstance(password, str) else password()
@@ -96,17 +109,18 @@ class Client:
             raise LoginError("The password is empty or holds a line end; use the one in webrepl_cfg.py on the board.")
         del self.link.text[:]
         self.link.send_text(secret.encode() + b"\r")
-        said = self._login_answer(_LOGGED_IN)
+        deadline = Deadline(self.timeout)
+        said = self._login_answer(_LOGGED_IN, deadline)
         if _LOGGED_IN not in said:
             raise _login_refusal(said, self.link.target)
-        self.read_until(PROMPT, self.timeout)
+        self._find(PROMPT, deadline, "show its prompt")
 
-    def _login_answer(self, wanted: bytes) -> bytes:
+    def _login_answer(self, wanted: bytes, deadline: Deadline) -> bytes:
         """What the board says until `wanted`, a denial, or its end of the connection."""
-        text, deadline = self.link.text, time.monotonic() + self.timeout
+        text = self.link.text
         try:
             while wanted not in text and _DENIED not in text:
-                if not self.link.wait(max(0.0, deadline - time.monotonic())):
+                if deadline.over or not self.link.wait(deadline.left):
                     break
         except ConnectionLost as e:
             if not text:
@@ -123,128 +137,167 @@ class Client:
 
     def read(self, timeout: float | None = None) -> bytes:
         """What the board printed since the last read; waits for at least a byte, b"" after `timeout` seconds."""
-        if not self.link.text:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            while not self.link.text:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not self.link.wait(left):
-                    return b""
+        deadline = Deadline(timeout)
+        while not self.link.text:
+            if not self.link.wait(deadline.left):
+                return b""
         data = bytes(self.link.text)
         del self.link.text[:]
         return data
 
-    def read_until(self, end: bytes, timeout: float | None, sink: Callable[[bytes], None] | None = None) -> bytes:
-        """Returns what precedes `end`, which is taken too, or hands it to `sink` as it comes. `timeout` counts from the
-        last byte that came."""
-        text, searched = self.link.text, 0
-        while (at := text.find(end, searched)) < 0:
-            keep = len(end) - 1  # it may be cut anywhere
-            if sink and len(text) > keep:
-                piece = bytes(text[: len(text) - keep])
-                del text[: len(text) - keep]
-                sink(piece)
-            searched = max(0, len(text) - keep)
-            if not self.link.wait(timeout):
-                raise ConnectionLost(
-                    f"{self.link.target} has been silent for {timeout:g} s; a program may be holding it: Ctrl-C "
-                    "in `wssctl repl`, or a reset, frees it."
-                )
-        piece = bytes(text[:at])
-        del text[: at + len(end)]
-        if sink is None:
-            return piece
-        if piece:
-            sink(piece)
-        return b""
+    def read_until(self, end: bytes, timeout: float | None) -> bytes:
+        """Returns what precedes `end`, which is taken too. Raises ConnectionLost when it has not come in `timeout`
+        seconds, whatever else has."""
+        said = bytearray()
+        self._find(re.escape(end), Deadline(timeout), "answer", said.extend)
+        return bytes(said)
+
+    def _find(
+        self,
+        wanted: bytes,
+        deadline: Deadline,
+        action: str,
+        sink: Callable[[bytes], object] | None = None,
+        first: bytes = b"",
+    ) -> bytes:
+        """Takes the terminal's bytes up to the first match of the regular expression `wanted`, which is returned; what
+        precedes it goes to `sink` as it comes. `first` is the byte that each match of more than one begins with, if
+        there is such a byte: nothing else is held back then. Raises ConnectionLost when the board does not do `action`
+        before the deadline."""
+        text, pattern = self.link.text, re.compile(wanted, re.S)
+        heard, before = b"", self.link.arrived
+        while not (found := pattern.search(text)):
+            ready = max(0, len(text) - _LONGEST)  # a match may be cut anywhere
+            if first:
+                ready = at if (at := text.find(first, ready)) >= 0 else len(text)
+            if ready:
+                heard = bytes(text[:ready])
+                del text[:ready]
+                if sink:
+                    sink(heard)
+            if deadline.over or not self.link.wait(deadline.left):
+                raise self._no_answer(action, heard + bytes(text) if self.link.arrived > before else b"")
+        rest, matched = bytes(text[: found.start()]), found.group()
+        del text[: found.end()]
+        if sink and rest:
+            sink(rest)
+        return matched
+
+    def _no_answer(self, action: str, heard: bytes) -> NoAnswer:
+        lines = [line for line in heard.decode("utf-8", "replace").splitlines() if line.strip()]
+        if not lines:
+            return NoAnswer(
+                f"{self.link.target} is silent and does not {action}; a program may be holding it: Ctrl-C "
+                "in `wssctl repl`, or a reset, frees it."
+            )
+        return NoAnswer(
+            f"{self.link.target} does not {action} in time and prints meanwhile ({brief(lines[-1])}): stop what "
+            "prints, a program with Ctrl-C in `wssctl repl`, a timer with its deinit(), a thread with a reset; or give "
+            "more --timeout."
+        )
 
     # Code: MicroPython's raw REPL (reference/repl.html, shared/runtime/pyexec.c)
+    #
+    # A timer or a thread may print at any moment, also between two bytes of the raw REPL's answers, but not within what
+    # is one write there. So each answer is looked for among what others print, and code of ours ends with a marker that
+    # nobody else can know: behind it there is no traceback, whatever is printed then.
 
     def exec(
-        self, code: str | bytes, output: Callable[[bytes], None] | None = None, timeout: float | None = None
+        self,
+        code: str | bytes,
+        output: Callable[[bytes], object] | None = None,
+        timeout: float | Deadline | None = None,
     ) -> Result:
         """Runs `code` and returns its Result, or hands standard output to `output` piece by piece as it comes.
 
         Interrupts what runs on the board. KeyboardInterrupt here interrupts the code there and is then raised again.
-        `timeout` is the longest silence in seconds; None waits for ever. Raises BoardError when the board has no room
-        for the code.
+        `timeout`: seconds that the code may take in all; None waits for ever. What else prints meanwhile is part of the
+        output. Raises BoardError when the board has no room for the code, ConnectionLost when it does not answer.
         """
-        self.enter_raw()
+        ended = False
         try:
-            self._send_code(code.encode() if isinstance(code, str) else code)
+            self.enter_raw()
+            mark = _FIRST + secrets.token_hex(8).encode()
+            source = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
+            self._send_code(source + f"\n__import__('sys').stdout.write({mark.decode()!r})".encode())
+            limit = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
             try:
-                return self._outcome(output, timeout)
+                result = self._outcome(output, mark, limit)
             except KeyboardInterrupt:
                 self.write(b"\x03")
-                self._outcome(output, self.timeout)
+                self._outcome(output, mark, Deadline(self.timeout))
+                ended = True
                 raise
+            ended = True
+            return result
         finally:
             if not self.link.closed:
-                self.leave_raw()
+                self.leave_raw(ended)
 
     def enter_raw(self) -> None:
-        self.write(b"\r\x03\x03")  # as mpremote: end the line that is typed, stop the program that runs
-        self.write(b"\r\x01")
-        self.read_until(b"raw REPL; CTRL-B to exit\r\n>", self.timeout)
+        deadline = Deadline(self.timeout)
+        while True:
+            self.write(b"\r\x03\x03")  # as mpremote: end the line that is typed, stop the program that runs
+            self.write(b"\r\x01")
+            left = deadline.left or 0.0
+            again = Deadline(min(left, _ENTER_AGAIN))
+            try:
+                self._find(re.escape(RAW_BANNER), again, "enter the raw REPL")
+                return
+            except NoAnswer:
+                if deadline.over:
+                    raise
 
-    def leave_raw(self) -> None:
+    def leave_raw(self, ended: bool = True) -> None:
+        """`ended`: the code has. Otherwise it is interrupted, or what the board has of it is given up."""
         try:
-            self.write(b"\r\x02")
-            self.read_until(PROMPT, self.timeout)
+            self.write(b"\r\x02" if ended else b"\x03\r\x02")
+            self._find(PROMPT, Deadline(self.timeout if ended else min(1.0, self.timeout)), "leave the raw REPL")
         except ConnectionLost:
             pass  # the session is over either way, and what it said before counts
 
     def _send_code(self, code: bytes) -> None:
+        deadline = Deadline(self.timeout + len(code) / _SLOWEST)
         self.write(b"\x05A\x01")
-        answer = self.take(2)
-        if answer == b"R\x01":
-            self._raw_paste(code)
-        else:  # b"R\0" knows and refuses raw paste; a REPL without it (before 1.14) answers with a prompt
-            if answer != b"R\x00":
-                self.read_until(b">", self.timeout)
+        if self._find(rb"R[\x00\x01]", deadline, "take code") == b"R\x01":
+            self._raw_paste(code, deadline)
+        else:  # it knows raw paste and has none
             self.write(code + b"\x04")
-            if (answer := self.take(2)) != b"OK":
-                raise BoardError(f"The board does not take the code (it answered {answer!r}); reset it and try again.")
+            self._find(b"OK", deadline, "take the code")
 
-    def _raw_paste(self, code: bytes) -> None:
-        step = int.from_bytes(self.take(2), "little")
-        room, at = step, 0
+    def _raw_paste(self, code: bytes, deadline: Deadline) -> None:
+        # the window's size, 16 bits, and the first window besides it, in one write
+        step = int.from_bytes(self._find(rb"..\x01", deadline, "take code")[:2], "little")
+        room, at = 2 * step, 0
         while at < len(code):
-            while self.link.text or room == 0:
-                byte = self.take(1)
-                if byte == b"\x01":
-                    room += step
-                elif byte == b"\x04":  # the board wants no more: it is out of memory, or it saw Ctrl-C
-                    self.write(b"\x04")
-                    return
-                else:
-                    raise ConnectionLost(
-                        f"The board answered {byte!r} where raw paste wants flow control; reset it and try again."
-                    )
             piece = code[at : at + room]
-            self.write(piece)
+            if piece:
+                self.write(piece)
             at += len(piece)
             room -= len(piece)
+            while at < len(code) and (b"\x01" in self.link.text or b"\x04" in self.link.text or not room):
+                if self._find(rb"[\x01\x04]", deadline, "take the code") == b"\x04":
+                    self.write(b"\x04")  # it wants no more: it is out of memory, or it saw Ctrl-C
+                    return
+                room += step
         self.write(b"\x04")
-        while (byte := self.take(1)) == b"\x01":
-            pass
-        if byte != b"\x04":
-            raise ConnectionLost(f"The board did not confirm the code (it answered {byte!r}); reset it and try again.")
+        self._find(b"\x04", deadline, "confirm the code")
 
-    def _outcome(self, output: Callable[[bytes], None] | None, timeout: float | None) -> Result:
-        out = self.read_until(b"\x04", timeout, output)
-        error = self.read_until(b"\x04>", self.timeout)
-        return Result(out, error.decode("utf-8", "replace").replace("\r\n", "\n"))
+    def _outcome(self, output: Callable[[bytes], object] | None, mark: bytes, deadline: Deadline) -> Result:
+        kept = bytearray()
 
-    def take(self, n: int) -> bytes:
-        """The next `n` bytes of the terminal. Raises ConnectionLost when they do not come in time."""
-        while len(self.link.text) < n:
-            if not self.link.wait(self.timeout):
-                raise ConnectionLost(
-                    f"{self.link.target} stopped in the middle of taking code; reset it and try again."
-                )
-        data = bytes(self.link.text[:n])
-        del self.link.text[:n]
-        return data
+        def keep(data: bytes) -> None:
+            if len(kept) + len(data) > _MAX_OUTPUT:
+                raise BoardError(f"The code prints more than {_MAX_OUTPUT >> 20} MB; take its output as it comes.")
+            kept.extend(data)
+
+        sink, error = output or keep, bytearray()
+        well = self._find(mark + rb"|\x04", deadline, "end the code", sink, _FIRST) == mark
+        if well:
+            self._find(b"\x04", deadline, "end the code", sink)
+        rest = Deadline(self.timeout)
+        self._find(b"\x04", rest, "end the code", sink if well else error.extend)
+        return Result(bytes(kept), error.decode("utf-8", "replace").replace("\r\n", "\n") if error.strip() else "")
 
     # Files: WebREPL's put, get and version
 
@@ -287,16 +340,23 @@ class Client:
         self._answer(f"write {name}")
         return size
 
-    def get(self, name: str, sink: BinaryIO | None = None, progress: Callable[[int], None] | None = None) -> bytes:
-        """The board's file `name`: returned, or written to `sink` as it comes (then returns b""). Raises as put()."""
-        return self._get(_GET, name, sink, progress)
+    def get(
+        self,
+        name: str,
+        sink: BinaryIO | None = None,
+        progress: Callable[[int], None] | None = None,
+        limit: int | None = None,
+    ) -> bytes:
+        """The board's file `name`: returned, or written to `sink` as it comes (then returns b""). Raises as put(), and
+        BoardError when more than `limit` bytes come: 256 MB to a sink, 16 MB into memory, unless told otherwise."""
+        return self._get(_GET, name, sink, progress, limit)
 
     def about(self) -> dict[str, Any]:
         """What the board says of itself (lib/wss/about.py), without an interruption of its program. Raises BoardError
         for a board that does not know the question: an older wss_repl, or one without about.py."""
         try:
-            said = json.loads(self._get(_ABOUT, "about"))
-        except ValueError:
+            said = json.loads(self._get(_ABOUT, "about", limit=_MAX_ABOUT))
+        except (ValueError, RecursionError):
             raise BoardError("The board's status is not readable; update the wss_repl on it.") from None
         if not isinstance(said, dict):
             raise BoardError("The board's status is not readable; update the wss_repl on it.")
@@ -308,17 +368,20 @@ class Client:
         name: str,
         sink: BinaryIO | None = None,
         progress: Callable[[int], None] | None = None,
+        limit: int | None = None,
     ) -> bytes:
+        limit = limit or (MAX_GET if sink else _MAX_OUTPUT)
         self._request(operation, name, 0)
         self._answer(f"read {name}")
         ahead = _ACKS_AHEAD if self.link.target.secure else 1
         for _ in range(ahead):
             self.link.send_binary(b"\0")
         data, done, binary = bytearray(), 0, self.link.binary
+        deadline = Deadline(self.timeout)  # in all: what comes extends it, but not for a board that sends a byte a time
         while True:
-            self._need(2, name)
+            self._need(2, name, deadline)
             length = int.from_bytes(binary[:2], "little")
-            self._need(2 + length, name)
+            self._need(2 + length, name, deadline)
             piece = bytes(binary[2 : 2 + length])
             del binary[: 2 + length]
             if not length:
@@ -329,6 +392,10 @@ class Client:
             else:
                 data += piece
             done += length
+            deadline.extend(length / _SLOWEST, self.timeout)
+            if done > limit:
+                self.close()  # only an end of the session tells the board that no more is wanted
+                raise BoardError(f"The board sends more than {limit} bytes for {name}; the file was not kept.")
             if progress:
                 progress(done)
         self._answer(f"read {name}")
@@ -343,7 +410,7 @@ class Client:
         return data
 
     def _request(self, operation: int, name: str, size: int) -> None:
-        raw = name.encode()
+        raw = name.encode("utf-8", "surrogateescape")
         if len(raw) > MAX_NAME or (not raw and operation != _VERSION):
             raise UsageError(f"The name {name!r} has {len(raw)} bytes; WebREPL's protocol carries 1 to {MAX_NAME}.")
         if b"\0" in raw:
@@ -363,25 +430,27 @@ class Client:
         if code:
             raise BoardError(f"The board cannot {action}: {errno_words(code)}.")
 
-    def _need(self, n: int, what: str) -> None:
+    def _need(self, n: int, what: str, deadline: Deadline | None = None) -> None:
+        deadline = deadline or Deadline(self.timeout)
         while len(self.link.binary) < n:
-            if not self.link.wait(self.timeout):
-                raise ConnectionLost(
-                    f"The board went silent for {self.timeout:g} s in the middle of {what!r}; connect again and retry."
+            if deadline.over or not self.link.wait(deadline.left):
+                self.close()  # nobody knows what its next bytes would be
+                raise NoAnswer(
+                    f"The board does not go on with {what!r} within {self.timeout:g} s; connect again and retry."
                 )
 
 
 def _login_refusal(said: bytes, target: Target) -> LoginError:
-    line = " ".join(said.decode("utf-8", "replace").split())
+    line = brief(said)
     if _DENIED in said:
         return AccessDenied(
             f"Wrong password for {target}; it is the one in webrepl_cfg.py (or given to start) on the board."
         )
     if "in use" in line.lower() or "/takeover" in line:
-        return SessionInUse(f"{target} is in use (it says: {line.rstrip('.')}); --takeover ends the other session.")
+        return SessionInUse(f"{target} is in use (it says: {line}); --takeover ends the other session.")
     if not line:
         return LoginError(f"{target} does not ask for a password in time; try again, or reset the board.")
-    return LoginError(f"{target} refuses the login: {line.rstrip('.')}.")
+    return LoginError(f"{target} refuses the login: {line}.")
 
 
 # Numbers as MicroPython has them (py/mperrno.h); the host's own may differ.

@@ -25,7 +25,17 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from ..errors import ConnectionLost, HandshakeCut, KeyFileError, SessionInUse, TrustError, Unreachable, UsageError
+from ..errors import (
+    ConnectionLost,
+    HandshakeCut,
+    KeyFileError,
+    NoAnswer,
+    SessionInUse,
+    TrustError,
+    Unreachable,
+    UsageError,
+)
+from ..text import brief
 
 WSS_PORT, WS_PORT = 8833, 8266
 
@@ -37,11 +47,38 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-CCM:ECDHE-ECDSA-AES256
 _MAX_FRAME = 1 << 20
 _READ = 1 << 16
 _CLOSE_WAIT = 1.0
+# Bytes that wait for a reader, at most. Of the terminal's the oldest go, as on a terminal's screen; a transfer's are
+# taken as they come, so that more of them are for nobody.
+_MAX_TEXT, _MAX_BINARY = 1 << 20, 1 << 21
+# A peer that takes bytes one by one shall not hold us: what is sent has to be taken at this rate, in bytes a second.
+_SLOWEST = 1024
 
 # A board that lost power answers nothing, and TCP alone would notice after minutes: probe after 3 s of silence and give
 # up after 3 + 3 * 2 s. The board's TCP stack answers these even while its program is busy.
 _KEEPALIVE = (("TCP_KEEPIDLE", 3), ("TCP_KEEPALIVE", 3), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
+_SERVER_HELLO = 4.0  # s; a board on Wi-Fi sends its own within 1.5
 _MAX_UNANSWERED = 5  # retransmissions in a row: about 6 s on a local network
+
+
+class Deadline:
+    """The end of a wait in total, however much comes meanwhile. None seconds: it never ends."""
+
+    def __init__(self, seconds: float | None):
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, 0 or more; None for no end."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    @property
+    def over(self) -> bool:
+        return self.left == 0.0
+
+    def extend(self, seconds: float, most: float) -> None:
+        """For what has come meanwhile; not to more than `most` seconds from now, so that nothing can be saved up."""
+        if self._end is not None:
+            self._end = max(self._end, min(self._end + seconds, time.monotonic() + most))
 
 
 @dataclass(frozen=True)
@@ -136,10 +173,12 @@ def _no_passphrase() -> str:
 class Link:
     """An open WebSocket. `text` and `binary` collect what has arrived; readers delete what they take."""
 
-    def __init__(self, sock: socket.socket, target: Target):
+    def __init__(self, sock: socket.socket, target: Target, timeout: float = 10.0):
         self.target = target
+        self.timeout = timeout
         self.text = bytearray()
         self.binary = bytearray()
+        self.arrived = 0  # bytes in both, ever
         self.response: Response | None = None
         self.closed = False
         self._sock = sock
@@ -171,17 +210,14 @@ class Link:
             context = (
                 credentials.context()
             )  # before connecting: the passphrase is typed on our time, not on the board's
-        deadline = time.monotonic() + timeout
-        sock = tcp_connect(target, timeout)
+        deadline = Deadline(timeout)
+        if target.secure:
+            assert context is not None
+            sock = _connect_tls(target, context, server_name or target.host, credentials, deadline, timeout)
+        else:
+            sock = tcp_connect(target, timeout)
         try:
-            if target.secure:
-                name = server_name or target.host
-                sock.settimeout(max(0.1, deadline - time.monotonic()))
-                try:
-                    sock = context.wrap_socket(sock, server_hostname=name)
-                except (OSError, ValueError) as e:
-                    raise _tls_problem(e, target, name, credentials) from None
-            link = cls(sock, target)
+            link = cls(sock, target, timeout)
             link._credentials, link._server_name = credentials, server_name
             sock.setblocking(False)
             link._upgrade(deadline)
@@ -210,6 +246,11 @@ class Link:
         return self._sock.fileno()
 
     @property
+    def lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._lost is not None or self.closed
+
+    @property
     def backlog(self) -> int:
         """Bytes the board has not taken yet."""
         return len(self._out)
@@ -230,18 +271,18 @@ class Link:
     def wait(self, timeout: float | None = None) -> bool:
         """Until something arrives in `text` or `binary`, or `timeout` seconds pass: False then. Raises ConnectionLost
         when the connection has ended and nothing more came."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        before = len(self.text) + len(self.binary)
+        deadline = Deadline(timeout)
+        before = self.arrived
         while True:
-            arrived = self._receive()
-            if len(self.text) + len(self.binary) > before:
+            received = self._receive()
+            if self.arrived > before:
                 return True
-            if not arrived:
+            if not received:
                 self._check()
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self.select((), left)
+            if deadline.over:
+                return False
+            if not received:
+                self.select((), deadline.left)
 
     def select(self, others: Iterable = (), timeout: float | None = None) -> list:
         """Waits until the board has sent something (wait(0) reads it), one of `others` is readable (those are
@@ -277,23 +318,25 @@ class Link:
     def __exit__(self, *exc) -> None:
         self.close()
 
-    def _upgrade(self, deadline: float) -> None:
+    def _upgrade(self, deadline: Deadline) -> None:
         self._protocol.send_request(self._protocol.connect())
         self._queue()
         while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
             self._push()
-            if not self._receive():
+            received = self._receive()
+            if not received:
                 self._check()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise Unreachable(
-                        f"{self.target} accepts connections but does not answer; is it a board with wss_repl started?"
-                    )
-                self.select((), left)
+            if deadline.over:
+                raise Unreachable(
+                    f"{self.target} accepts connections but does not answer; is it a board with wss_repl started?"
+                )
+            if not received:
+                self.select((), deadline.left)
         if (problem := self._protocol.handshake_exc) is not None:
             if isinstance(problem, InvalidStatus):
                 raise _refused(problem.response, self.target)
-            raise ConnectionLost(f"{self.target} does not answer as a WebSocket ({problem}); is the port right?")
+            said = brief(str(problem))
+            raise ConnectionLost(f"{self.target} does not answer as a WebSocket ({said}); is the port right?")
 
     @property
     def bundle(self) -> tuple[str, str]:
@@ -316,10 +359,18 @@ class Link:
     def _flush(self, block: bool) -> None:
         self._queue()
         self._push()
+        deadline = Deadline(self.timeout + len(self._out) / _SLOWEST)
         while block and self._out:
-            if not self._receive():
+            received = self._receive()
+            if not received:
                 self._check()
-                self.select()
+            if deadline.over:
+                self._lost = NoAnswer(
+                    f"{self.target} does not take what is sent to it; a program may be holding it: a reset frees it."
+                )
+                raise self._lost
+            if not received:
+                self.select((), deadline.left)
             self._push()
 
     def _push(self) -> None:
@@ -366,12 +417,21 @@ class Link:
             elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 if event.opcode is not Opcode.CONT:
                     self._kind = self.text if event.opcode is Opcode.TEXT else self.binary
-                self._kind += event.data
+                self._keep(event.data)
         self._queue()  # pongs, and the answer to a close frame
         self._push()
         if not data or self._protocol.close_rcvd or self._protocol.parser_exc:
             self._end(None)
         return True
+
+    def _keep(self, data: bytes) -> None:
+        self._kind += data
+        self.arrived += len(data)
+        if len(self.text) > _MAX_TEXT:
+            del self.text[: -_MAX_TEXT // 2]
+        if len(self.binary) > _MAX_BINARY:
+            self._lost = NoAnswer(f"{self.target} sends files that nobody asked for; is it a board?")
+            self._out.clear()
 
     def _end(self, error: OSError | None) -> None:
         if self._lost is not None:
@@ -388,10 +448,10 @@ class Link:
             else:
                 text += "is it a board with wss_repl started?"
         elif self._protocol.close_rcvd is not None:
-            reason = self._protocol.close_rcvd.reason.rstrip(".")
+            reason = brief(self._protocol.close_rcvd.reason)
             text = f"The board at {self.target} closed the connection{': ' if reason else ''}{reason}."
         elif broken is not None and not isinstance(broken, EOFError):
-            text = f"{self.target} does not keep to the WebSocket protocol ({broken}); please report this."
+            text = f"{self.target} does not keep to the WebSocket protocol ({brief(str(broken))}); please report this."
         else:  # a reset or a kill and a lost network look alike: TLS reports a time-out as an end
             text = f"The connection to {self.target} broke; was the board reset, is it on and in reach?"
         self._lost = ConnectionLost(text)
@@ -410,11 +470,51 @@ class Link:
                 self._end(TimeoutError(errno.ETIMEDOUT, "no answer"))
 
 
-def tcp_connect(target: Target, timeout: float) -> socket.socket:
-    """A TCP connection to it within `timeout` seconds. Raises Unreachable, UsageError."""
+def _connect_tls(
+    target: Target,
+    context: ssl.SSLContext,
+    name: str,
+    credentials: Credentials | None,
+    deadline: Deadline,
+    timeout: float,
+) -> ssl.SSLSocket:
+    """TCP and TLS. A board whose TCP stack (lwIP) still holds the last connection from the same port of ours in
+    TIME_WAIT takes the new one and never answers: without a ServerHello in time, once more from another port."""
+    for last in (False, True):
+        plain = tcp_connect(target, timeout, deadline)
+        sock: socket.socket = plain
+        try:
+            sock = tls = context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
+            tls.setblocking(False)
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                tls.do_handshake()  # sends the ClientHello; a quick peer may have answered all by now
+                return tls
+            left = deadline.left or 0.0
+            patience = left if last else min(left, _SERVER_HELLO)
+            if not select.select([tls], [], [], patience)[0]:
+                if last or deadline.over:
+                    raise TimeoutError
+                tls.close()
+                continue
+            tls.settimeout(max(0.1, deadline.left or 0.0))
+            tls.do_handshake()
+            return tls
+        except (OSError, ValueError) as e:
+            sock.close()
+            raise _tls_problem(e, target, name, credentials) from None
+        except BaseException:
+            sock.close()
+            raise
+    raise AssertionError("the second round returns or raises")
+
+
+def tcp_connect(target: Target, timeout: float, deadline: Deadline | None = None) -> socket.socket:
+    """A TCP connection to it within `timeout` seconds, or what is left of them until the deadline. Raises Unreachable,
+    UsageError."""
     where = f"{target.host} port {target.port}"
     try:
-        sock = socket.create_connection((target.host, target.port), timeout)
+        left = timeout if deadline is None else deadline.left
+        sock = socket.create_connection((target.host, target.port), left or 0.1)
     except socket.gaierror:
         raise Unreachable(
             f"There is no host named {target.host!r} here; check the name, or use the board's IP address."
@@ -528,8 +628,8 @@ def _tls_problem(
 
 
 def _refused(response: Response, target: Target) -> ConnectionLost | SessionInUse:
-    body = (response.body or b"").decode("utf-8", "replace").strip().split("\n")[0][:200].rstrip(".")
-    said = f"{response.status_code} {response.reason_phrase}" + (f": {body}" if body else "")
+    body = brief((response.body or b"").strip().split(b"\n")[0])
+    said = brief(f"{response.status_code} {response.reason_phrase}") + (f": {body}" if body else "")
     if response.status_code in (409, 503):
         return SessionInUse(f"{target} is in use ({said}); try again later, or take the session over with --takeover.")
     return ConnectionLost(f"{target} refuses the WebSocket ({said}); is it a board with wss_repl started?")

@@ -1,28 +1,42 @@
 """A board's file system, by code that runs in its raw REPL. Paths are the board's; relative ones are from its current
 folder."""
 
-import ast
+import os
+import re
+import secrets
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..errors import BoardError
+from ..text import brief
 from .client import Client, errno_words
+from .link import Deadline
 
+# Each answer of ours is one write of one line between two markers, by which it is found among what timers and threads
+# print. Names go in hexadecimal: whatever a board calls a file, an answer stays one.
+_SAY = """\
+def _wssctl_say(*a):
+ print('<%s:'+' '.join(map(str,a))+':%s>')
+def _wssctl_hex(s):
+ import binascii
+ return binascii.hexlify(s if isinstance(s,bytes) else s.encode()).decode() or '-'
+"""
 # What os.ilistdir leaves out on some file systems (VfsPosix: the size) os.stat tells.
 _WALK = """\
-def _wssctl_walk(p, deep, sums):
+def _wssctl_walk(p, r, deep, sums):
  import os
  for f in sorted(os.ilistdir(p or '.')):
   n = p + '/' + f[0] if p and p != '/' else p + f[0]
   d = f[1] & 0x4000
-  s = h = 0
+  s = 0
+  h = '-'
   if not d:
    s = f[3] if len(f) > 3 else os.stat(n)[6]
    if sums:
     h = _wssctl_sum(n)
-  print(repr((n, bool(d), s, h)))
+  _wssctl_say(d and 1, s, h, _wssctl_hex(r + f[0]))
   if d and deep:
-   _wssctl_walk(n, deep, sums)
+   _wssctl_walk(n, r + f[0] + '/', deep, sums)
 """
 _SUM = """\
 def _wssctl_sum(n):
@@ -30,21 +44,29 @@ def _wssctl_sum(n):
  h = hashlib.sha256()
  b = bytearray(512)
  m = memoryview(b)
+ t = 0
  with open(n, 'rb') as f:
   while True:
    k = f.readinto(b)
    if not k:
     return binascii.hexlify(h.digest()).decode()
    h.update(m[:k])
+   t += 1
+   if t & 7 == 0:
+    _wssctl_say()
 """
 _COPY = """\
 def _wssctl_copy(a, b):
+ t = 0
  with open(a, 'rb') as f, open(b, 'wb') as g:
   while True:
    d = f.read(512)
    if not d:
     break
    g.write(d)
+   t += 1
+   if t & 7 == 0:
+    _wssctl_say()
 """
 _REMOVE = """\
 def _wssctl_remove(p):
@@ -55,7 +77,27 @@ def _wssctl_remove(p):
   os.rmdir(p)
  else:
   os.remove(p)
+ _wssctl_say()
 """
+_MAX_ANSWERS = 20_000  # files in a listing
+_MAX_ANSWER = 4096  # bytes
+# What an answer that is no end gives the rest more time by: a listing may take as long as it goes on, and a board that
+# drips one shall not hold us for ever.
+_PER_ANSWER = 0.2
+_ATTEMPTS = 3  # of reading: on a board with threads a print may fall into an answer
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Iteration)\b")
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
+
+
+def component(name: str, windows: bool = os.name == "nt") -> str:
+    """A file's name as a board tells it, if it is one component of a path, here as there. Raises BoardError for what
+    would lead elsewhere: with a separator, `..`, a zero byte, a drive letter or a device's name on Windows."""
+    bad = name in ("", ".", "..") or "/" in name or "\0" in name
+    if windows:
+        bad = bad or bool(re.search(r'[<>:"\\|?*\x00-\x1f]', name) or _RESERVED.match(name)) or name[-1] in ". "
+    if bad:
+        raise BoardError(f"The board names a file {brief(repr(name))}, which is no name here; nothing of it was used.")
+    return name
 
 
 @dataclass(frozen=True)
@@ -74,20 +116,70 @@ class Remote:
     def __init__(self, board: Client):
         self.board = board
 
-    def run(self, code: str, what: str = "do that", timeout: float | None = 60) -> bytes:
-        """Output of `code`. Raises BoardError with the board's errno in words, or its traceback's last line."""
-        result = self.board.exec(code, timeout=timeout)
+    def run(self, code: str, what: str = "do that", *, answers: int = 0, attempts: int = 1) -> list[list[str]]:
+        """Runs `code`, which answers by calls of _wssctl_say(): their words. `answers`: how many there must be, 0 for
+        any number. Raises BoardError with the board's errno in words or its traceback's last line, ConnectionLost
+        when no answer comes for as long as the client waits."""
+        for left in reversed(range(attempts)):
+            try:
+                found = self._run(code, what)
+                if answers and len(found) != answers:
+                    raise _Garbled
+                return found
+            except _Garbled:
+                if not left:
+                    break
+        raise BoardError(f"The board cannot {what}: what it answers is none; does something there print all the time?")
+
+    def _run(self, code: str, what: str) -> list[list[str]]:
+        mark = secrets.token_hex(6)
+        answer = re.compile(f"<{mark}:(.*?):{mark}>".encode(), re.S)
+        heard, found, deadline = bytearray(), [], Deadline(self.board.timeout)
+
+        def listen(data: bytes) -> None:
+            heard.extend(data)
+            done = 0
+            for match in answer.finditer(heard):
+                done = match.end()
+                if not re.fullmatch(rb"[\x21-\x7e]*( [\x21-\x7e]+)*", match[1]):
+                    raise _Garbled
+                if match[1]:
+                    found.append(match[1].decode().split(" "))
+                deadline.extend(_PER_ANSWER, self.board.timeout)
+                if len(found) > _MAX_ANSWERS:
+                    raise BoardError(f"The board cannot {what}: it answers more than {_MAX_ANSWERS} times.")
+            del heard[: max(done, len(heard) - _MAX_ANSWER)]
+
+        names = re.findall(r"^def (\w+)", _SAY + code, re.M)
+        result = self.board.exec(
+            _SAY % (mark, mark) + code + f"\ndel {','.join(dict.fromkeys(names))}", listen, deadline
+        )
         if result.error:
-            last = result.error.strip().splitlines()[-1]
+            lines = [line.strip() for line in result.error.strip().splitlines()]
+            last = next((line for line in reversed(lines) if _RAISED.match(line)), lines[-1])
             if last.startswith("OSError:"):
                 digits = "".join(c if c.isdigit() else " " for c in last.partition("]")[0]).split()
                 if digits:
-                    raise BoardError(f"The board cannot {what}: {errno_words(int(digits[0]))}.")
-            raise BoardError(f"The board cannot {what} ({last}).")
-        return result.output
+                    raise BoardError(f"The board cannot {what}: {errno_words(int(digits[0][:6]))}.")
+            raise BoardError(f"The board cannot {what} ({brief(last)}).")
+        return found
+
+    def _read(self, code: str, what: str, pattern: str) -> re.Match:
+        """The one answer of code that changes nothing."""
+        for _ in range(_ATTEMPTS):
+            words = " ".join(self.run(code, what, answers=1, attempts=_ATTEMPTS)[0])
+            if match := re.fullmatch(pattern, words):
+                return match
+        raise BoardError(f"The board cannot {what}: its answer is none ({brief(words)}).")
 
     def cwd(self) -> str:
-        return self.run("import os;print(os.getcwd(),end='')", "say where it is").decode()
+        code = "import os\n_wssctl_say(_wssctl_hex(os.getcwd()))"
+        return _text(self._read(code, "say where it is", "((?:[0-9a-f]{2})+)")[1])
+
+    def system(self) -> str:
+        """What it runs, and on what."""
+        code = "import sys\n_wssctl_say(_wssctl_hex(sys.version+'; '+sys.implementation._machine))"
+        return _text(self._read(code, "say what it is", "((?:[0-9a-f]{2})+)")[1])
 
     def chdir(self, path: str) -> str:
         self.run(f"import os;os.chdir({path!r})", f"go to {path}")
@@ -95,9 +187,12 @@ class Remote:
 
     def stat(self, path: str) -> Entry | None:
         """None when there is nothing of that name."""
-        code = f"import os\ntry:\n s=os.stat({path!r});print(s[0]&0x4000,s[6])\nexcept OSError:\n print('-')"
-        said = self.run(code).split()
-        return None if said == [b"-"] else Entry(path, said[0] != b"0", int(said[1]))
+        code = (
+            f"import os\ntry:\n s=os.stat({path!r});_wssctl_say(s[0]&0x4000,s[6])\n"
+            "except OSError:\n _wssctl_say('-')"
+        )
+        said = self._read(code, f"look at {path}", r"(-)|(\d{1,9}) (\d{1,19})")
+        return None if said[1] else Entry(path, said[2] != "0", int(said[3]))
 
     def is_dir(self, path: str) -> bool:
         if path.strip("/") in ("", ".", ".."):
@@ -107,30 +202,40 @@ class Remote:
 
     def walk(self, path: str = "", deep: bool = False, sums: bool = False) -> list[Entry]:
         """What is in a folder, and below it. `sums`: with SHA-256, computed there."""
-        code = _WALK + (_SUM if sums else "") + f"_wssctl_walk({path!r},{deep},{sums})\ndel _wssctl_walk"
-        lines = self.run(code, f"list {path or 'this folder'}", None).decode().splitlines()
-        return [Entry(n, d, s, h or "") for n, d, s, h in map(ast.literal_eval, lines)]
+        code = (_SUM if sums else "") + _WALK + f"_wssctl_walk({path!r},'',{deep},{sums})"
+        what = f"list {path or 'this folder'}"
+        base = path if not path or path == "/" else path.rstrip("/") + "/"
+        pattern = re.compile(r"([01]) (\d{1,19}) ([0-9a-f]{64}|-) ((?:[0-9a-f]{2})+)")
+        for _ in range(_ATTEMPTS):
+            rows = [pattern.fullmatch(" ".join(words)) for words in self.run(code, what, attempts=_ATTEMPTS)]
+            if all(rows):
+                return _entries(base, [row for row in rows if row])
+        raise BoardError(f"The board cannot {what}: what it sends is no list.")
 
     def sha256(self, path: str) -> str:
-        return self.run(f"{_SUM}print(_wssctl_sum({path!r}),end='')", f"read {path}", None).decode()
+        return self._read(f"{_SUM}_wssctl_say(_wssctl_sum({path!r}))", f"read {path}", "[0-9a-f]{64}")[0]
 
     def head(self, path: str, count: int) -> bytes:
         """Its first lines."""
         code = (
-            f"with open({path!r},'rb') as f:\n for i in range({count}):\n  l=f.readline()\n  if not l:break\n  print(l)"
+            f"with open({path!r},'rb') as f:\n i=0\n while i<{count}:\n  l=f.readline(256)\n  if not l:break\n"
+            "  i+=l[-1]==10\n  _wssctl_say(_wssctl_hex(l))"
         )
-        lines = self.run(code, f"read {path}").decode().splitlines()
-        return b"".join(map(ast.literal_eval, lines))
+        for _ in range(_ATTEMPTS):
+            pieces = ["".join(words) for words in self.run(code, f"read {path}", attempts=_ATTEMPTS)]
+            if all(re.fullmatch("([0-9a-f]{2})+", piece) for piece in pieces):
+                return b"".join(map(bytes.fromhex, pieces))
+        raise BoardError(f"The board cannot read {path}: what it answers is none.")
 
     def copy(self, source: str, to: str) -> None:
-        self.run(f"{_COPY}_wssctl_copy({source!r},{to!r})", f"copy {source} to {to}", None)
+        self.run(f"{_COPY}_wssctl_copy({source!r},{to!r})", f"copy {source} to {to}")
 
     def rename(self, old: str, new: str) -> None:
         self.run(f"import os;os.rename({old!r},{new!r})", f"rename {old} to {new}")
 
     def remove(self, path: str, deep: bool = False) -> None:
         if deep:
-            self.run(f"{_REMOVE}_wssctl_remove({path!r})", f"remove {path}", None)
+            self.run(f"{_REMOVE}_wssctl_remove({path!r})", f"remove {path}")
         else:
             self.run(f"import os;os.remove({path!r})", f"remove {path}")
 
@@ -149,5 +254,30 @@ class Remote:
 
     def df(self, path: str = "") -> tuple[int, int]:
         """(bytes in all, bytes free)."""
-        said = self.run(f"import os;s=os.statvfs({path or '/'!r});print(s[1]*s[2],s[1]*s[3])").split()
-        return int(said[0]), int(said[1])
+        code = f"import os;s=os.statvfs({path or '/'!r});_wssctl_say(s[1]*s[2],s[1]*s[3])"
+        said = self._read(code, "say how full it is", r"(\d{1,19}) (\d{1,19})")
+        return int(said[1]), int(said[2])
+
+
+class _Garbled(Exception):
+    """What another printed fell into an answer."""
+
+
+def _text(hexadecimal: str) -> str:
+    return bytes.fromhex(hexadecimal).decode("utf-8", "surrogateescape")
+
+
+def _entries(base: str, rows: list[re.Match]) -> list[Entry]:
+    """Raises BoardError for names that are none, or in a folder that was not listed."""
+    found: list[Entry] = []
+    folders = {""}
+    for row in rows:
+        path = _text(row[4])
+        folder, _, name = path.rpartition("/")
+        if folder not in folders:
+            name = path  # in no folder that was listed
+        component(name, windows=False)
+        if row[1] == "1":
+            folders.add(path)
+        found.append(Entry(base + path, row[1] == "1", int(row[2]), row[3].strip("-")))
+    return found

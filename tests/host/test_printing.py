@@ -1,0 +1,86 @@
+"""An honest board that prints all the time, from a timer or a thread: every tool finds its own answers among that."""
+
+import shutil
+
+import pytest
+from desk import PASSWORD, Desk
+from targets import Unix
+from wssctl.wire.client import Client
+from wssctl.wire.link import Credentials
+from wssctl.wire.remote import Remote
+
+TIMER = """\
+import machine
+timer = machine.Timer(1)
+timer.init(period={ms}, mode=machine.Timer.PERIODIC, callback=lambda t: print('reading', 21.5))
+"""
+THREAD = """\
+import _thread, time
+def talk():
+    while talking:
+        print('reading', 21.5)
+        time.sleep_ms(3)
+talking = True
+_thread.start_new_thread(talk, ())
+"""
+
+
+@pytest.fixture(params=["unix", "unix32"])
+def desk(request, keys, tmp_path):
+    shutil.copytree(keys.board, tmp_path / "board")
+    with Desk(keys, Unix(request.param), tmp_path / "board") as running:
+        yield running
+
+
+def start(desk, program):
+    """From boot.py, as people do; until it prints."""
+    boot = desk.directory / "boot.py"
+    boot.write_text(boot.read_text() + program)
+    desk.board.restart()
+    desk.board.read_until(b"wss_repl: listening", 20)
+    desk.board.read_until(b"reading 21.5", 20)
+
+
+def client(desk) -> Client:
+    host = desk.keys.host
+    return Client.connect(desk.url, Credentials(host.ca, host.cert, host.key, host.passphrase), PASSWORD)
+
+
+@pytest.mark.parametrize("program", [TIMER.format(ms=5), TIMER.format(ms=20), THREAD], ids=["5 ms", "20 ms", "thread"])
+def test_answers_are_found(desk, program, tmp_path):
+    start(desk, program)
+    (desk.directory / "data").write_bytes(b"line\n" * 5000)
+    src = tmp_path / "src" / "lib"
+    src.mkdir(parents=True)
+    for i in range(4):
+        (src / f"f{i}.py").write_text(f"x = {i}\n")
+    for _ in range(5):
+        with client(desk) as board:
+            remote = Remote(board)
+            for _ in range(3):
+                assert b"42\r\n" in board.exec("print(6*7)").output
+                result = board.exec("print('before')\nraise ValueError('mine')")
+                assert b"before" in result.output and "ValueError: mine" in result.error
+                assert board.exec("x = 1  # " + "-" * 3000).error == ""
+                assert {e.name for e in remote.walk("", True, True)} >= {"boot.py", "data"}
+                assert remote.cwd() == "/" and remote.df()[0] > 0
+                assert remote.head("data", 2) == b"line\nline\n"
+            assert board.get("data") == b"line\n" * 5000
+            board.put(b"new", "new")
+            assert remote.stat("new").size == 3
+    done = desk.wssctl("shell", "sync", "src", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "4 sent, 0 the same" in done.stdout, done
+    done = desk.wssctl("shell", "sync", "src", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 sent, 4 the same\n", ""), done
+    done = desk.wssctl("exec", "print(6*7)")
+    assert done.returncode == 0 and "42\n" in done.stdout and done.stderr == "", done
+    done = desk.wssctl("exec", "1/0")
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr, done
+
+
+def test_programs_print_what_they_like(desk):
+    """What exec() brings back is what was printed, whatever that is like."""
+    with client(desk) as board:
+        for said in ("\x1e", "\x1e0123", "raw REPL; CTRL-B to exit\n>", ">>> ", "OK", "R\x01", "\x01", "a" * 5000):
+            result = board.exec(f"print({said!r}, end='')")
+            assert (result.output, result.error) == (said.replace("\n", "\r\n").encode(), ""), said
