@@ -216,6 +216,8 @@ class Peer(Wire):
                 if self.pongs:
                     self.send(encode(PONG, payload))
                 continue
+            if op == TEXT:
+                payload.decode()  # RFC 6455 section 8.1
             return op, payload
 
     def text(self, data: str | bytes):
@@ -236,7 +238,7 @@ class Peer(Wire):
                 raise TimeoutError(got[-500:]) from None
             if op == CLOSE:
                 raise Ended(got)
-            if op == TEXT:
+            if op == TEXT or payload[:1] >= b"\x80":  # what is printed and is not UTF-8 (lib/wss/utf8.py)
                 got += payload
                 self.seen += payload
         self.sock.settimeout(self.timeout)
@@ -272,7 +274,7 @@ class Peer(Wire):
             op, payload = self.frame()
             if op == CLOSE:
                 raise Ended
-            if op == BINARY:
+            if op == BINARY and (n is None or payload[:1] < b"\x80"):
                 assert n is None or len(payload) == n, payload
                 return payload
 

@@ -161,6 +161,10 @@ class Files:
         """Where to read the next n bytes or fewer, if a put has a buffer of its own."""
         return self._op == _PUT and self._buf and memoryview(self._buf)[:n]
 
+    def is_active(self):
+        """Whether a put or a get is under way."""
+        return self._op == _PUT or self._op == _GET
+
     def busy(self):
         """Whether a piece of a get is due."""
         return self._acks and self._op == _GET

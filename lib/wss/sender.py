@@ -6,6 +6,7 @@ from wss import port
 
 _REPLIES_MAX = const(4)
 _ENOTCONN = const(128)
+_BEGUN_MS = const(20)  # how long the beginning of a character waits for its end
 
 
 class Sender:
@@ -16,6 +17,9 @@ class Sender:
         self.replies = []  # small frames that come before all else
         self.record = None  # memoryview of what is being written. TLS wants the very same bytes again.
         self._sent = None  # how much of it the socket has just taken
+        self._uncut = False  # record has bytes in it that may not be UTF-8
+        self._begun = b""  # the beginning of a character, printed before the rest of it
+        self._since = 0  # ticks of that
 
     def reply(self, data):
         """Queue a small frame. A peer that asks faster than it reads loses answers; our memory stays bounded."""
@@ -31,6 +35,8 @@ class Sender:
                 data = self.record
                 self.record = data[self._sent :] if self._sent < len(data) else None
                 self._sent = None
+            if self._uncut:
+                self._cut()
             if self.record is None:
                 if self.replies:
                     self.record = self.replies.pop(0)
@@ -38,7 +44,15 @@ class Sender:
                     return True
                 else:
                     # What is printed comes first: acknowledgements sent ahead would keep a get busy to its end.
-                    self.record = session.terminal.take()
+                    self.record = record = session.terminal.take()
+                    if record:
+                        self._uncut = self._begun or not port.is_ascii(record, len(record))
+                        continue
+                    if self._begun:
+                        if port.ticks_diff(port.ticks_ms(), self._since) >= _BEGUN_MS:
+                            self._uncut = True
+                            continue
+                        session.server.input_left = True
                     if self.record is None:
                         files = session.receiver.files
                         if not files or not files.busy():
@@ -48,6 +62,20 @@ class Sender:
             self._sent = session.stream.write(self.record)
             if not self._sent:
                 return False
+
+    def _cut(self):
+        from wss.utf8 import cut, whole
+
+        files = self.session.receiver.files
+        only_text = files and files.is_active()
+        if self.record:
+            self.record, self._begun = cut(self.record, self._begun, only_text)
+            if self._begun:
+                self._since = port.ticks_ms()
+                port.schedule(self.session.server.callback)
+        else:
+            self.record, self._begun = whole(self._begun, only_text), b""
+        self._uncut = False
 
     def send(self):
         """flush(), but it never raises: a lost connection ends the session."""

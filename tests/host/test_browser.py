@@ -123,6 +123,9 @@ def test_a_browser_works_on_the_board(desk, home):
         browser.until(f"{OUT}.includes('pastedpasted')")
         browser.type("impo\tosx\b; print(99)\r")
         browser.until(rf"/\n99\n>>> $/.test({OUT}.trimEnd() + ' ')")
+        # what is no character is shown as such, and the connection goes on
+        browser.type("import sys; n = sys.stdout.buffer.write(bytes([65, 255, 66, 10]))\r")
+        browser.until(rf"/\nA\ufffdB\n/.test({OUT})")
         # what is typed while the page asks for the file list goes to the board after it
         for _ in range(3):
             browser.js("document.getElementById('refresh').click()")

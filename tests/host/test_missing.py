@@ -43,7 +43,16 @@ def test_import_has_no_side_effect():
 
 
 UNMASK = """
-from wss.port import unmask
+from wss.port import is_ascii, unmask
+for n in (0, 1, 125, 126, 300):
+    frame = b"\\x81" + (bytes((n,)) if n < 126 else bytes((126, n >> 8, n & 255))) + b"x" * n
+    for before in (b"", b"\\x81\\x02ab"):
+        record = bytearray(before + frame + b"\\x81\\x00")
+        assert is_ascii(record, len(record)), record
+        for i in range(len(before) + len(frame) - n, len(before) + len(frame)):
+            record[i] = 0x80
+            assert not is_ascii(record, len(record)), (n, i)
+            record[i] = 0x7F
 whole = bytes(range(256))
 for n in range(70):
     for at in range(4):
@@ -66,7 +75,7 @@ def test_no_machine_code(bits, tmp_path):
     shutil.copytree(ROOT / "lib", lib)
     port = lib / "wss" / "port.py"
     text = port.read_text()
-    assert text.count("@micropython.viper") == 1
+    assert text.count("@micropython.viper") == 2
     port.write_text(text.replace("@micropython.viper", "@micropython.vinyl"))
     assert run(binary, UNMASK, lib) == "bytecode\n"
 

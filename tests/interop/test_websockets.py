@@ -80,6 +80,40 @@ def test_a_fragmented_message_is_one(session):
     assert session.until(">>> ") == "print(6 * 7)\r\n42\r\n>>> "
 
 
+def test_bytes_that_are_not_utf8_come_in_binary_messages_and_the_connection_goes_on(session):
+    session.ws.send("import sys; n = sys.stdout.buffer.write(bytes([65, 255, 66]))\r")
+    assert session.until("\r\n").endswith("\r\n")
+    assert [session.ws.recv(10) for _ in range(3)] == ["A", b"\xffB", ">>> "]
+    assert session.command("print(chr(0xe9) + chr(0xd7ff))") == "é\ud7ff\r\n"
+    session.ws.send("print(chr(0xd800))\r")
+    session.until("\r\n")
+    assert [session.ws.recv(10) for _ in range(3)] == [b"\xed\xa0\x80", "\r\n", ">>> "]
+
+
+def test_raw_paste(session):
+    """Its flow control begins with 0x80, as a strict client (Thonny, for one) gets it."""
+
+    def take(n):
+        got = b""
+        while len(got) < n:
+            message = session.ws.recv(10)
+            got += message.encode() if isinstance(message, str) else message
+        return got
+
+    session.ws.send("\x01")
+    session.until("exit\r\n>")
+    session.ws.send("\x05A\x01")
+    answer = take(5)
+    assert answer in (b"R\x01\x80\x00\x01", b"R\x01\x80\x00")
+    session.ws.send("print(6 * 7)\x04")
+    got = b""
+    while not got.endswith(b"\x04>"):
+        got += take(1)
+    assert got.lstrip(b"\x01") == b"\x0442\r\n\x04\x04>"
+    session.ws.send("\x02")
+    session.until(">>> ")
+
+
 def test_keepalive_pings_are_answered_while_a_program_runs(desk):
     """With ping_timeout the client itself ends a connection whose pong does not come."""
     with opened(desk, ping_interval=0.2, ping_timeout=1) as session:

@@ -373,6 +373,7 @@ class Client:
         limit = limit or (MAX_GET if sink else _MAX_OUTPUT)
         self._request(operation, name, 0)
         self._answer(f"read {name}")
+        self.link.receiving = True
         ahead = _ACKS_AHEAD if self.link.target.secure else 1
         for _ in range(ahead):
             self.link.send_binary(b"\0")

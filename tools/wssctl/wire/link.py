@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
@@ -182,6 +182,7 @@ class Link:
         self.response: Response | None = None
         self.closed = False
         self._sock = sock
+        self.receiving = False  # a file is coming: all binary frames are pieces of it
         self._kind = self.text
         self._out = bytearray()
         self._want_write = False
@@ -416,7 +417,7 @@ class Link:
                 self.response = event
             elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 if event.opcode is not Opcode.CONT:
-                    self._kind = self.text if event.opcode is Opcode.TEXT else self.binary
+                    self._kind = self._kind_of(event)
                 self._keep(event.data)
         self._queue()  # pongs, and the answer to a close frame
         self._push()
@@ -432,6 +433,16 @@ class Link:
         if len(self.binary) > _MAX_BINARY:
             self._lost = NoAnswer(f"{self.target} sends files that nobody asked for; is it a board?")
             self._out.clear()
+
+    def _kind_of(self, event: Frame) -> bytearray:
+        """What the board printed and is not UTF-8 comes in binary frames that begin with 0x80 or more, as no answer of
+        the file protocol does; it sends none of them with the pieces of a file (lib/wss/utf8.py)."""
+        if event.opcode is Opcode.TEXT:
+            return self.text
+        if self.receiving:
+            self.receiving = event.data != b"\0\0"  # the piece without data is the last one
+            return self.binary
+        return self.text if event.data[:1] >= b"\x80" else self.binary
 
     def _end(self, error: OSError | None) -> None:
         if self._lost is not None:
