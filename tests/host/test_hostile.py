@@ -150,7 +150,7 @@ def test_a_star_names_no_hidden_file(lie, desk):
 
 
 @pytest.mark.parametrize("leads", ["%s/evil", "../evil", "../../evil", "dir/../../evil", "..", "evil\\0x"])
-@pytest.mark.parametrize("tool", ["shell"])
+@pytest.mark.parametrize("tool", ["shell", "mpremote"])
 def test_a_name_leads_out_of_the_folder(lie, tool, leads):
     name = leads.replace("%s", str(lie.here.parent))
     lie(f"return iter([('{name}', 0x8000, 0, 5)])")
@@ -168,7 +168,36 @@ def test_a_name_that_is_a_link_out_of_the_folder_here(lie, desk):
     lie("return iter([('evil', 0x8000, 0, 5)])")
     done = lie.run("shell", "get *")
     assert done.returncode == 7 and "is a link out of" in done.stderr, done
+    (lie.here / "dir").mkdir()
+    (lie.here / "dir" / "evil").symlink_to(outside)
+    done = lie.run("mpremote", "resume", "fs", "cp", "-r", ":dir", ".")
+    assert done.returncode == 1 and "link" in done.stderr + done.stdout, done
     assert outside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["/remote/../../secret", "../../secret", "/remote/link", "%s/secret", "folder/secret"])
+def test_a_mount_shows_its_folder_alone(lie, name):
+    (lie.here.parent / "secret").write_text("top secret")
+    (lie.here.parent.parent / "secret").write_text("top secret")
+    (lie.here / "link").symlink_to(lie.here.parent / "secret")
+    (lie.here / "folder").symlink_to(lie.here.parent)
+    path = name.replace("%s", str(lie.here.parent))
+    for code in (f"print(open('{path}').read())", f"open('{path}', 'w').write('x')", f"import os; os.remove('{path}')"):
+        done = lie.run("mpremote", "resume", "mount", ".", "exec", code)
+        assert done.returncode == 1 and "secret\n" not in done.stdout, done
+    assert (lie.here.parent / "secret").read_text() == "top secret"
+
+
+def test_what_mpremote_says_of_a_board(lie):
+    lie(r"return iter([('\x1b]0;owned\x07evil', 0x8000, 0, 5)])")
+    for words in (("ls",), ("tree",), ("cp", "-r", ":dir", "."), ("rm", "-r", ":dir")):
+        done = lie.run("mpremote", "resume", "fs", *words)
+        assert "\x1b" not in done.stdout + done.stderr, (words, done)
+    lie(r"raise Exception('\x1b]0;owned\x07')")
+    done = lie.run("mpremote", "resume", "fs", "ls")
+    assert "\x1b" not in done.stdout + done.stderr and r"\x1b]0;owned\x07" in done.stdout + done.stderr, done
+    done = lie.run("mpremote", "resume", "exec", r"print('\x1b[1mbold')")
+    assert done.stdout == "\x1b[1mbold\n", "the output of one's own code is one's own"
 
 
 def test_histories_are_private_whatever_the_umask(desk, tmp_path):

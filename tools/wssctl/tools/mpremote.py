@@ -4,7 +4,8 @@ import sys
 
 from ..boards.dialler import Dialler
 from ..errors import BoardError, UsageError
-from . import serial_handler
+from ..text import brief
+from . import guard, serial_handler
 
 
 def main(args) -> int:
@@ -28,8 +29,11 @@ def main(args) -> int:
     except serial_handler.Lost as e:
         code = e.exit_code
     except TransportError as e:
-        said = str(e).rstrip(".")
+        said = brief(str(e))
         raise BoardError(f"mpremote: {said}; `wssctl mpremote BOARD reset` starts the board afresh.") from None
+    except guard.NONSENSE as e:
+        said = brief(f"{type(e).__name__}: {e}")
+        raise BoardError(f"mpremote makes no sense of what the board sends ({said}).") from None
     except no_terminal:
         raise UsageError("mpremote's repl needs a terminal; `wssctl exec BOARD --file -` runs a program.") from None
     lost = serial_handler.Serial.lost

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import selectors
 import sys
 import time
@@ -21,7 +22,9 @@ from serial.serialutil import SerialBase, SerialException
 
 from ..boards.dialler import Dialler
 from ..errors import AccessDenied, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError, WssctlError
+from ..text import shown
 from ..wire.client import PROMPT, Client
+from . import guard
 
 # A board that joins its Wi-Fi in boot.py needs 5 to 10 s.
 RECONNECT = 30.0
@@ -33,6 +36,10 @@ _RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 _REBOOT = b"soft reboot\r\n"
 _MARK = b"wssctl is back"
 _PASTE, _WINDOW, _FRAME = b"\x05A\x01", 0x7FFF, 4096
+# The flow control of a paste: R, 1, its window (16 bits), any number of 1, and a 4 when the board has the code or wants
+# no more of it. The rest of it, after the window.
+_PASTED, _CONFIRMED = re.compile(rb"R\x01.*?..\x01.*?\x04", re.S), re.compile(rb"\x04")
+_MAX_FLOW, _MAX_GULP = 1 << 16, 1 << 20
 
 options: dict = {}
 
@@ -53,6 +60,7 @@ def install(**given) -> None:
     if package not in serial.protocol_handler_packages:
         serial.protocol_handler_packages.append(package)
         serial.Serial = _Either
+    guard.guard(Serial)
     sys.excepthook = _one_sentence
 
 
@@ -90,6 +98,7 @@ def first(dial: Dialler) -> Client:
 
 
 def _say(text: str) -> None:
+    text = shown(text)
     sys.stdout.flush()
     print(f"\r\nwss: {text}\r" if sys.stderr.isatty() else f"wss: {text}", file=sys.stderr, flush=True)
 
@@ -120,6 +129,7 @@ class Serial(SerialBase):
         self._selector: selectors.BaseSelector | None = None
         self._flagged = False
         self._flow: bytes | None = None  # the board's answer to a paste, until its flow control is over
+        self._ends = _PASTED
         super().__init__(*args, **kwargs)
 
     def open(self) -> None:
@@ -137,10 +147,13 @@ class Serial(SerialBase):
             except WssctlError as e:
                 _say(str(e))
                 raise Lost(e) from None
+        if "mpremote.main" in sys.modules:
+            guard.guard_terminal()
         self.is_open = True
 
     def close(self) -> None:
         self.is_open = False
+        guard.close_files()
         if self._client:
             with contextlib.suppress(ConnectionLost):
                 if self._raw_left:
@@ -218,18 +231,15 @@ class Serial(SerialBase):
             client.write(data)
 
     def _begin_paste(self, client: Client) -> None:
-        self._paste, self._flow = bytearray(), b""
+        self._input.clear()  # what a timer or a thread printed behind the prompt would be taken for the answer
         if self._can_paste:
-            self._paste += _PASTE
+            self._paste, self._flow, self._ends = bytearray(_PASTE), b"", _PASTED
         else:
-            client.write(_PASTE)
-            answer = client.take(2)
-            self._can_paste = answer == b"R\x01"
+            self._can_paste = client.offer_code() is not None
             if not self._can_paste:
-                self._paste = self._flow = None
-                self._input += answer
+                self._input += b"R\x00"
                 return
-            self._flow = answer + client.take(2)
+            self._paste, self._flow, self._ends = bytearray(), b"", _CONFIRMED
         self._window = _WINDOW
         self._input += b"R\x01" + _WINDOW.to_bytes(2, "little")
 
@@ -245,13 +255,15 @@ class Serial(SerialBase):
             self._input += b"\x01"
 
     def _take(self, data: bytes) -> bytes:
-        """What the board sent without the flow control of a paste: R, 1, its window (16 bits), any number of 1."""
+        """What the board sent, from the confirmation of a paste on: what comes before is flow control, and what timers
+        and threads print meanwhile, for which mpremote has no place."""
         if self._flow is None:
             return data
         self._flow += data
-        if self._flow[:2] == b"R\x01"[: len(self._flow)] and not (rest := self._flow[4:].lstrip(b"\x01")):
+        if not (found := self._ends.search(self._flow)):
+            self._flow = self._flow[-_MAX_FLOW:]
             return b""
-        data, self._flow = rest if self._flow[:2] == b"R\x01" else self._flow, None
+        data, self._flow = self._flow[found.end() - 1 :], None
         return data
 
     def room(self) -> bool:
@@ -262,7 +274,8 @@ class Serial(SerialBase):
         """Every write has been handed to the network when it returns."""
 
     def reset_input_buffer(self) -> None:
-        while self._fill(0):
+        deadline = time.monotonic() + _LINGER
+        while self._fill(0) and time.monotonic() < deadline:
             pass
         self._input.clear()
         self._flag()
@@ -292,6 +305,8 @@ class Serial(SerialBase):
             data = client.read(timeout)
             while data:
                 self._input += self._take(data)
+                if len(self._input) - before > _MAX_GULP:
+                    break  # a board that prints without end
                 wanted = len(self._input) == before  # flow control alone is nothing to the reader
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 data = client.read(left if wanted else 0)

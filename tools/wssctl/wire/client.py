@@ -258,16 +258,22 @@ class Client:
 
     def _send_code(self, code: bytes) -> None:
         deadline = Deadline(self.timeout + len(code) / _SLOWEST)
-        self.write(b"\x05A\x01")
-        if self._find(rb"R[\x00\x01]", deadline, "take code") == b"R\x01":
-            self._raw_paste(code, deadline)
-        else:  # it knows raw paste and has none
+        if (window := self.offer_code(deadline)) is not None:
+            self._raw_paste(code, window, deadline)
+        else:
             self.write(code + b"\x04")
             self._find(b"OK", deadline, "take the code")
 
-    def _raw_paste(self, code: bytes, deadline: Deadline) -> None:
+    def offer_code(self, deadline: Deadline | None = None) -> int | None:
+        """Begins raw paste. Returns its window in bytes, of which two may be sent at once; None for a board without."""
+        deadline = deadline or Deadline(self.timeout)
+        self.write(b"\x05A\x01")
+        if self._find(rb"R[\x00\x01]", deadline, "take code") == b"R\x00":
+            return None
         # the window's size, 16 bits, and the first window besides it, in one write
-        step = int.from_bytes(self._find(rb"..\x01", deadline, "take code")[:2], "little")
+        return int.from_bytes(self._find(rb"..\x01", deadline, "take code")[:2], "little")
+
+    def _raw_paste(self, code: bytes, step: int, deadline: Deadline) -> None:
         room, at = 2 * step, 0
         while at < len(code):
             piece = code[at : at + room]
