@@ -1,6 +1,13 @@
 # A unix port that behaves towards Python as an ESP32 does. It needs no change to MicroPython's own files: functions
 # that have to differ are replaced at link time (--wrap) or by including the port's source under another name.
 
+# MicroPython's own switch for 32 bits, MICROPY_FORCE_32BIT, was retired after 1.28 (80705342e5): make warns, and builds for
+# 64. This is what it did before.
+ifeq ($(BOARD_BITS),32)
+CFLAGS += -m32
+LDFLAGS += -m32
+endif
+
 CFLAGS += -DMP_CONFIGFILE='"board_config.h"'
 QSTR_GLOBAL_DEPENDENCIES += $(VARIANT_DIR)/board_config.h $(VARIANT_DIR)/board_machine.h
 # modwebrepl.c has a warning of its own, and newer compilers find more in older sources.

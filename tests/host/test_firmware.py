@@ -183,3 +183,86 @@ def test_a_missing_32_bit_compiler_is_one_command_away(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(firmware.FirmwareError, match="run 'apt-get install gcc-multilib' as root"):
         firmware._need_32bit(tmp_path / "log")
+
+
+# What comes out of make is looked at before it is used
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """made(64) has make come out with that file, or made(64) with a 64-bit firmware; firmware.firmware() goes on."""
+    source = firmware.source().path
+    real = {bits: firmware.firmware(bits) for bits in (64, 32)}
+    monkeypatch.setattr(firmware, "BUILD", tmp_path)
+    monkeypatch.setenv("MPY_DIR", str(source))
+    monkeypatch.setattr(firmware, "_build_mpy_cross", lambda src: Path("mpy-cross"))
+
+    def come_out(binary):
+        def make(src, where, log, *arguments):
+            out = Path(next(word for word in arguments if word.startswith("BUILD=")).removeprefix("BUILD="))
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copy(real.get(binary, binary), out / "micropython")
+            return True
+
+        monkeypatch.setattr(firmware, "_make", make)
+
+    return come_out
+
+
+def refused(bits, tmp_path) -> str:
+    with pytest.raises(firmware.FirmwareError) as caught:
+        firmware.firmware(bits)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob(f"micropython-{bits}")), "it is used all the same"
+    return str(caught.value)
+
+
+def test_a_build_that_comes_out_with_other_bits_is_refused(made, tmp_path):
+    """As all 32-bit ones did after MICROPY_FORCE_32BIT was gone: make warned, and built for 64."""
+    made(64)
+    assert "the 32-bit firmware came out as a 64-bit program" in refused(32, tmp_path)
+    made(32)
+    assert "the 64-bit firmware came out as a 32-bit program" in refused(64, tmp_path)
+    made(firmware.source().path / "README.md")
+    assert "came out as no ELF program" in refused(64, tmp_path)
+    made(32)
+    assert firmware._elf_bits(firmware.firmware(32)) == 32
+
+
+def test_a_build_of_another_version_is_refused(made, tmp_path, monkeypatch):
+    tree = tmp_path / "newer"
+    (tree / "lib" / "mbedtls" / "library").mkdir(parents=True)
+    (tree / "py").mkdir()
+    parts = {"MAJOR": 1, "MINOR": 99, "MICRO": 2, "PRERELEASE": 1}
+    number = "".join(f"#define MICROPY_VERSION_{part} {n}\n" for part, n in parts.items())
+    (tree / "py" / "mpconfig.h").write_text(number)
+    assert firmware.version_name(tree) == "1.99.2-preview"
+    monkeypatch.setenv("MPY_DIR", str(tree))
+    made(64)
+    assert "and not 1.99.2" in refused(64, tmp_path)
+
+
+def test_a_build_without_all_of_the_bundle_is_refused(made, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    shutil.copytree(ROOT / "lib", root / "lib")
+    (root / "lib" / "wss" / "later.py").write_text("")
+    (root / "manifest.py").write_text("")
+    monkeypatch.setattr(firmware, "ROOT", root)
+    made(64)
+    assert "lacks frozen modules (wss.later)" in refused(64, tmp_path)
+
+
+def test_a_build_that_does_not_run_is_refused(made, tmp_path):
+    made("/bin/false")
+    assert "the 64-bit firmware does not run: no output" in refused(64, tmp_path)
+
+
+def test_a_build_folder_copied_from_elsewhere_is_not_built_on(made, tmp_path):
+    """Its object files and what was collected from its sources are those of absolute paths that are not here."""
+    made(64)
+    out = next(firmware.firmware(64).parent.glob("build-64"))
+    (out / "genhdr").mkdir()
+    (out / "root").write_text("/elsewhere")
+    next(tmp_path.rglob("64.stamp")).unlink()
+    firmware.firmware(64)
+    assert not (out / "genhdr").exists() and (out / "root").read_text() == f"{ROOT}"

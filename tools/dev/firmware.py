@@ -4,6 +4,8 @@
 The source is MPY_DIR, a MicroPython checkout of 1.23 or later, where that is set. Otherwise it is Debian's source
 packages of MicroPython and mbedTLS, fetched once with apt from the mirror this machine already uses. Everything is
 kept in build/: the source in build/source, binaries and logs in build/firmware. A checkout is only read.
+No build is used before it has been looked at: whether it is a program of the bits asked for, of the source's version,
+and with the whole bundle frozen in.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ BUILD = ROOT / "build"
 VARIANT = ROOT / "tests" / "board"
 DEBIAN = ("bullseye", "bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable")
 SUITE = "trixie"  # has MicroPython 1.25.0
+NEWER_SUITES = ("forky", "sid")  # have 1.26.1 or later: what `make matrix` runs on as well
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 OLDEST = (1, 23)
 
@@ -94,7 +98,7 @@ def _mirrors() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _fetch_debian(download: Path) -> None:
+def _fetch_debian(download: Path, suite: str) -> None:
     """Download the source packages into a folder. apt checks their signatures; its own configuration is not touched."""
     if not KEYRING.exists():
         raise FirmwareError(f"{KEYRING} is missing: run 'apt-get install debian-archive-keyring', or set MPY_DIR=path")
@@ -113,7 +117,7 @@ def _fetch_debian(download: Path) -> None:
     log = download / "apt.log"
     log.unlink(missing_ok=True)
     for mirror in _mirrors():
-        sources.write_text(f"deb-src [signed-by={KEYRING}] {mirror} {SUITE} main\n")
+        sources.write_text(f"deb-src [signed-by={KEYRING}] {mirror} {suite} main\n")
         if _run([*command, "update"], log) and _run(
             [*command, "source", "--download-only", "micropython", "mbedtls"], log, cwd=download
         ):
@@ -138,11 +142,11 @@ def _unpack(archive: Path, to: Path) -> None:
         tar.extractall(to, members, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
 
 
-def _debian_source() -> Path:
-    tree = BUILD / "source" / "micropython"
+def _debian_source(suite: str = SUITE) -> Path:
+    top = BUILD / "source" if suite == SUITE else BUILD / "source" / suite
+    tree, download = top / "micropython", top / "download"
     if tree.exists():
         return tree
-    download = BUILD / "source" / "download"
     found: list[Path] = []
     for retry in (False, True):
         found = [next(iter(download.glob(f"{name}_*.orig.tar.*")), Path()) for name in ("micropython", "mbedtls")]
@@ -150,9 +154,9 @@ def _debian_source() -> Path:
             break
         if retry:
             raise FirmwareError(f"the source packages in {download} are not the ones expected; set MPY_DIR=path")
-        say("fetching the source of MicroPython and mbedTLS")
+        say(f"fetching the source of MicroPython and mbedTLS (Debian's {suite})")
         download.mkdir(parents=True, exist_ok=True)
-        _fetch_debian(download)
+        _fetch_debian(download, suite)
     part = tree.with_name("unpacking")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -166,6 +170,39 @@ def _debian_source() -> Path:
     return tree
 
 
+def version(tree: Path) -> tuple[int, ...]:
+    """The version of a MicroPython source tree, such as (1, 25, 0). Raises OSError if it is none."""
+    config = (tree / "py" / "mpconfig.h").read_text()
+    return tuple(int(n) for n in re.findall(r"#define MICROPY_VERSION_(?:MAJOR|MINOR|MICRO) (\d+)", config))
+
+
+def version_name(tree: Path) -> str:
+    """The same as text, 1.29.0-preview where it is one: what MicroPython says of itself without git."""
+    config = (tree / "py" / "mpconfig.h").read_text()
+    preview = re.search(r"#define MICROPY_VERSION_PRERELEASE 1", config)
+    return ".".join(map(str, version(tree))) + ("-preview" if preview else "")
+
+
+def newer_debian_source() -> Path:
+    """The source tree of a Debian suite whose MicroPython is newer than SUITE's, fetched if need be.
+
+    It is a tree for MPY_DIR. Raises FirmwareError if it cannot be had.
+    """
+    with _lock():
+        oldest = version(_debian_source())
+        reasons = []
+        for suite in NEWER_SUITES:
+            try:
+                tree = _debian_source(suite)
+            except FirmwareError as error:
+                reasons.append(str(error))
+                continue
+            if version(tree) > oldest:
+                return tree
+            reasons.append(f"{suite} has the version of {SUITE}")
+    raise FirmwareError("; ".join(reasons))
+
+
 def source(mpy_dir: str | os.PathLike[str] | None = None) -> Source:
     """The source tree to build from, fetched if need be.
 
@@ -176,12 +213,11 @@ def source(mpy_dir: str | os.PathLike[str] | None = None) -> Source:
         return Source(_debian_source(), BUILD / "firmware" / "debian", checkout=False)
     path = Path(mpy_dir).resolve()
     try:
-        config = (path / "py" / "mpconfig.h").read_text()
+        number = version(path)
     except OSError:
         raise FirmwareError(f"MPY_DIR={mpy_dir} is not a MicroPython checkout: it has no py/mpconfig.h") from None
-    version = tuple(int(n) for n in re.findall(r"#define MICROPY_VERSION_M\w+OR (\d+)", config))
-    if version < OLDEST:
-        raise FirmwareError(f"MPY_DIR={mpy_dir} is MicroPython {'.'.join(map(str, version))}, older than 1.23")
+    if number < OLDEST:
+        raise FirmwareError(f"MPY_DIR={mpy_dir} is MicroPython {'.'.join(map(str, number))}, older than 1.23")
     if not (path / "lib" / "mbedtls" / "library").is_dir():
         raise FirmwareError(f"MPY_DIR lacks mbedTLS: run 'git -C {path} submodule update --init lib/mbedtls'")
     key = hashlib.sha256(str(path).encode()).hexdigest()[:8]
@@ -271,6 +307,51 @@ def _build_mpy_cross(src: Source) -> Path:
     return program
 
 
+def _elf_bits(program: Path) -> int:
+    """32 or 64: the class in an ELF header (elf(5), EI_CLASS); 0 if the file is no ELF program."""
+    with open(program, "rb") as file:
+        header = file.read(5)
+    return {b"\x7fELF\x01": 32, b"\x7fELF\x02": 64}.get(header, 0)
+
+
+# What a build says of itself: its version, then each module that it cannot import from what is frozen in.
+_SELF_TEST = """
+import sys
+print(*sys.implementation.version[:3])
+sys.path[:] = [".frozen"]
+for name in %r:
+    try:
+        __import__(name)
+    except Exception as e:
+        print(name)
+"""
+
+
+def _check(src: Source, program: Path, bits: int) -> None:
+    """Raise FirmwareError unless a build is what it was to be: its bits, the source's version, all of the bundle."""
+    if (found := _elf_bits(program)) != bits:
+        what = f"a {found}-bit program" if found else "no ELF program"
+        raise FirmwareError(f"the {bits}-bit firmware came out as {what}: see {src.out}/*.log for how it was compiled")
+    files = sorted(path.relative_to(ROOT / "lib") for path in (ROOT / "lib").rglob("*.py"))
+    code = _SELF_TEST % ([".".join(path.with_suffix("").parts) for path in files],)
+    with tempfile.TemporaryDirectory() as nowhere:  # with no file that could be imported instead
+        done = subprocess.run(
+            [program, "-c", code], cwd=nowhere, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            env={"ASAN_OPTIONS": "detect_leaks=0"},
+        )  # fmt: skip
+    if done.returncode != 0:
+        raise FirmwareError(f"the {bits}-bit firmware does not run: {(done.stderr or 'no output').splitlines()[-1]}")
+    number, *missing = done.stdout.splitlines()
+    wanted = version(src.path)
+    if tuple(map(int, number.split())) != wanted:
+        raise FirmwareError(
+            f"the {bits}-bit firmware is MicroPython {'.'.join(number.split())} and not {'.'.join(map(str, wanted))}: "
+            f"delete {src.out} and build again"
+        )
+    if missing:
+        raise FirmwareError(f"the {bits}-bit firmware lacks frozen modules ({', '.join(missing)}): look at manifest.py")
+
+
 # The collector looks for pointers on the stack, which must be where it is; memcpy() of nothing from nowhere is common.
 _SANITIZE = "-fsanitize=address,undefined -fno-sanitize=nonnull-attribute --param asan-use-after-return=0"
 
@@ -279,7 +360,7 @@ def _build(src: Source, bits: int, sanitize: bool = False) -> Path:
     kind = f"{bits}-sanitize" if sanitize else f"{bits}"
     program, stamp = src.out / f"micropython-{kind}", src.out / f"{kind}.stamp"
     digest = _digest(src)
-    if program.exists() and stamp.exists() and stamp.read_text() == digest:
+    if program.exists() and stamp.exists() and stamp.read_text() == digest and _elf_bits(program) == bits:
         return program
     log = src.out / f"{kind}.log"
     log.unlink(missing_ok=True)
@@ -288,18 +369,26 @@ def _build(src: Source, bits: int, sanitize: bool = False) -> Path:
         _need_32bit(log)
     mpy_cross = _build_mpy_cross(src)
     no_library = src.out / "no-micropython-lib"  # its README is looked for even though nothing of it is used
-    no_library.mkdir(exist_ok=True)
+    no_library.mkdir(parents=True, exist_ok=True)
     (no_library / "README.md").touch()
     out = src.out / f"build-{kind}"
+    # Object files and what was collected from sources go by absolute paths. In a build/ that was copied from elsewhere
+    # they would be those of files that are not here.
+    home = out / "root"
+    if out.exists() and not (home.exists() and home.read_text() == f"{ROOT}"):
+        shutil.rmtree(out)
+    out.mkdir(exist_ok=True)
+    home.write_text(f"{ROOT}")
     say(f"building the {bits}-bit firmware{' with sanitizers' if sanitize else ''} from {src.path}")
     arguments = [f"VARIANT_DIR={VARIANT}", f"BUILD={out}", f"FROZEN_MANIFEST={VARIANT / 'manifest.py'}",
                  f"MICROPY_MPYCROSS={mpy_cross}", "MICROPY_MPYCROSS_DEPENDENCY=", f"MPY_LIB_DIR={no_library}",
-                 f"MICROPY_FORCE_32BIT={int(bits == 32)}"]  # fmt: skip
+                 f"BOARD_BITS={bits}"]  # fmt: skip
     if sanitize:  # DEBUG: assert() is on
         arguments += ["DEBUG=1", "COPT=-O1", f"CFLAGS_EXTRA=-Wno-error {_SANITIZE}", f"LDFLAGS_EXTRA={_SANITIZE}"]
     if not _make(src, "ports/unix", log, *arguments):
         reason = _first_line(log, "error:|undefined reference|multiple definition|Error")
         raise FirmwareError(f"the firmware does not build ({reason}); see {log}")
+    _check(src, out / "micropython", bits)
     _install(out / "micropython", program)
     stamp.write_text(digest)
     return program
