@@ -2,7 +2,7 @@
 
 unix: the stand-in firmware with the bundle frozen in, 64 bits. unix32: the same at 32 bits with a 160 KB heap.
 mip: unix, with the modules as files in the board's /lib, as `mpremote mip install` puts them there.
-pull: unix, whose stdin pulls from os.dupterm as ESP32's does from 1.27 on.
+pull: unix, whose stdin pulls from os.dupterm as ESP32's does from 1.28 on (there it is what unix is, too).
 slow: unix, whose socket callbacks come every 80 ms, as an ESP32's do while it waits.
 pty, pty32, pty-mpy, pty32-mpy, pty-py, pty32-py, and anything that mpremote opens: tests/port_target.py.
 """

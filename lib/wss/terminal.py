@@ -133,7 +133,7 @@ class Terminal(IOBase):
             if guard.owner or self._writing == _CAUGHT:
                 return None
             if self._start == self._end:
-                # Where the firmware pulls (ESP32 from 1.27, unix), this is the REPL waiting, and nothing else may drive
+                # Where the firmware pulls (ESP32 from 1.28, unix), this is the REPL waiting, and nothing else may drive
                 # us
                 self._server.step()
                 if self._start == self._end:

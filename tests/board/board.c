@@ -2,7 +2,8 @@
 //
 // One extra thread stands in for the hardware. Like an interrupt handler it never touches the MicroPython heap and
 // runs no Python: it reads file descriptor 0 into a FIFO, watches for the interrupt character, and schedules timer
-// callbacks. The file names ESP32's counterparts; they were read in MicroPython 1.26.1.
+// callbacks. The file names ESP32's counterparts; they were read in MicroPython 1.23.0 to 1.29.0-preview (1c3c201149).
+// Where ESP32 changed in between, the stand-in does what the version it is built from does: see SINCE().
 
 #define _GNU_SOURCE // ppoll
 #include <errno.h>
@@ -28,7 +29,11 @@
 #include "shared/readline/readline.h"
 #include "shared/runtime/pyexec.h"
 
+// Whether the MicroPython that this is built from is 1.MINOR or later. A preview counts as the release it leads to.
+#define SINCE(minor) (MICROPY_VERSION >= MICROPY_MAKE_VERSION(1, minor, 0))
+
 #define TIMERS (4) // SOC_TIMER_GROUP_TOTAL_TIMERS of an ESP32
+#define VIRTUAL_TIMERS (32) // an ESP32 has as many as its memory holds
 #define FIFO_SIZE (4096)
 #define SIG_POKE (SIGRTMIN + 6)
 
@@ -109,12 +114,13 @@ static uint8_t fifo[FIFO_SIZE + 260]; // room for the ring's content on top, see
 static size_t fifo_len;
 
 static struct {
-    bool armed, repeat;
+    bool used, armed, repeat;
     uint64_t period_us, start_us, due_us;
-} timers[TIMERS];
+} timers[TIMERS + VIRTUAL_TIMERS];
 
-// The Python side of the timers: object and callback.
-MP_REGISTER_ROOT_POINTER(mp_obj_t board_timers[4][2]);
+// The Python side of the timers: object and callback. A virtual timer has its row only while it is in use.
+MP_REGISTER_ROOT_POINTER(mp_obj_t board_timers[4 + 32][2]);
+_Static_assert(TIMERS + VIRTUAL_TIMERS == 4 + 32, "as above");
 
 int mp_interrupt_char = -1;
 
@@ -142,7 +148,7 @@ static void *hardware(void *arg) {
         int timeout_ms = poke ? 10 : uart_eof ? 100 : -1;
         uint64_t now = now_us();
         uint64_t first = UINT64_MAX;
-        for (int i = 0; i < TIMERS; ++i) {
+        for (int i = 0; i < TIMERS + VIRTUAL_TIMERS; ++i) {
             if (timers[i].armed && timers[i].due_us < first) {
                 first = timers[i].due_us;
             }
@@ -184,7 +190,7 @@ static void *hardware(void *arg) {
             board_wake();
         }
         now = now_us();
-        for (int i = 0; i < TIMERS; ++i) {
+        for (int i = 0; i < TIMERS + VIRTUAL_TIMERS; ++i) {
             if (timers[i].armed && timers[i].due_us <= now) {
                 mp_sched_schedule(MP_STATE_VM(board_timers)[i][1], MP_STATE_VM(board_timers)[i][0]);
                 timers[i].armed = timers[i].repeat;
@@ -303,12 +309,13 @@ static void uart_to_ring(void) {
     }
 }
 
-// From 1.27 on ESP32 also reads straight from dupterm when the ring is empty. BOARD_STDIN=pull does that.
+// From 1.28 on ESP32 also reads straight from dupterm when the ring is empty (MicroPython's commit a63cc639f2).
+// BOARD_STDIN=pull does so in an older version, and BOARD_STDIN=ring reads the ring alone in a newer one.
 static bool stdin_pulls(void) {
     static int pull = -1;
     if (pull < 0) {
         const char *s = getenv("BOARD_STDIN");
-        pull = s && strcmp(s, "pull") == 0;
+        pull = s && *s ? strcmp(s, "pull") == 0 : SINCE(28);
     }
     return pull;
 }
@@ -406,23 +413,38 @@ void __wrap_mp_hal_set_interrupt_char(char c) {
 
 /******************************************************************************/
 // machine.Timer (ports/esp32/machine_timer.c)
+//
+// Up to 1.24 two bits of the id say which of the four hardware timers is meant: -1 is the timer 3. 1.25 to 1.28 refuse
+// an id beyond 0 to 3. From 1.29 on (67524d6473) a negative id, or none, makes a new virtual timer each time.
+// Up to 1.28 a soft reset stops all timers before the heap is swept. From 1.29 on (96de72daee) the finaliser of each
+// timer does so, in the sweep: what other objects' finalisers do there may meet timers that still run.
 
 typedef struct _board_timer_obj_t {
     mp_obj_base_t base;
-    int id;
+    int id; // as Python sees it
+    int slot; // in timers[] and board_timers
 } board_timer_obj_t;
 
 static void timer_print(const mp_print_t *print, mp_obj_t self_in, mp_print_kind_t kind) {
     (void)kind;
-    int id = ((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->id;
-    mp_printf(print, "Timer(%u, mode=%q, period=%lu)", id, timers[id].repeat ? MP_QSTR_PERIODIC : MP_QSTR_ONE_SHOT,
-        (unsigned long)(timers[id].period_us / 1000));
+    board_timer_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    mp_printf(print, "Timer(%d, mode=%q, period=%lu)", self->id,
+        timers[self->slot].repeat ? MP_QSTR_PERIODIC : MP_QSTR_ONE_SHOT,
+        (unsigned long)(timers[self->slot].period_us / 1000));
 }
 
-static void timer_stop(int id) {
+static void timer_stop(int slot) {
     pthread_mutex_lock(&hw_lock);
-    timers[id].armed = false;
-    timers[id].start_us = 0;
+    timers[slot].armed = false;
+    timers[slot].start_us = 0;
+    #if SINCE(29)
+    // A stopped timer has no period any more, and nothing but the program keeps a virtual one.
+    timers[slot].period_us = 0;
+    MP_STATE_VM(board_timers)[slot][1] = MP_OBJ_NULL;
+    if (slot >= TIMERS) {
+        MP_STATE_VM(board_timers)[slot][0] = MP_OBJ_NULL;
+    }
+    #endif
     pthread_mutex_unlock(&hw_lock);
 }
 
@@ -435,8 +457,8 @@ static mp_obj_t timer_init(size_t n_args, const mp_obj_t *args, mp_map_t *kw_arg
         { MP_QSTR_tick_hz, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 1000} },
         { MP_QSTR_freq, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE} },
     };
-    int id = ((board_timer_obj_t *)MP_OBJ_TO_PTR(args[0]))->id;
-    timer_stop(id);
+    int slot = ((board_timer_obj_t *)MP_OBJ_TO_PTR(args[0]))->slot;
+    timer_stop(slot);
     mp_arg_val_t vals[MP_ARRAY_SIZE(allowed)];
     mp_arg_parse_all(n_args - 1, args + 1, kw_args, MP_ARRAY_SIZE(allowed), allowed, vals);
     uint64_t us;
@@ -445,13 +467,17 @@ static mp_obj_t timer_init(size_t n_args, const mp_obj_t *args, mp_map_t *kw_arg
     } else {
         us = (uint64_t)vals[ARG_period].u_int * 1000000 / vals[ARG_tick_hz].u_int;
     }
+    if (SINCE(29) && us == 0) {
+        mp_raise_ValueError(MP_ERROR_TEXT("Timer period is too short for this timer"));
+    }
     pthread_mutex_lock(&hw_lock);
-    MP_STATE_VM(board_timers)[id][1] = vals[ARG_callback].u_obj;
-    timers[id].repeat = vals[ARG_mode].u_int;
-    timers[id].period_us = us;
-    timers[id].start_us = now_us();
-    timers[id].due_us = timers[id].start_us + MAX(us, 1);
-    timers[id].armed = true;
+    MP_STATE_VM(board_timers)[slot][0] = args[0];
+    MP_STATE_VM(board_timers)[slot][1] = vals[ARG_callback].u_obj;
+    timers[slot].repeat = vals[ARG_mode].u_int;
+    timers[slot].period_us = us;
+    timers[slot].start_us = now_us();
+    timers[slot].due_us = timers[slot].start_us + MAX(us, 1);
+    timers[slot].armed = true;
     pthread_mutex_unlock(&hw_lock);
     hardware_start();
     return mp_const_none;
@@ -459,43 +485,79 @@ static mp_obj_t timer_init(size_t n_args, const mp_obj_t *args, mp_map_t *kw_arg
 static MP_DEFINE_CONST_FUN_OBJ_KW(timer_init_obj, 1, timer_init);
 
 static mp_obj_t timer_deinit(mp_obj_t self_in) {
-    timer_stop(((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->id);
+    timer_stop(((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->slot);
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(timer_deinit_obj, timer_deinit);
 
+#if SINCE(29)
+static mp_obj_t timer_del(mp_obj_t self_in) {
+    int slot = ((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->slot;
+    timer_stop(slot);
+    MP_STATE_VM(board_timers)[slot][0] = MP_OBJ_NULL;
+    timers[slot].used = false;
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(timer_del_obj, timer_del);
+#endif
+
 static mp_obj_t timer_value(mp_obj_t self_in) {
-    int id = ((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->id;
-    if (timers[id].start_us == 0) {
+    int slot = ((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->slot;
+    if (timers[slot].start_us == 0) {
         mp_raise_ValueError(MP_ERROR_TEXT("timer not set"));
     }
-    return mp_obj_new_int_from_uint((now_us() - timers[id].start_us) % MAX(timers[id].period_us, 1) / 1000);
+    return mp_obj_new_int_from_uint((now_us() - timers[slot].start_us) % MAX(timers[slot].period_us, 1) / 1000);
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(timer_value_obj, timer_value);
 
-static mp_obj_t timer_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
-    mp_arg_check_num(n_args, n_kw, 1, 1, true);
-    mp_int_t id = mp_obj_get_int(args[0]);
-    if (id < 0 || id >= TIMERS) {
+static mp_obj_t timer_object(const mp_obj_type_t *type, mp_int_t id) {
+    if (!SINCE(25)) {
+        id &= 3;
+    } else if (id >= TIMERS || (id < 0 && !SINCE(29))) {
         mp_raise_ValueError(MP_ERROR_TEXT("invalid Timer number"));
     }
-    // A timer that exists is returned as it is.
-    mp_obj_t self = MP_STATE_VM(board_timers)[id][0];
-    if (self == MP_OBJ_NULL) {
-        board_timer_obj_t *o = mp_obj_malloc(board_timer_obj_t, type);
-        o->id = id;
-        self = MP_OBJ_FROM_PTR(o);
-        MP_STATE_VM(board_timers)[id][0] = self;
+    int slot = id;
+    if (id < 0) {
+        for (slot = TIMERS; timers[slot].used;) {
+            if (++slot == TIMERS + VIRTUAL_TIMERS) {
+                mp_raise_OSError(ENOMEM);
+            }
+        }
+    } else if (MP_STATE_VM(board_timers)[slot][0] != MP_OBJ_NULL) {
+        return MP_STATE_VM(board_timers)[slot][0]; // a hardware timer that exists is returned as it is
     }
+    #if SINCE(29)
+    if (id > 0) {
+        timer_object(type, id - 1); // the driver hands them out in order
+    }
+    board_timer_obj_t *self = mp_obj_malloc_with_finaliser(board_timer_obj_t, type);
+    #else
+    board_timer_obj_t *self = mp_obj_malloc(board_timer_obj_t, type);
+    #endif
+    self->id = id;
+    self->slot = slot;
+    timers[slot].used = true;
+    if (slot < TIMERS) {
+        MP_STATE_VM(board_timers)[slot][0] = MP_OBJ_FROM_PTR(self);
+    }
+    return MP_OBJ_FROM_PTR(self);
+}
+
+static mp_obj_t timer_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
+    mp_arg_check_num(n_args, n_kw, SINCE(29) ? 0 : 1, 1, true);
+    mp_obj_t self = timer_object(type, n_args ? mp_obj_get_int(args[0]) : -1);
     if (n_kw > 0) {
         mp_map_t kw_args;
-        mp_map_init_fixed_table(&kw_args, n_kw, args + 1);
+        mp_map_init_fixed_table(&kw_args, n_kw, args + n_args);
         timer_init(1, &self, &kw_args);
     }
     return self;
 }
 
 static const mp_rom_map_elem_t timer_locals_table[] = {
+    #if SINCE(29)
+    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&timer_del_obj) },
+    #endif
     { MP_ROM_QSTR(MP_QSTR_deinit), MP_ROM_PTR(&timer_deinit_obj) },
     { MP_ROM_QSTR(MP_QSTR_init), MP_ROM_PTR(&timer_init_obj) },
     { MP_ROM_QSTR(MP_QSTR_value), MP_ROM_PTR(&timer_value_obj) },
@@ -632,13 +694,15 @@ static void restore(void) {
     }
 }
 
-static void timers_off(void) {
+#if !SINCE(29)
+static void timers_off(void) { // machine_timer_deinit_all()
     pthread_mutex_lock(&hw_lock);
-    for (int i = 0; i < TIMERS; ++i) {
+    for (int i = 0; i < TIMERS + VIRTUAL_TIMERS; ++i) {
         timers[i].armed = false;
     }
     pthread_mutex_unlock(&hw_lock);
 }
+#endif
 
 // What a timer or the network has scheduled just before the sweep: it runs as soon as Python code comes to a jump.
 static mp_obj_t too_late(mp_obj_t arg) {
@@ -670,7 +734,9 @@ static mp_obj_t run(void) {
         ret = pyexec_mode_kind == PYEXEC_MODE_RAW_REPL ? pyexec_raw_repl() : pyexec_friendly_repl();
     }
     // As ports/esp32/main.c: the line goes to os.dupterm's object as well, which is free memory like all others
+    #if !SINCE(29)
     timers_off();
+    #endif
     gc_sweep_all();
     board_heap_is_gone = true;
     mp_sched_schedule(MP_OBJ_FROM_PTR(&too_late_obj), mp_const_none);

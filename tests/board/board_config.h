@@ -29,6 +29,8 @@ void board_wake(void);
 #define MICROPY_SCHED_HOOK_SCHEDULED board_wake()
 
 // select and time.sleep wait in mp_event_wait_ms(), where socket callbacks run, instead of in the operating system.
+// (From 1.28 on poll() also runs what is pending before it looks, 2782d4598d: that is in extmod/modselect.c, which both
+// have.)
 #undef MICROPY_PY_SELECT_POSIX_OPTIMISATIONS
 #define MICROPY_PY_SELECT_POSIX_OPTIMISATIONS (0)
 #undef MICROPY_PY_SELECT_SELECT

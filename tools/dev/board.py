@@ -42,9 +42,10 @@ class Board:
     """A running board. All methods may be called from any thread.
 
     directory: the board's file system. bits: 64 or 32. env: variables for the firmware, over this process's own
-    (BOARD_UID: hexadecimal machine.unique_id(); BOARD_STDIN=pull: stdin of MicroPython 1.27 and later;
-    BOARD_SOCKET_MS: period of socket callbacks, 80 on an ESP32 with nothing else to do, default 1; BOARD_CLOCK:
-    seconds that the board's clock is ahead of this machine's; BOARD_BARE: without the frozen modules).
+    (BOARD_UID: hexadecimal machine.unique_id(); BOARD_STDIN: pull is stdin as ESP32 has it from MicroPython 1.28 on,
+    ring as it had it before, default is the firmware's own version; BOARD_SOCKET_MS: period of socket callbacks, 80 on
+    an ESP32 with nothing else to do, default 1; BOARD_CLOCK: seconds that the board's clock is ahead of this machine's;
+    BOARD_BARE: without the frozen modules).
     pty: offer the REPL on a pseudo-terminal, whose name is in `tty`. lib: a directory whose modules are used before
     the frozen ones, for instance the repository's lib/. heap: size of the MicroPython heap, such as "160k".
     console: two file descriptors, to read and write, that the REPL is connected to besides write() and read_until().
