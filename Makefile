@@ -63,6 +63,13 @@ test: $(VENV)/.stamp lint ## the tests; TARGET=/dev/ttyUSB0 or unix,unix32,mip T
 lint: $(VENV)/.stamp ## ruff
 	@$(VENV)/bin/ruff check -q .
 
+# MPY_DIR=a:b:c adds checkouts to Debian's two. TESTS= as above; MATRIX=--short is what CI runs.
+.PHONY: matrix matrix-publish
+matrix: $(VENV)/.stamp ## the device-facing tests on every MicroPython at hand: a table in build/matrix; MPY_DIR=a:b:c
+	@$(VENV)/bin/python tools/dev/matrix.py $(MATRIX) $(TESTS)
+matrix-publish: ## put the table of the latest `make matrix` into docs/boards.md
+	@$(VENV)/bin/python tools/dev/matrix.py --publish
+
 .PHONY: dist dist-check
 dist: $(VENV)/.stamp ## a release in build/dist: .mpy files and package.json for `mpremote mip install build/dist/package.json`
 	@$(VENV)/bin/python tools/dev/dist.py

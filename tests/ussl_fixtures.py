@@ -33,7 +33,7 @@ NAMES = ["given"] if os.environ.get("MICROPYTHON") else ["unix", "unix32", "stoc
 def pytest_generate_tests(metafunc):
     if "mpy" in metafunc.fixturenames:
         chosen = (metafunc.config.getoption("--target") or "").split(",")
-        names = [n for n in chosen if n and is_port(n)] or NAMES
+        names = [n for n in chosen if n in NAMES or (n and is_port(n))] or NAMES
         metafunc.parametrize("mpy", names, indirect=True, ids=names, scope="session")
 
 
