@@ -2,16 +2,19 @@
 # The keys and webrepl_cfg.py with the password are on the board already: `wssctl setup PORT` puts them there.
 import time
 
-import network
-
 WIFI = ("name", "password")
 
 
 def connect():
+    import network
+
     station = network.WLAN(network.STA_IF)
     station.active(True)
     if not station.isconnected():  # it may have stayed so through a soft reset
-        station.connect(*WIFI)
+        try:
+            station.connect(*WIFI)
+        except OSError as e:  # or it still connects, and then refuses to begin anew
+            print("boot: Wi-Fi goes on with what it was doing:", e)
         for _ in range(150):
             if station.isconnected():
                 break
@@ -37,6 +40,10 @@ try:
         set_clock()
     else:
         print("boot: not in Wi-Fi", WIFI[0])
+except Exception as e:
+    print("boot: no Wi-Fi:", e)
+# Whatever became of Wi-Fi: the server answers when the network is there.
+try:
     import wss_repl
 
     wss_repl.start(ssl=True)

@@ -2,14 +2,14 @@
 # The keys and webrepl_cfg.py with the password are on the board already: `wssctl setup PORT` puts them there.
 import time
 
-import network
-import rp2
-
 COUNTRY = "DE"  # which channels may be used
 WIFI = ("name", "password")
 
 
 def connect():
+    import network
+    import rp2
+
     rp2.country(COUNTRY)
     station = network.WLAN(network.STA_IF)
     station.active(True)
@@ -40,6 +40,10 @@ try:
         set_clock()
     else:
         print("boot: not in Wi-Fi", WIFI[0])
+except Exception as e:
+    print("boot: no Wi-Fi:", e)
+# Whatever became of Wi-Fi: the server answers when the network is there.
+try:
     import wss_repl
 
     wss_repl.start(ssl=True)

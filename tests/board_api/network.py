@@ -1,6 +1,7 @@
 """What the examples use of the boards' `network`, for the stand-in, which has none: Wi-Fi that is joined at once.
 
-Calls are printed; a name that is "out of reach" is never joined.
+Calls are printed; a name that is "out of reach" is never joined, one that is "joined already" is refused, as ESP32's
+connect() does while an earlier one goes on, and joined all the same.
 """
 
 STA_IF = 0
@@ -25,6 +26,8 @@ class WLAN:
     def connect(self, name, password):
         print("wlan connect", name, password)
         self._joined = name
+        if name == "joined already":
+            raise OSError("Wifi Internal State Error")
 
     def status(self):
         return -2 if self._joined == "out of reach" else 3

@@ -18,7 +18,7 @@ YEAR_2000 = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp())
 
 
 @contextlib.contextmanager
-def running(directory, name, place, ntp=True, wifi="home", until=b"wss_repl: listening"):
+def running(directory, name, place, ntp=True, wifi="home", until=b"wss_repl: listening", lacks=()):
     port = free_port()
     text = (ROOT / "examples" / name).read_text()
     assert text.count("wss_repl.start(ssl=True)") == 1
@@ -28,7 +28,7 @@ def running(directory, name, place, ntp=True, wifi="home", until=b"wss_repl: lis
     (directory / "webrepl_cfg.py").write_text("PASS = 'secret'\n")
     now = datetime.now(UTC)
     (directory / "ntp.txt").write_text(" ".join(map(str, now.timetuple()[:6])) if ntp else "none")
-    shutil.copytree(ROOT / "tests" / "board_api", directory / "lib")
+    shutil.copytree(ROOT / "tests" / "board_api", directory / "lib", ignore=shutil.ignore_patterns(*lacks))
     # the firmware's clock counts from this machine's: a board that was just given power
     clock = YEAR_2000 - int(time.time())
     with Board(directory, 32, env={"BOARD_CLOCK": str(clock)} if place == "boot.py" else {}) as board:
@@ -55,6 +55,24 @@ def test_boot_without_ntp(provisioned, keys, name):
 def test_boot_without_wifi_listens_all_the_same(provisioned, keys, name):
     with running(provisioned, name, "boot.py", wifi="out of reach") as (board, address, said):
         assert "boot: not in Wi-Fi out of reach" in said
+        with Peer(address, keys.host) as peer:
+            peer.login()
+
+
+def test_boot_while_the_station_still_connects_waits_for_it(provisioned, keys):
+    """As after a soft reset in that moment: connect() raises then."""
+    with running(provisioned, "esp32_boot.py", "boot.py", wifi="joined already") as (_, address, said):
+        assert "Wifi Internal State Error" in said and "not in Wi-Fi" not in said
+        with Peer(address, keys.host) as peer:  # the clock was set: it went on as in Wi-Fi
+            assert peer.login().value("__import__('time').gmtime()[:3]") == datetime.now(UTC).timetuple()[:3]
+
+
+@pytest.mark.parametrize("name", ["esp32_boot.py", "pico_w_boot.py"])
+@pytest.mark.parametrize("how", ["joined already", "no driver"])
+def test_boot_listens_whatever_wifi_does(provisioned, keys, name, how):
+    lacks = ["network.py"] if how == "no driver" else []
+    with running(provisioned, name, "boot.py", wifi=how, lacks=lacks) as (_, address, said):
+        assert name.startswith("esp32") and how == "joined already" or "boot: no Wi-Fi: " in said
         with Peer(address, keys.host) as peer:
             peer.login()
 

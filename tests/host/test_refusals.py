@@ -99,18 +99,15 @@ def test_not_tls(nobody_got_in, board, data):
 
 
 def test_ten_wrong_passwords_with_growing_delay(nobody_got_in, connect, board):
-    delays = []
-    for i in range(10):
+    for delay in [0.125, 0.25, 0.5, 1, 2] + [4] * 5:
         peer = connect(timeout=15)
-        peer.login("wrong%d" % i, prompt=None)
         start = time.monotonic()
+        peer.login("wrong %s" % delay, prompt=None)
         assert peer.frame() == (TEXT, b"\r\nAccess denied\r\n")
-        delays.append(time.monotonic() - start)
+        assert time.monotonic() - start > delay - 0.01
         assert peer.frame() == (CLOSE, b"\x03\xf0")
         with pytest.raises(Ended):
             peer.frame()
-    assert delays == sorted(delays) or all(b > a - 0.1 for a, b in zip(delays, delays[1:], strict=False)), delays
-    assert delays[0] < 0.5 and delays[5] > 1.5 and delays[9] > 3, delays
 
 
 def test_hanging_up_does_not_save_the_delay(connect, board):
