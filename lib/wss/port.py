@@ -173,22 +173,28 @@ def schedule(callback, arg=None):
         return False
 
 
-# Whether the payloads of n bytes of frames are ASCII. As machine code it is the same text with types in it.
-_IS_ASCII = """
-def is_ascii(data:ptr8,n:int)->bool:
+# look(data, n): what is in the payloads of n bytes of frames. 1: a byte that is not ASCII. 2: what may be the REPL's
+# announcement of raw or paste mode (modes.py). 4: a prompt. As machine code it is the same text with types in it.
+_LOOK = """
+def look(data:ptr8,n:int)->int:
  i=0
+ found=0
  while i<n:
   k=data[i+1]
   i+=2
   if k==126:
    k=data[i]<<8|data[i+1]
    i+=2
+  if k==24 and data[i]==114 or k==46 and data[i]==112:
+   found|=2
+  if k==4 and data[i]==62:
+   found|=4
   k+=i
   while i<k:
    if data[i]>127:
-    return False
+    found|=1
    i+=1
- return True
+ return found
 """
 
 # The masking of RFC 6455 section 5.3. Where the firmware can compile it to machine code, 1 KB takes 0.5 us instead of
@@ -208,7 +214,7 @@ def unmask(data:ptr8,key:ptr8,n:int):
   data[i]^=key[i&3]
   i+=1
 """)
-    exec("@micropython.viper" + _IS_ASCII)
+    exec("@micropython.viper" + _LOOK)
 except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no memory from which code can run
 
     def unmask(data, key, n):
@@ -216,7 +222,7 @@ except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no me
         for i in range(n):
             data[i] ^= key[i & 3]
 
-    exec(_IS_ASCII)
+    exec(_LOOK)
 
 
 # The unused timer that was found. It is kept because it could not be found again: a timer that has been stopped still

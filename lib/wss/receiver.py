@@ -124,6 +124,12 @@ class Receiver:
                 return not session.terminal
         elif op == _TEXT:
             session.terminal.put(data)
+            server = session.server
+            if server.mode:
+                from wss.modes import after_input
+
+                server.mode, more = after_input(server.mode, data)
+                session.terminal.put(more)
         else:
             if not self.files:
                 from wss.files import Files

@@ -6,6 +6,7 @@ from wss import port
 
 _REPLIES_MAX = const(4)
 _ENOTCONN = const(128)
+_RAW_PROMPT = const(62)
 _BEGUN_MS = const(20)  # how long the beginning of a character waits for its end
 
 
@@ -46,7 +47,10 @@ class Sender:
                     # What is printed comes first: acknowledgements sent ahead would keep a get busy to its end.
                     self.record = record = session.terminal.take()
                     if record:
-                        self._uncut = self._begun or not port.is_ascii(record, len(record))
+                        found = port.look(record, len(record))
+                        self._uncut = self._begun or found & 1
+                        if found & 2 or session.server.mode and (found & 4 or record[-1] == _RAW_PROMPT):
+                            self._note_mode(record)
                         continue
                     if self._begun:
                         if port.ticks_diff(port.ticks_ms(), self._since) >= _BEGUN_MS:
@@ -62,6 +66,13 @@ class Sender:
             self._sent = session.stream.write(self.record)
             if not self._sent:
                 return False
+
+    def _note_mode(self, record):
+        from wss.modes import after_output
+
+        server = self.session.server
+        server.mode, typed = after_output(server.mode, record)
+        self.session.terminal.put(typed)
 
     def _cut(self):
         from wss.utf8 import cut, whole

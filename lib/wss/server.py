@@ -45,6 +45,7 @@ class Server:
         self.refusals = {}
         self.last_refusal = None
         self.timer = None
+        self.mode = 0  # in which the REPL is, see modes.py
         self.last_input = 0  # ticks when something last came in
         self._period = 0
         self.callback = self.step  # this bound method is made once, because callbacks must not allocate

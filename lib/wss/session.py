@@ -228,6 +228,13 @@ class Session:
         self.terminal.attach()
         server.changed(self)
         self.sender.replies.append(frame(_TEXT, b"\r\nWebREPL connected\r\n>>> "))
+        if server.mode:
+            from wss.modes import begin
+
+            server.mode, typed, said = begin(server.mode)
+            self.terminal.put(typed)
+            if said:
+                self.sender.replies.append(frame(_TEXT, said))
         self.receiver.open()
 
     def _release_terminal(self):

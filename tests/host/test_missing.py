@@ -43,15 +43,15 @@ def test_import_has_no_side_effect():
 
 
 UNMASK = """
-from wss.port import is_ascii, unmask
+from wss.port import look, unmask
 for n in (0, 1, 125, 126, 300):
     frame = b"\\x81" + (bytes((n,)) if n < 126 else bytes((126, n >> 8, n & 255))) + b"x" * n
     for before in (b"", b"\\x81\\x02ab"):
         record = bytearray(before + frame + b"\\x81\\x00")
-        assert is_ascii(record, len(record)), record
+        assert not look(record, len(record)), record
         for i in range(len(before) + len(frame) - n, len(before) + len(frame)):
             record[i] = 0x80
-            assert not is_ascii(record, len(record)), (n, i)
+            assert look(record, len(record)) == 1, (n, i)
             record[i] = 0x7F
 whole = bytes(range(256))
 for n in range(70):
