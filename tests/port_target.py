@@ -40,7 +40,7 @@ import dist  # noqa: E402
 from board import Board, BoardError  # noqa: E402
 from ports import free_port  # noqa: E402
 from targets import UNIX, Running  # noqa: E402
-from wssctl.cable import modules  # noqa: E402
+from wssctl.boards import modules  # noqa: E402
 from wssctl.cable.port import Cable  # noqa: E402
 from wssctl.errors import WssctlError  # noqa: E402
 

@@ -42,6 +42,9 @@ static char **saved_argv;
 static pthread_t main_thread;
 static int main_event = -1; // eventfd: wakes the main thread from board_wait()
 static int hw_event = -1; // eventfd: wakes the hardware thread from poll()
+static uint64_t dog_due_us; // when the watchdog resets the board, 0 while there is none
+static uint64_t dog_period_us;
+static void restart(bool soft);
 
 static void event_set(int fd) {
     uint64_t one = 1;
@@ -153,6 +156,9 @@ static void *hardware(void *arg) {
                 first = timers[i].due_us;
             }
         }
+        if (dog_due_us && dog_due_us < first) {
+            first = dog_due_us;
+        }
         pthread_mutex_unlock(&hw_lock);
 
         struct timespec wait = { timeout_ms / 1000, timeout_ms % 1000 * 1000000L };
@@ -190,6 +196,9 @@ static void *hardware(void *arg) {
             board_wake();
         }
         now = now_us();
+        if (dog_due_us && dog_due_us <= now) {
+            restart(false);
+        }
         for (int i = 0; i < TIMERS + VIRTUAL_TIMERS; ++i) {
             if (timers[i].armed && timers[i].due_us <= now) {
                 mp_sched_schedule(MP_STATE_VM(board_timers)[i][1], MP_STATE_VM(board_timers)[i][0]);
@@ -576,6 +585,50 @@ MP_DEFINE_CONST_OBJ_TYPE(
     );
 
 /******************************************************************************/
+// machine.WDT (ports/esp32/machine_wdt.c): one, which a soft reset does not stop
+
+static mp_obj_t wdt_feed(mp_obj_t self_in) {
+    (void)self_in;
+    pthread_mutex_lock(&hw_lock);
+    dog_due_us = now_us() + dog_period_us;
+    pthread_mutex_unlock(&hw_lock);
+    hardware_start();
+    event_set(hw_event);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(wdt_feed_obj, wdt_feed);
+
+static mp_obj_t wdt_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
+    enum { ARG_id, ARG_timeout };
+    static const mp_arg_t allowed[] = {
+        { MP_QSTR_id, MP_ARG_INT, {.u_int = 0} },
+        { MP_QSTR_timeout, MP_ARG_INT, {.u_int = 5000} },
+    };
+    mp_arg_val_t vals[MP_ARRAY_SIZE(allowed)];
+    mp_arg_parse_all_kw_array(n_args, n_kw, args, MP_ARRAY_SIZE(allowed), allowed, vals);
+    if (vals[ARG_id].u_int != 0 || vals[ARG_timeout].u_int <= 0) {
+        mp_raise_ValueError(MP_ERROR_TEXT("WDT timeout too short"));
+    }
+    dog_period_us = (uint64_t)vals[ARG_timeout].u_int * 1000;
+    mp_obj_t self = MP_OBJ_FROM_PTR(mp_obj_malloc(mp_obj_base_t, type));
+    wdt_feed(self);
+    return self;
+}
+
+static const mp_rom_map_elem_t wdt_locals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR_feed), MP_ROM_PTR(&wdt_feed_obj) },
+};
+static MP_DEFINE_CONST_DICT(wdt_locals, wdt_locals_table);
+
+MP_DEFINE_CONST_OBJ_TYPE(
+    board_wdt_type,
+    MP_QSTR_WDT,
+    MP_TYPE_FLAG_NONE,
+    make_new, wdt_make_new,
+    locals_dict, &wdt_locals
+    );
+
+/******************************************************************************/
 // machine.RTC (ports/esp32/machine_rtc.c): the clock can be set, and keeps its time through resets but not without power
 
 static mp_obj_t rtc_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
@@ -668,12 +721,20 @@ static void restart(bool soft) {
         snprintf(fd, sizeof(fd), "%d", state[0]);
         setenv("BOARD_STATE", fd, 1);
     }
+    if (soft && dog_due_us) {
+        char due[24];
+        snprintf(due, sizeof(due), "%llu", (unsigned long long)dog_due_us);
+        setenv("BOARD_DOG", due, 1);
+    }
     long max = sysconf(_SC_OPEN_MAX);
     for (int fd = 3; fd < MIN(max, 1024); ++fd) {
         if (fd != state[0]) {
             close(fd);
         }
     }
+    sigset_t none;
+    sigemptyset(&none);
+    pthread_sigmask(SIG_SETMASK, &none, NULL); // the hardware thread blocks all, and the new program would inherit that
     signal(SIG_POKE, SIG_IGN); // one that the hardware thread sent just now would end the new program before its main()
     execv("/proc/self/exe", saved_argv);
     _exit(1);
@@ -691,6 +752,12 @@ static void restore(void) {
         }
         close(fd);
         unsetenv("BOARD_STATE");
+    }
+    const char *due = getenv("BOARD_DOG");
+    if (due) {
+        dog_due_us = strtoull(due, NULL, 10);
+        unsetenv("BOARD_DOG");
+        hardware_start();
     }
 }
 

@@ -8,9 +8,11 @@ MP_DECLARE_CONST_FUN_OBJ_0(board_unique_id_obj);
 MP_DECLARE_CONST_FUN_OBJ_0(board_reset_obj);
 extern const mp_obj_type_t board_timer_type;
 extern const mp_obj_type_t board_rtc_type;
+extern const mp_obj_type_t board_wdt_type;
 
 #define MICROPY_PY_MACHINE_EXTRA_GLOBALS \
     { MP_ROM_QSTR(MP_QSTR_unique_id), MP_ROM_PTR(&board_unique_id_obj) }, \
     { MP_ROM_QSTR(MP_QSTR_reset), MP_ROM_PTR(&board_reset_obj) }, \
     { MP_ROM_QSTR(MP_QSTR_Timer), MP_ROM_PTR(&board_timer_type) }, \
-    { MP_ROM_QSTR(MP_QSTR_RTC), MP_ROM_PTR(&board_rtc_type) },
+    { MP_ROM_QSTR(MP_QSTR_RTC), MP_ROM_PTR(&board_rtc_type) }, \
+    { MP_ROM_QSTR(MP_QSTR_WDT), MP_ROM_PTR(&board_wdt_type) },

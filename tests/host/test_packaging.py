@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tools/dev"))
 import dist
 import package
 from board import Board
-from wssctl.cable import modules
+from wssctl.boards import modules
 from wssctl.cable.port import Cable
 
 

@@ -16,7 +16,7 @@ from board import Board
 from peers import Identity, Peer
 from ports import free_port
 from targets import UID
-from wssctl.cable import modules
+from wssctl.boards import modules
 from wssctl.cable import setup as provision
 from wssctl.cable.port import Cable
 from wssctl.errors import BoardError, ConnectionLost, Unreachable
@@ -184,8 +184,12 @@ def test_the_bundle_is_installed_where_it_is_not_frozen_in(desk):
     (desk.files / "lib/wss/login.py").write_text("broken(")  # imported before the .mpy
     assert "Installing wss_repl" in desk.run("setup", "PORT")
     (desk.files / "lib/wss/login.mpy").write_bytes(b"broken")
+    # what `wssctl update` left in front of it gives way
+    (desk.files / "wss_a/wss").mkdir(parents=True)
+    for name in ("wss_repl.py", "wss_state1", "wss_a/wss_repl.mpy", "wss_a/wss/port.mpy"):
+        (desk.files / name).write_text("")
     assert "Installing wss_repl" in desk.run("setup", "PORT")
-    assert modules_on(desk) == modules.compiled()
+    assert modules_on(desk) == modules.compiled() and not list(desk.files.glob("wss_[ars]*"))
     desk.peer().close()
     desk.run("remove", "PORT")
     assert desk.listing() == before

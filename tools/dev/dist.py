@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import package
-from wssctl.cable import modules
+from wssctl.boards import modules
 from wssctl.cable.port import Cable
 from wssctl.errors import WssctlError
 

@@ -227,13 +227,18 @@ def source(mpy_dir: str | os.PathLike[str] | None = None) -> Source:
 # The build
 
 
-def _digest(src: Source) -> str:
-    """Changes whenever something that goes into a build does."""
+def _contents(*tops: Path) -> str:
     total = hashlib.sha256()
-    for top in (ROOT / "manifest.py", Path(__file__), VARIANT, ROOT / "lib"):
+    for top in tops:
         for path in sorted([top] if top.is_file() else top.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 total.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def _digest(src: Source) -> str:
+    """Changes whenever something that goes into a build does."""
+    total = hashlib.sha256(_contents(ROOT / "manifest.py", Path(__file__), VARIANT, ROOT / "lib").encode())
     if src.checkout:
         for folder in ("py", "extmod", "shared", "ports/unix", "mpy-cross", "tools", "lib"):
             for path in sorted((src.path / folder).rglob("*.[chpm]*")):
@@ -385,6 +390,13 @@ def _build(src: Source, bits: int, sanitize: bool = False) -> Path:
                  f"BOARD_BITS={bits}"]  # fmt: skip
     if sanitize:  # DEBUG: assert() is on
         arguments += ["DEBUG=1", "COPT=-O1", f"CFLAGS_EXTRA=-Wno-error {_SANITIZE}", f"LDFLAGS_EXTRA={_SANITIZE}"]
+    # What make keeps is of use while the C code is the same: frozen code has numbers of the names in it, and where a
+    # build was copied from another tree the dependencies name that one.
+    own, kept = _contents(VARIANT), out / "variant.digest"
+    if not kept.exists() or kept.read_text() != own:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        kept.write_text(own)
     if not _make(src, "ports/unix", log, *arguments):
         reason = _first_line(log, "error:|undefined reference|multiple definition|Error")
         raise FirmwareError(f"the firmware does not build ({reason}); see {log}")

@@ -63,6 +63,12 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: give seconds, more than 0")
 
 
+def _deadline(text: str) -> float:
+    if (seconds := _seconds(text)) < 5 or seconds > 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: give 5 to 3600 seconds, in which a board has to start and answer")
+    return seconds
+
+
 class _Parser(argparse.ArgumentParser):
     """Takes options between positional arguments: before Python 3.12 `exec BOARD --timeout 5 CODE` is refused."""
 
@@ -272,6 +278,21 @@ def tool_commands(commands, remote, several) -> None:
         ),
     )
     p.set_defaults(call=_lazy("tools.status", "status"))
+
+    p = commands.add_parser(
+        "update",
+        parents=[remote, several],
+        help="a new wss_repl over the network, on a board or many; a board takes it back by itself if it fails",
+        description=(
+            "Sends the bundle of this wssctl as .mpy files beside the one that runs, restarts the board and logs in. "
+            "Without that login before the deadline, and at the second start, the board goes back by itself. BOARD may "
+            "be @group, @all, or names with commas between them: then the first has to succeed before the others begin."
+        ),
+    )
+    p.add_argument("--overlay", action="store_true", help="in front of a bundle that is part of the firmware")
+    p.add_argument("--force", action="store_true", help="an older version, too, and the same one again")
+    p.add_argument("--deadline", type=_deadline, default=120.0, metavar="S", help="seconds until the login (120)")
+    p.set_defaults(call=_lazy("boards.update", "update"))
 
     p = commands.add_parser(
         "shell",

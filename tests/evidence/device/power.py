@@ -302,7 +302,9 @@ def keys(folder, rename):
         enter(disk, readonly=True)
 
 
-if len(sys.argv) > 2:
+if __name__ != "__main__":
+    pass  # update.py takes put()
+elif len(sys.argv) > 2:
     keys(*sys.argv[2:])
 else:
     power()

@@ -1,10 +1,13 @@
 """How every command that talks to one board connects to it."""
 
 import argparse
+import copy
+from dataclasses import replace
 
 from ..keys import ask
 from ..keys.remembered import remembered
 from ..keys.store import Store
+from ..text import say
 from ..wire.client import Client
 from ..wire.link import Credentials, parse_target
 from .registry import Registry, server_name, warn
@@ -15,6 +18,8 @@ class Dialler:
 
     It asks before it connects: a board gives a client that is not logged in a few seconds only.
     """
+
+    told: str | None = ""  # what the board said of an update that it took back; None: who connects tells it
 
     def __init__(self, args, password: str | None = None, passphrase: str | None = None):
         store = Store(args.keys)
@@ -32,15 +37,26 @@ class Dialler:
             question = f"Password of {self.board.name if self.board else self.target.host}"
             self._password = ask.secret(question, None, "WSSCTL_PASSWORD", option="--password-file")
 
+    def takeover(self) -> "Dialler":
+        """The same, ending another client's session."""
+        other = copy.copy(self)
+        other.target = replace(self.target, path="/takeover")
+        return other
+
     def __call__(self, timeout: float | None = None) -> Client:
         """Raises what Client.connect() raises."""
-        return Client.connect(
+        client = Client.connect(
             self.target,
             self._credentials,
             self._password,
             server_name=self._server_name,
             timeout=timeout or self.timeout,
         )
+        note = client.link.bundle[1]
+        if note and self.told is not None and note != self.told:
+            say(f"NOTE: {self.board.name if self.board else self.target.host}: {note}.")
+            self.told = note
+        return client
 
 
 def connect(args) -> Client:

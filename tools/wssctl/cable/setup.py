@@ -9,8 +9,10 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from ..boards import modules
 from ..boards.registry import WARNING_DAYS, Board, Registry, check_name
 from ..boards.trust import TRUST
+from ..boards.update import LOADER, UPDATE_FOLDERS, UPDATE_STATES
 from ..errors import BoardError, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError
 from ..keys import ask, ca
 from ..keys import commands as keys
@@ -19,9 +21,21 @@ from ..keys.store import Store, check_uid, write_files
 from ..text import say, steps
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
-from . import modules
 from .port import NEW, Cable, refuse_network
 
+_REMOVE_FOLDERS = """
+import os
+def gone(p):
+    for f in os.ilistdir(p):
+        gone(p + "/" + f[0]) if f[1] & 0x4000 else os.remove(p + "/" + f[0])
+    os.rmdir(p)
+for n in %r:
+    try:
+        gone("/" + n)
+    except OSError as e:
+        if e.errno != 2:
+            raise
+"""
 BEGIN, END = "# wssctl setup begin", "# wssctl setup end"
 _BLOCK = re.compile(rf"^{BEGIN}[^\n]*\n.*?^{END}[^\n]*(?:\n|\Z)", re.M | re.S)
 _SPACE = 8192  # bytes that must stay free on the board: littlefs moves whole blocks
@@ -160,6 +174,7 @@ def remove(args) -> int:
             board.exec("import os\nos.rename('webrepl_cfg.before.py', 'webrepl_cfg.py')")
         elif block:
             board.remove(["webrepl_cfg.py"])
+        _drop_updates(board, about)
         if "lib" in added:
             root = _lib_folder(about)
             board.remove([f"{root}/{n}" for name in modules.sources() for n in (name, modules.other(name))])
@@ -218,6 +233,14 @@ def _install(board: Cable, files: dict[str, bytes], old: list[str], about: dict)
     with steps("Installing wss_repl", len(files)) as step:
         board.replace(files, step)
     board.remove(old)
+    _drop_updates(board, about)
+
+
+def _drop_updates(board: Cable, about: dict) -> None:
+    """What `wssctl update` has put in front: the bundle that came by cable counts from here on."""
+    if set(UPDATE_STATES) & set(about["files"]):
+        board.remove([LOADER, *UPDATE_STATES])
+        board.exec(_REMOVE_FOLDERS % (UPDATE_FOLDERS,))
 
 
 # Keys
@@ -331,7 +354,7 @@ def _request(board: Cable, uid: str) -> x509.CertificateSigningRequest:
     """The board makes its key, which waits there as SSL_key<uid>.der.new, and a request for its certificate."""
     source = modules.sources()["wss/enrol.py"].decode()
     # the module itself goes over where the board has no bundle: wssctl enrol comes before any installation, too
-    code = f"try:\n from wss.enrol import make\nexcept ImportError:\n exec({_without_comments(source)!r})\n"
+    code = f"try:\n from wss.enrol import make\nexcept ImportError:\n exec({modules.without_comments(source)!r})\n"
     code += (
         "import gc, sys, time\nfrom binascii import hexlify\ngc.collect()\nt = time.ticks_ms()\n"
         f"key, csr = make({uid!r}, {secrets.token_bytes(32)!r}, lambda n: sys.stdout.write('.'))\n"
@@ -367,11 +390,6 @@ def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, 
     store.write({files["cert_der"]: der, files["cert_pem"]: cert.public_bytes(serialization.Encoding.PEM)}, force=True)
     files["key_der"].unlink(missing_ok=True)  # of a key that the board no longer has
     board.commit(list(_board_files(uid, b"", b"", b"")))
-
-
-def _without_comments(source: str) -> str:
-    """For a board's heap."""
-    return re.sub(r'^\s*(#.*|""".*?"""|"""(?:.|\n)*?""")\n', "", source, flags=re.M)
 
 
 # Password, boot.py, clock

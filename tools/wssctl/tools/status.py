@@ -63,7 +63,8 @@ def _words(said: dict[str, Any], der: bytes | None) -> dict[str, Any]:
         until = ca.load_cert(der, "board's certificate").not_valid_after_utc
         words["certificate"] = f"until {until:%Y-%m-%d}, {(until - datetime.now(UTC)).days} days"
     words["clock"] = _clock(said.get("clock"))
-    for title, key in (("client", "client"), ("last refusal", "last_refusal"), ("lacks", "lacks"), ("host", "host")):
+    keys = ("client", "update", "last_refusal", "lacks", "host")
+    for title, key in zip(("client", "last update", "last refusal", "lacks", "host"), keys, strict=True):
         if value := report.get(key):
             words[title] = ":".join(map(str, value)) if title == "client" else str(value)
     if isinstance(refused := report.get("refused"), dict) and refused:

@@ -215,6 +215,21 @@ class Remote:
     def sha256(self, path: str) -> str:
         return self._read(f"{_SUM}_wssctl_say(_wssctl_sum({path!r}))", f"read {path}", "[0-9a-f]{64}")[0]
 
+    def sums(self, folder: str, names: list[str]) -> dict[str, str]:
+        """SHA-256 of those that are there, by name below the folder."""
+        code = (
+            f"{_SUM}i=-1\nfor n in {names!r}:\n i+=1\n try:\n  _wssctl_say(i,_wssctl_sum({folder!r}+'/'+n))\n"
+            " except OSError:\n  _wssctl_say(i,'-')\n"
+        )
+        found = {}
+        for words in self.run(code, f"read {folder}", answers=len(names), attempts=_ATTEMPTS):
+            match = re.fullmatch(r"(\d{1,6}) (-|[0-9a-f]{64})", " ".join(words))
+            if not match or int(match[1]) >= len(names):
+                raise BoardError(f"The board cannot read {folder}: its answer is none ({brief(' '.join(words))}).")
+            if match[2] != "-":
+                found[names[int(match[1])]] = match[2]
+        return found
+
     def head(self, path: str, count: int) -> bytes:
         """Its first lines."""
         code = (

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -23,6 +24,14 @@ def sources() -> dict[str, bytes]:
         raise KeyFileError("This installation of wssctl lacks the board's modules; install it again.")
     files = [*root.glob("wss/*.py"), *root.glob("*.py")]
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(files) if p.name != "__init__.py"}
+
+
+def version() -> str:
+    """Of the bundle: what lib/wss/port.py says."""
+    found = re.search(r'^VERSION = "(.+?)"', sources()["wss/port.py"].decode(), re.M)
+    if not found:
+        raise KeyFileError("This installation of wssctl does not know its bundle's version; install it again.")
+    return found[1]
 
 
 def compiled(version: int | None = None) -> dict[str, bytes]:
@@ -46,6 +55,16 @@ def compiled(version: int | None = None) -> dict[str, bytes]:
 def other(name: str) -> str:
     """x.mpy of x.py, x.py of x.mpy: MicroPython imports the latter of the two."""
     return name[:-4] + ".py" if name.endswith(".mpy") else name[:-3] + ".mpy"
+
+
+def loader() -> bytes:
+    """What stands in front of the bundle on a board that is updated over the network (onboard/loader.py)."""
+    return without_comments((Path(__file__).parent.parent / "onboard" / "loader.py").read_text()).encode()
+
+
+def without_comments(source: str) -> str:
+    """Python for a board: comments and docstrings would take flash and heap."""
+    return re.sub(r'^\s*(#.*|""".*?"""|"""(?:.|\n)*?""")?\n', "", source, flags=re.M)
 
 
 def _compile(source: Path, name: str, to: Path) -> None:

@@ -1,0 +1,215 @@
+"""`wssctl update`: a new bundle over the network, in the firmware's place or in lib's, and every way it can go wrong.
+
+The tool that updates is an installation of its own (`newer`): this checkout with another version and, where a test says
+so, with something broken in the bundle.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+
+import pytest
+from desk import WSSCTL, Desk
+from targets import ROOT, Unix
+from wssctl.boards import modules
+
+NEW = "9.8.7"
+FROZEN, LIB = "frozen", "lib"
+
+
+@pytest.fixture
+def newer(tmp_path):
+    """newer(file, old, new, version): a wssctl whose bundle has that version, and `new` in the place of `old`."""
+
+    def make(file=None, old="", new="", version=NEW):
+        site = tmp_path / f"site{len(list(tmp_path.glob('site*')))}"
+        shutil.copytree(ROOT / "tools/wssctl", site / "wssctl", ignore=shutil.ignore_patterns("__pycache__"))
+        bundle = site / "wssctl/bundle"
+        shutil.copytree(ROOT / "lib", bundle)
+        port = bundle / "wss/port.py"
+        port.write_text(re.sub(r'^VERSION = ".+?"', f'VERSION = "{version}"', port.read_text(), flags=re.M))
+        if file:
+            text = (bundle / file).read_text()
+            assert old in text
+            (bundle / file).write_text(text.replace(old, new, 1))
+        return {"PYTHONPATH": str(site)}
+
+    return make
+
+
+class Updated(Desk):
+    def update(self, env, *words, status=0):
+        done = self.run(*WSSCTL, "update", "--deadline", "5", *words, self.url, env=env, timeout=100)
+        assert done.returncode == status and "Traceback" not in done.stderr, (done, self.board.log[-2000:])
+        return done.stdout + done.stderr
+
+    def runs(self):
+        """(where wss_repl runs from, its version) as a login sees it."""
+        code = "import wss, wss_repl; print(wss.__path__.rpartition('/')[0], wss_repl.VERSION)"
+        done = self.wssctl("exec", code)
+        assert done.returncode == 0, done
+        return tuple(done.stdout.split())
+
+    def files(self):
+        """What lies in its file system of bundles and of updates: name, bytes."""
+        found = {p.relative_to(self.directory).as_posix(): p for p in self.directory.rglob("*") if p.is_file()}
+        return {n: p.read_bytes() for n, p in found.items() if n.startswith(("lib/", "wss_")) and n != "wss_time.txt"}
+
+
+def desk_of(keys, folder, kind, **more):
+    shutil.copytree(keys.board, folder)
+    if kind == FROZEN:
+        return Updated(keys, Unix("unix"), folder, **more)
+    for name, data in modules.compiled().items():
+        (folder / "lib" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "lib" / name).write_bytes(data)
+    return Updated(keys, Unix("unix32"), folder, env={"BOARD_BARE": "1"}, **more)
+
+
+@pytest.fixture(params=[FROZEN, LIB])
+def desk(request, keys, tmp_path):
+    with desk_of(keys, tmp_path / "board", request.param) as running:
+        running.kind = request.param
+        running.overlay = ["--overlay"] if request.param == FROZEN else []
+        yield running
+
+
+def version():
+    return modules.version()
+
+
+def test_updates_take_turns_and_leave_no_third_bundle(desk, newer):
+    first = desk.files()
+    old = desk.runs()
+    if desk.kind == FROZEN:
+        said = desk.update(newer(), status=1)
+        assert "part of the firmware" in said and "--overlay" in said and desk.files() == first
+    assert f"{version()} -> {NEW}" in desk.update(newer(), *desk.overlay)
+    assert desk.runs() == ("/wss_a", NEW)
+    assert {n: d for n, d in desk.files().items() if n in first} == first, "nothing of the old one is touched"
+    # it stays, through a reset and without power
+    desk.board.restart()
+    desk.ready()
+    assert desk.runs() == ("/wss_a", NEW)
+    assert f"has {NEW} already" in desk.update(newer(), *desk.overlay)
+    assert f"{NEW} -> 9.8.8" in desk.update(newer(version="9.8.8"))
+    assert desk.runs() == ("/lib" if desk.kind == LIB else "/wss_b", "9.8.8")
+    bundle = sum(map(len, modules.compiled().values()))
+    assert sum(map(len, desk.files().values())) < 2 * bundle + 8192, sorted(desk.files())
+    said = desk.update(newer(version="9.8.1"), status=1)
+    assert "newer than 9.8.1" in said
+    assert "9.8.8 -> 9.8.1" in desk.update(newer(version="9.8.1"), "--force")
+    assert old != desk.runs() == ("/wss_a", "9.8.1")
+
+
+BROKEN = {
+    "its import raises": ("wss_repl.py", "_server = None", "1 // 0", "its import fails: ZeroDivisionError"),
+    "start() raises": ("wss_repl.py", "        stop()\n", "        1 // 0\n", "start raises ZeroDivisionError"),
+    "start() hangs": ("wss_repl.py", "        stop()\n", "        while 1: pass\n", "no login proved it in 5 s"),
+    "its import hangs": ("wss/port.py", "has_gil =", "while 1: pass\nhas_gil =", "no login proved it in 5 s"),
+    "a callback hangs": (
+        "wss/server.py", "        now = port.ticks_ms()\n", "        while 1: pass\n", "no login proved it in 5 s",
+    ),
+    "it refuses this host": (
+        "wss/trust.py", "        if revoked:\n", "        if True:\n", "no login proved it in 5 s",
+    ),
+    "it refuses the password": ("wss/login.py", "return not diff", "return False", "no login proved it in 5 s"),
+    "its login is not understood": ("wss/session.py", 'b"\\r\\nWebREPL connected', 'b"\\r\\nHello', "no login"),
+}  # fmt: skip
+# More of the same kind wait in the long cut (make evidence)
+SHORT = ("its import raises", "start() raises", "a callback hangs", "it refuses this host")
+
+
+@pytest.mark.parametrize("what", BROKEN if os.environ.get("EVIDENCE") == "long" else SHORT)
+def test_the_old_one_is_back_by_itself_and_tells_why(keys, tmp_path, newer, what):
+    file, old, new, why = BROKEN[what]
+    kind = [FROZEN, LIB][list(BROKEN).index(what) % 2]
+    with desk_of(keys, tmp_path / "board", kind) as desk:
+        before = desk.runs()
+        said = desk.update(newer(file, old, new), *(["--overlay"] if kind == FROZEN else []), status=1)
+        assert f"{NEW} was taken back: {why}" in said and f"{version()} runs again" in said, said
+        assert desk.runs() == before
+        told = desk.wssctl("exec", "import wss_repl; print(wss_repl.status()['update'])")
+        assert f"{NEW} was taken back: {why}" in told.stdout and f"NOTE: 127.0.0.1: {NEW} was taken back" in told.stderr
+        # one that works is taken all the same, and the old story is over
+        assert f"{version()} -> 9.9.9" in desk.update(
+            newer(version="9.9.9"), *(["--overlay"] if kind == FROZEN else [])
+        )
+        assert desk.wssctl("exec", "pass").stderr == ""
+
+
+def test_without_a_login_the_second_start_goes_back(keys, tmp_path, newer):
+    """Whoever began it has gone: power is taken away twice."""
+    with desk_of(keys, tmp_path / "board", LIB) as desk:
+        desk.update(newer(version="9.0.0"))
+        loader = "import os; os.chdir('/'); u = {'__name__': 'wss_update'}; exec(open('wss_repl.py').read(), u)"
+        shutil.copytree(desk.directory / "wss_a", desk.directory / "wss_b")
+        begun = desk.wssctl("exec", f"{loader}; u['begin']('/wss_a', '/wss_b', '9.0.1', 600)")
+        assert begun.returncode == 0, begun
+        on_trial = "import wss_update as u; print(u.active, bool(u.trial))"
+        for expected in ("/wss_b True", "/wss_a False", "/wss_a False"):
+            desk.board.restart()
+            desk.ready()
+            assert desk.wssctl("exec", on_trial).stdout.strip() == expected
+        refused = desk.wssctl("exec", "import wss_update; wss_update.confirm()")
+        assert "nothing is on trial" in refused.stderr
+        assert "9.0.1 was taken back: no login proved it" in desk.wssctl("exec", "pass").stderr
+
+
+ROOM = """\
+import os, vfs
+class Ram:
+    def __init__(self, n): self.d = bytearray(n * 512)
+    def readblocks(self, n, b, o=0): b[:] = memoryview(self.d)[n * 512 + o : n * 512 + o + len(b)]
+    def writeblocks(self, n, b, o=0): self.d[n * 512 + o : n * 512 + o + len(b)] = b
+    def ioctl(self, op, x): return {4: len(self.d) // 512, 5: 512}.get(op, 0)
+disk = Ram(%d)
+vfs.VfsLfs2.mkfs(disk)
+vfs.mount(vfs.VfsLfs2(disk), "/ram")
+for n in os.listdir("/"):
+    if n.endswith(("der", "pem", "boot.py")):
+        with open("/" + n, "rb") as f, open("/ram/" + n, "wb") as g:
+            g.write(f.read())
+os.chdir("/ram")
+"""
+
+
+def test_what_there_is_no_room_for_is_refused_before_it_starts(keys, tmp_path, newer):
+    with desk_of(keys, tmp_path / "board", FROZEN) as desk:
+        boot = (desk.directory / "boot.py").read_text()
+        size = sum(map(len, modules.compiled().values()))
+        (desk.directory / "boot.py").write_text(ROOM % (size // 512) + boot)
+        desk.board.restart()
+        desk.ready()
+        listing = desk.wssctl("exec", "import os; print(os.listdir('/ram'))").stdout
+        said = desk.update(newer(), "--overlay", status=1)
+        assert "needs" in said and "KB are free: delete files there. Nothing was changed." in said
+        after = desk.wssctl("exec", "import os; print(os.listdir('/ram'))").stdout
+        assert sorted(listing) == sorted(after) and desk.runs() == (".frozen", version())
+
+
+def test_no_update_where_nobody_would_start_the_server_or_over_plain_ws(keys, tmp_path, newer):
+    with desk_of(keys, tmp_path / "board", FROZEN) as desk:
+        (desk.directory / "boot.py").write_text("")
+        assert "names wss_repl" in desk.update(newer(), "--overlay", status=1)
+        plain = desk.run(*WSSCTL, "update", "--overlay", desk.url.replace("wss:", "ws:"), env=newer())
+        assert plain.returncode == 2 and "plain ws proves nobody" in plain.stderr
+
+
+def test_of_a_group_the_first_has_to_be_well_before_the_others(keys, tmp_path, newer):
+    with contextlib.ExitStack() as stack:
+        desks = [stack.enter_context(desk_of(keys, tmp_path / f"board{n}", FROZEN)) for n in range(3)]
+        names = ",".join(desk.url for desk in desks)
+        bad = newer("wss_repl.py", "_server = None", "1 // 0")
+        words = [*WSSCTL, "update", "--overlay", "--deadline", "5", "--json", names]
+        done = desks[0].run(*words, env=bad, timeout=100)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 1 and len(rows) == 3 and not any(row["ok"] for row in rows)
+        assert "taken back" in rows[0]["output"] and [r["output"] for r in rows[1:]] == [
+            f"not begun, because {desks[0].url} failed"
+        ] * 2
+        assert [desk.runs() for desk in desks[1:]] == [(".frozen", version())] * 2 and not desks[1].files()
+        done = desks[0].run(*words, env=newer(), timeout=100)
+        assert done.returncode == 0 and [desk.runs() for desk in desks] == [("/wss_a", NEW)] * 3, done

@@ -1,0 +1,345 @@
+"""`wssctl update`: another bundle on a board over the network, which the board takes back by itself if it fails.
+
+The new bundle's files lie beside those of the old one, in a folder of their own, and onboard/loader.py, which stands in
+the board's root as wss_repl.py, tries them at the next start. A login over wss within the deadline proves them.
+Otherwise, and at the second start, the old ones are back. Until that login nothing of the old bundle is touched.
+"""
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import (
+    BoardError,
+    ConnectionLost,
+    KeyFileError,
+    LoginError,
+    TrustError,
+    Unreachable,
+    UsageError,
+)
+from ..text import brief
+from ..wire.client import Client
+from ..wire.remote import Remote
+from . import modules
+from .dialler import Dialler
+from .engine import Engine, Outcome
+from .many import named, on_each
+
+LOADER = "wss_repl.py"
+UPDATE_STATES = ("wss_state0", "wss_state1")  # as onboard/loader.py calls them
+UPDATE_FOLDERS = ("wss_a", "wss_b")
+BOOT = 60.0  # seconds that a board may take to start and join its network, beside the deadline for the login
+_PAUSE = 0.3  # seconds between attempts to log in
+_SPARE_BLOCKS = 8  # for folders, the state's two files and the file system's own use
+
+# What a board may do without, and gets only if it has it now (manifest.py)
+OPTIONAL = ("ussl", "wss_helper", "wss/page", "wss/enrol", "wss/about")
+
+# On the board: what there is. `bundle` is where wss_repl runs from: an entry of sys.path.
+_SURVEY = """\
+def _wssctl_survey():
+ import os,sys,wss
+ u=sys.modules.get('wss_update')
+ p=wss.__path__
+ h=u.HOME if u else wss.port.home or '/'
+ s=os.statvfs(h)
+ def text(n):
+  try:
+   with open(h+n) as f:
+    return 'wss_repl' in f.read()
+  except (OSError,UnicodeError):
+   return False
+ b=u.active if u else p[:-4] if p[-4:]=='/wss' else ''
+ _wssctl_json({'home':h,'path':sys.path,'bundle':b,'base':(u and u.read() or {}).get('base',b),
+  'mpy':getattr(sys.implementation,'_mpy',0)&255,'version':getattr(sys.modules['wss_repl'],'VERSION','0'),
+  'block':s[0],'free':s[0]*s[3],'note':wss.port.update_note if hasattr(wss.port,'update_note') else '',
+  'trial':bool(u and u.trial),'starts':text('boot.py') or text('main.py')})
+_wssctl_survey()
+"""
+# What a board answers is one JSON text
+_JSON = """\
+def _wssctl_json(a):
+ import json
+ _wssctl_say(_wssctl_hex(json.dumps(a)))
+"""
+_FROZEN = """\
+a=[]
+for n in {names!r}:
+ try:
+  __import__(n)
+  a.append(n)
+ except ImportError:
+  pass
+_wssctl_json(a)
+"""
+# The loader's functions, also before it has been started: `u`
+_LOADER = """\
+import os,sys
+os.chdir({home!r})
+u={{'__name__':'wss_update'}}
+with open('wss_repl.py') as f:
+ exec(f.read(),u)
+"""
+_STATE = """\
+import sys
+u=sys.modules.get('wss_update')
+s=u and u.read() or {}
+_wssctl_json([u.active if u else '',bool(u and u.trial),s.get('note','')])
+"""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a board has. home: the folder of its boot.py. bundle: where the wss_repl that runs is, an entry of sys.path.
+    base: where one is that came by cable. block, free: of its file system, in bytes."""
+
+    home: str
+    path: list[str]
+    bundle: str
+    base: str
+    mpy: int
+    version: str
+    block: int
+    free: int
+    note: str
+    trial: bool
+    starts: bool
+
+
+def update(args: argparse.Namespace) -> int:
+    modules.version()  # before anybody is connected to: an installation without it can't do this
+    return run(args, lambda dial: _update(args, dial), "update")
+
+
+def run(args: argparse.Namespace, work: Callable[[Dialler], str], what: str) -> int:
+    """work() on each board named; of several, the first has to be well before the others are begun."""
+
+    def one(dial: Dialler) -> str:
+        if not dial.target.secure:
+            raise UsageError(f"`wssctl {what}` goes over wss alone: plain ws proves nobody.")
+        return work(dial)
+
+    boards = named(args)
+    if boards is not None:
+        return on_each(args, boards, one, Engine(canary=True))
+    outcome = Outcome(args.url, 0, one(Dialler(args)))
+    print(outcome.as_json() if args.json else f"{args.url}: {outcome.words}")
+    return 0
+
+
+def _update(args: argparse.Namespace, dial: Dialler) -> str:
+    new = modules.version()
+    with dial() as client:
+        remote = Remote(client)
+        board = survey(client)
+        if done := _refuse(args, board, new):
+            return done
+        files = _wanted(remote, board)
+        if board.bundle != ".frozen" and not args.force and _is_there(remote, board.bundle, files):
+            remote.run(_LOADER.format(home=board.home) + "u['forget']()") if board.note else None
+            return f"has {new} already"
+        slot = _slot(board)
+        _send(remote, board, slot, files)
+        place_loader(remote, board)
+        start = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)})"
+        remote.run(_LOADER.format(home=board.home) + start, "change over")
+        restart(client)
+    prove(dial, args.deadline, new, board.version)
+    return f"{board.version} -> {new}"
+
+
+def survey(client: Client) -> Survey:
+    """Raises BoardError when the board does not say what has to be known."""
+    said = ask(Remote(client), _SURVEY, "say what it has")
+    try:
+        kinds = {name: getattr(kind, "__origin__", kind) for name, kind in Survey.__annotations__.items()}
+        if not all(isinstance(said[name], kind) for name, kind in kinds.items()) or said["block"] <= 0:
+            raise TypeError
+        return Survey(**{name: said[name] for name in kinds})
+    except (KeyError, TypeError):
+        raise BoardError("It does not say what it has in a form that is understood; is that wss_repl?") from None
+
+
+def ask(remote: Remote, code: str, what: str, attempts: int = 3) -> Any:
+    """What code tells by a call of _wssctl_json(). Raises BoardError."""
+    [words] = remote.run(_JSON + code, what, answers=1, attempts=attempts)
+    try:
+        return json.loads(bytes.fromhex("".join(words)))
+    except (ValueError, RecursionError):
+        raise BoardError(f"The board cannot {what}: its answer is not understood; is that wss_repl?") from None
+
+
+def number(version: str) -> tuple[int, ...]:
+    """For comparing: 0.10.2 is newer than 0.9."""
+    return tuple(int(part) if part.isdigit() else -1 for part in version.replace("-", ".").split("."))
+
+
+def _refuse(args: argparse.Namespace, board: Survey, new: str) -> str | None:
+    """Raises what is against it; returns the words when there is nothing to do."""
+    if board.trial:
+        raise BoardError("Another update is on trial there; it is proved or taken back within minutes.")
+    if board.bundle == ".frozen":
+        if board.version == new and not args.force:
+            return f"has {new} already, in its firmware"
+        if not args.overlay:
+            raise BoardError(
+                f"Its bundle {board.version} is part of the firmware: `wssctl firmware` brings another, or --overlay "
+                f"puts {new} in front of it, in its file system."
+            )
+    elif not board.bundle:
+        raise BoardError("Its bundle lies in the root, where nothing can stand in front of it: install it in lib.")
+    before = board.path[: board.path.index(board.bundle)] if board.bundle in board.path else []
+    if "" not in before and board.bundle not in slots(board):
+        raise BoardError(f"Its sys.path has {board.bundle} before the root, so nothing can stand in front of it.")
+    if number(new) < number(board.version) and not args.force:
+        raise BoardError(f"It has {board.version}, which is newer than {new}; --force takes the older one.")
+    if not board.starts and not args.force:
+        raise BoardError(
+            "Neither boot.py nor main.py there names wss_repl: who starts it after a reset? --force if something does."
+        )
+    return None
+
+
+def slots(board: Survey) -> list[str]:
+    return [board.home + name for name in UPDATE_FOLDERS]
+
+
+def _slot(board: Survey) -> str:
+    """The folder for the new one: lib and one of ours take turns, or two of ours where a third is in the firmware."""
+    a, b = slots(board)
+    if board.bundle != a:
+        return a
+    return board.base if board.base in board.path and board.base.endswith("lib") else b
+
+
+def _wanted(remote: Remote, board: Survey) -> dict[str, bytes]:
+    """The new bundle's files for this board's MicroPython, without parts that it does not have now."""
+    try:
+        files = _compiled(board.mpy)
+    except modules.NoCompiler as e:
+        raise KeyFileError(f"There are no .mpy files for its MicroPython: {e}.") from None
+    parts = [f"{name}.mpy" for name in OPTIONAL]
+    if board.bundle == ".frozen":
+        code = _FROZEN.format(names=[name.replace("/", ".") for name in OPTIONAL])
+        said = ask(remote, code, "say what it has")
+        has = {f"{name}.mpy" for name in OPTIONAL if isinstance(said, list) and name.replace("/", ".") in said}
+    else:
+        either = [*parts, *map(modules.other, parts)]
+        has = {name[:-3].rstrip(".") + ".mpy" for name in remote.sums(board.bundle, either)}
+    return {name: data for name, data in files.items() if name not in parts or name in has}
+
+
+_compiled = functools.lru_cache(modules.compiled)
+
+
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _is_there(remote: Remote, folder: str, files: dict[str, bytes]) -> bool:
+    return remote.sums(folder, list(files)) == {name: _sum(data) for name, data in files.items()}
+
+
+def _send(remote: Remote, board: Survey, slot: str, files: dict[str, bytes]) -> None:
+    """Make the slot hold these files and no other of a bundle. What is there, or can be copied from the running
+    bundle, is not sent. Raises BoardError, before anything is changed, when there is no room."""
+    there = remote.sums(slot, list(files))
+    running = {} if board.bundle == ".frozen" else remote.sums(board.bundle, list(files))
+    missing = {name: data for name, data in files.items() if there.get(name) != _sum(data)}
+    listing = _bundle_files(remote, slot, board)
+    old = {name: size for name, size in listing.items() if name not in files or name in missing}
+
+    def blocks(size: int) -> int:
+        return -(-size // board.block)
+
+    need = sum(blocks(len(data)) for data in missing.values()) - sum(map(blocks, old.values()))
+    need += blocks(len(modules.loader())) + _SPARE_BLOCKS
+    if need * board.block > board.free:
+        raise BoardError(
+            f"The new bundle needs {need * board.block >> 10} KB, and {board.free >> 10} KB are free: "
+            "delete files there. Nothing was changed."
+        )
+    for name in old:
+        remote.remove(f"{slot}/{name}")
+    remote.mkdir(f"{slot}/wss", parents=True)
+    for name, data in missing.items():
+        if running.get(name) == _sum(data):
+            remote.copy(f"{board.bundle}/{name}", f"{slot}/{name}")
+        else:
+            remote.board.put(data, f"{slot}/{name}")
+    if not _is_there(remote, slot, files):
+        raise BoardError("What was sent is not what lies there; is its flash worn? The old bundle goes on.")
+
+
+def _bundle_files(remote: Remote, folder: str, board: Survey) -> dict[str, int]:
+    """{name: size} of what lies there of any bundle; in lib there may be files of others."""
+    found = {}
+    for part in ("", "wss/"):
+        path = f"{folder}/{part}".rstrip("/")
+        if remote.is_dir(path):
+            for entry in remote.walk(path):
+                if not entry.is_dir and (part or folder in slots(board) or entry.name.split(".")[0] in _TOP):
+                    found[part + entry.name] = entry.size
+    return found
+
+
+_TOP = ("wss_repl", "wss_helper", "ussl")
+
+
+def place_loader(remote: Remote, board: Survey) -> None:
+    """Before the change-over. Without a state it starts what runs now."""
+    data = modules.loader()
+    name = board.home + LOADER
+    if remote.sums(board.home.rstrip("/"), [LOADER]).get(LOADER) != _sum(data):
+        remote.board.put(data, name)
+        if remote.sha256(name) != _sum(data):
+            raise BoardError("What was sent is not what lies there; is its flash worn? The old bundle goes on.")
+
+
+def restart(client: Client, how: str = "soft_reset") -> None:
+    with contextlib.suppress(ConnectionLost):
+        client.exec(f"import machine\nmachine.{how}()", timeout=2)
+    client.link.close()
+
+
+def prove(dial: Dialler, seconds: float, new: str, old: str) -> None:
+    """Log in under the new one and tell the board so. Raises BoardError when the board has gone back."""
+    dial, proved = dial.takeover(), False
+    dial.told = None
+    end = time.monotonic() + seconds + BOOT
+    while True:
+        try:
+            with dial() as client:
+                remote = Remote(client)
+                active, on_trial, note = _state(remote)
+                if on_trial:
+                    code = "import wss_update as u\nu.confirm()\n_wssctl_json(u.needs_reset)"
+                    if not ask(remote, code, "take the login for a proof", 1):
+                        return
+                    restart(client, "reset")  # stops its watchdog, which has no other end
+                    proved = True
+                    continue
+                if proved:
+                    return
+                if note:
+                    raise BoardError(f"{note}. {old} runs again.")
+                where = brief(active) or "its firmware"
+                raise BoardError(f"It runs {old} from {where} and does not say why; try again.")
+        except (Unreachable, ConnectionLost, TrustError, LoginError) as e:
+            if time.monotonic() > end:
+                raise type(e)(f"It was to start {new} and takes no login since: {e}") from None
+            time.sleep(_PAUSE)
+
+
+def _state(remote: Remote) -> tuple[str, bool, str]:
+    said = ask(remote, _STATE, "say what it runs")
+    if not isinstance(said, list) or list(map(type, said)) != [str, bool, str]:
+        raise BoardError("It does not say what it runs in a form that is understood.")
+    return said[0], said[1], brief(said[2])

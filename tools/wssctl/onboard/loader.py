@@ -1,0 +1,266 @@
+# In front of wss_repl on a board that is updated without a cable: starts what has proved itself, tries what is new, and
+# takes that back by itself.
+#
+# wssctl puts this file into the board's root as wss_repl.py, where `import wss_repl` finds it before any other: "" is
+# the first entry of sys.path. It is source and not bytecode, and needs nothing of a bundle, because it has to run on
+# whatever firmware and beside whatever bundle comes next.
+import json
+import os
+import sys
+import time
+from binascii import hexlify
+from hashlib import sha256
+
+HOME = os.getcwd().rstrip("/") + "/"
+SLOTS = HOME + "wss_a", HOME + "wss_b"
+_STATES = HOME + "wss_state0", HOME + "wss_state1"
+
+_real = None  # the wss_repl that runs
+active = None  # where that is: an entry of sys.path
+trial = None  # the state, while what it names is on trial
+needs_reset = False  # whether a watchdog runs that only a reset stops
+
+
+# The state: {n: its number, good: where the proved bundle is, base: where one is that came by cable, trial: where the
+# new one is or None, new: what it is called, boots: how often it was started, s: seconds it has, to and from: labels of
+# the new and the old firmware's partitions or None, note: what became of the latest one}. Two files take turns, so that
+# a loss of power in the middle of a write leaves the state before it. (A rename would not: on FAT it removes the old
+# file first.)
+
+
+def _check(data):
+    return hexlify(sha256(data).digest()[:8])
+
+
+def _parse(name):
+    try:
+        with open(name, "rb") as f:
+            data = f.read(2048)
+        state = json.loads(data[16:])
+        return state if _check(data[16:]) == data[:16] else None
+    except (OSError, ValueError):
+        return None
+
+
+def read():
+    """The state, None where there is none."""
+    a, b = [_parse(name) for name in _STATES]
+    return max(a, b, key=lambda s: s["n"]) if a and b else a or b
+
+
+def write(state):
+    """Store the state. Raises OSError, and then the one before is in force."""
+    state["n"] += 1
+    data = json.dumps(state).encode()
+    name = _STATES[state["n"] & 1]
+    with open(name, "wb") as f:
+        f.write(_check(data) + data)
+    if _parse(name) != state:
+        raise OSError(5)
+
+
+def begin(good, where, new, seconds, to=None, back=None):
+    """From the next start on, try what is in the folder `where`. The only step that changes over.
+
+    good: where the proved bundle is. new: its version, for messages. seconds: the time until a login has to prove it.
+    to, back: with new firmware, the labels of its partition and of the present one.
+    """
+    state = read() or {"n": 0, "base": good}
+    if good not in SLOTS:
+        state["base"] = good
+    state.update({"good": good, "trial": where, "new": new, "boots": 0, "s": seconds, "to": to, "from": back})
+    state["note"] = ""
+    write(state)
+
+
+def confirm():
+    """The new one has proved itself: call this from a login over wss. Where needs_reset is set a reset has to follow.
+    Raises OSError, RuntimeError."""
+    global trial
+    if not trial:
+        raise RuntimeError("nothing is on trial")
+    status = _real.status()
+    if not status["client"] or not status["listening"][0].startswith("wss:"):
+        raise RuntimeError("only a login over wss proves it")
+    if trial["to"]:
+        import esp32
+
+        esp32.Partition.mark_app_valid_cancel_rollback()
+    trial["good"] = active
+    trial["trial"] = trial["to"] = None
+    write(trial)
+    trial = None
+
+
+def forget():
+    """Tell no longer what became of the latest one."""
+    state = read()
+    state["note"] = ""
+    write(state)
+
+
+def _take_back(state, why):
+    global trial
+    trial = None
+    why = "".join([c for c in why if " " <= c <= "~" and c not in "()"])
+    state["note"] = "%s was taken back: %s" % (state["new"], why[:120])
+    state["trial"] = state["to"] = None
+    print("wss_repl:", state["note"])
+    try:
+        write(state)
+    except OSError:
+        pass  # the next start comes to the same end
+
+
+def _words(e):
+    return "%s %s" % (type(e).__name__, e)
+
+
+def _reset():
+    import machine
+
+    machine.reset()
+
+
+def _running():
+    import esp32
+
+    return esp32.Partition(esp32.Partition.RUNNING).info()[4]
+
+
+def _limit(seconds):
+    # A program that hangs inside of a callback lets neither other callbacks nor threads run (py/vm.c): a watchdog does.
+    # Only a reset stops that again. RP2's takes 8 s at most; its timers can call from the interrupt instead, and its
+    # other processor is the program's.
+    global _timer, _left, needs_reset
+    import machine
+
+    _left = seconds
+    try:
+        machine.WDT(timeout=(seconds + 2) * 1000)
+        needs_reset = True
+    except (AttributeError, ValueError, OSError):
+        pass
+    if sys.platform != "rp2":
+        try:
+            from _thread import start_new_thread
+
+            start_new_thread(_wait, ())
+            return
+        except (ImportError, OSError):
+            pass
+    try:
+        _timer = machine.Timer(-1, mode=machine.Timer.PERIODIC, period=1000, callback=_tick, hard=True)
+    except TypeError:
+        _timer = machine.Timer(-1)
+        _timer.init(mode=machine.Timer.PERIODIC, period=1000, callback=_tick)
+
+
+def _wait():
+    while trial:
+        time.sleep(1)
+        _tick(None)
+
+
+def _tick(timer):
+    global _left
+    _left -= 1
+    if not trial:
+        if timer:
+            timer.deinit()
+    elif _left <= 0:
+        _reset()
+
+
+def _begin_trial(state):
+    # Counts this start before it is made.
+    global trial
+    if state["boots"]:
+        why = "no login proved it in %d s" % state["s"]
+        if state["to"] and state["to"] == _running():
+            # The bootloader does not go back by itself
+            import esp32
+
+            esp32.Partition.find(esp32.Partition.TYPE_APP, label=state["from"])[0].set_boot()
+            _take_back(state, why)
+            _reset()
+        _take_back(state, why)
+        return
+    try:
+        if state["to"] and state["to"] != _running():
+            raise RuntimeError("the bootloader does not start it")
+        state["boots"] = 1
+        write(state)
+        trial = state
+        _limit(state["s"])
+    except Exception as e:
+        _take_back(state, "it cannot be tried: " + _words(e))
+
+
+def _load(path):
+    # Nowhere else: this very file would be found again.
+    everywhere = sys.path[:]
+    sys.path[:] = [path]
+    for name in list(sys.modules):
+        if name == "wss_repl" or name == "wss" or name.startswith("wss."):
+            del sys.modules[name]
+    try:
+        __import__("wss_repl")
+    finally:
+        sys.path[:] = everywhere
+    if path in SLOTS:  # ussl and wss_helper belong to it
+        sys.path.insert(0, path)
+    return sys.modules["wss_repl"]
+
+
+def _start():
+    global _real, active
+    state = read()
+    if state and state["trial"]:
+        _begin_trial(state)
+    places = [trial["trial"]] if trial else []
+    if state:
+        places.append(state["good"])
+    for path in [p for p in sys.path if p] + list(SLOTS):
+        if path not in places:
+            places.append(path)
+    error = None
+    for path in places:
+        try:
+            _real = _load(path)
+            active = path
+            break
+        except Exception as e:
+            error = error or e
+            if trial and path == trial["trial"] and not trial["to"]:
+                _take_back(state, "its import fails: " + _words(e))
+    else:
+        raise error
+    try:
+        sys.modules["wss"].port.update_note = state["note"] if state else ""
+    except AttributeError:
+        pass
+
+
+def __getattr__(name):
+    # For who has imported this file: boot.py. All others find the real one in sys.modules.
+    value = getattr(_real, name)
+    return _watched(value) if trial and name in ("start", "start_foreground") else value
+
+
+def _watched(start):
+    def call(*args, **options):
+        try:
+            return start(*args, **options)
+        except Exception as e:
+            if trial:
+                _take_back(trial, "start raises " + _words(e))
+                _reset()
+            raise
+
+    return call
+
+
+if __name__ == "wss_repl":
+    sys.modules["wss_update"] = sys.modules["wss_repl"]
+    _start()
