@@ -30,16 +30,16 @@ def desk(keys, tmp_path_factory):
 class Bridge:
     def __init__(self, desk, *options):
         self.process = subprocess.Popen(
-            [*WSSCTL, "bridge", *options, desk.url],
+            [*WSSCTL, "bridge", desk.url, *options],
             env=desk.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         line = self.process.stdout.readline()
-        found = re.search(r" is at (/dev/\S+) and (socket://127.0.0.1:(\d+))$", line)
+        found = re.search(r" is at (/dev/\S+)(?: and (socket://127.0.0.1:(\d+)))?$", line)
         assert found, (line, self.process.stderr.read() if not line else "")
-        self.tty, self.tcp, self.port = found[1], found[2], int(found[3])
+        self.tty, self.tcp, self.port = found[1], found[2], int(found[3] or 0)
 
     def end(self, number=signal.SIGINT):
         self.process.send_signal(number)
@@ -49,7 +49,7 @@ class Bridge:
 @pytest.fixture
 def bridge(desk):
     _rest.clear()
-    running = Bridge(desk)
+    running = Bridge(desk, "--tcp")
     yield running
     if running.process.poll() is None:
         running.end()
@@ -202,3 +202,71 @@ def test_unplugged_and_back(keys, tmp_path):
                 until(port, b"5\r\n>>> ", 30)
         finally:
             running.end()
+
+
+def test_tcp_only_when_asked_for(desk):
+    """A pseudo-terminal alone: nothing of the bridge listens."""
+    running = Bridge(desk)
+    try:
+        assert running.tcp is None
+        listening = [
+            line.split()
+            for table in ("/proc/net/tcp", "/proc/net/tcp6")
+            for line in open(table).readlines()[1:]  # noqa: SIM115
+        ]
+        inodes = {f"socket:[{columns[9]}]" for columns in listening if columns[3] == "0A"}
+        own = f"/proc/{running.process.pid}/fd"
+        assert not inodes & {os.readlink(f"{own}/{fd}") for fd in os.listdir(own) if os.path.lexists(f"{own}/{fd}")}
+    finally:
+        running.end()
+
+
+WRITES = b"\x03\r\rf=open('owned','w');f.write('x');f.close()\r\r"
+
+
+def works(bridge, data, family=socket.AF_INET):
+    """What comes back to somebody who types `data`, up to the end of the connection or an answer of the REPL."""
+    with socket.socket(family) as s:
+        if family == socket.AF_INET6:
+            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        s.connect(("::ffff:127.0.0.1" if family == socket.AF_INET6 else "127.0.0.1", bridge.port))
+        s.settimeout(20)
+        for piece in data:
+            s.sendall(piece)
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            while b"42\r\n" not in said and (more := s.recv(4096)):
+                said += more
+    return said
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT", "HEAD", "PRI"])
+@pytest.mark.parametrize("pieces", [1, 0], ids=["whole", "byte by byte"])
+def test_a_browser_is_cut_off(desk, bridge, method, pieces):
+    request = f"{method} / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(WRITES)}\r\n\r\n".encode() + WRITES
+    said = works(bridge, [request] if pieces else [bytes([b]) for b in request[:8]] + [request[8:]])
+    assert b">>>" not in said
+    assert b"42\r\n" in works(bridge, [b"\r6*7\r"]), "and the next program is served"
+    assert not (desk.directory / "owned").exists()
+
+
+@pytest.mark.parametrize("first", [b"\x16\x03\x01\x02\0", b"\0\x03\0\x20\x21\x12\xa4\x42"], ids=["TLS", "STUN"])
+def test_what_else_a_browser_sends_is_cut_off(desk, bridge, first):
+    assert b">>>" not in works(bridge, [first + WRITES])
+    assert b"42\r\n" in works(bridge, [b"\r6*7\r"])
+    assert not (desk.directory / "owned").exists()
+
+
+def test_what_only_begins_like_a_browser_goes_on(bridge):
+    assert b"42\r\n" in works(bridge, [b"G", b"E", b"=6;GE*7\r"])
+    assert b"42\r\n" in works(bridge, [b"\r6*7\r"], socket.AF_INET6), "Java's, .NET's and Go's sockets"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs a second user")
+def test_another_user_who_hangs_up_is_nobody(desk, bridge):
+    """After close() the table shows root and no inode, which is the user that the bridge belongs to here."""
+    for _ in range(5):
+        code = f"import socket\ns = socket.create_connection(('127.0.0.1', {bridge.port}))\ns.sendall({WRITES!r})\n"
+        subprocess.run(["/usr/bin/env", "python3", "-c", code], user=65534, check=True)
+        assert b"42\r\n" in works(bridge, [b"\r6*7\r"])
+    assert not (desk.directory / "owned").exists()

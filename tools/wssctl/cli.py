@@ -260,12 +260,14 @@ def tool_commands(commands, remote, several) -> None:
         parents=[remote],
         help="a board as a serial port of this machine",
         description=(
-            "Offers the board's REPL on a pseudo-terminal and on a TCP port of the loopback interface, for Thonny, "
-            "PyCharm, screen, rshell and other programs that expect a serial port: `wssctl bridge board.local`, then "
-            "choose the port it names. One program at a time; resets are bridged, too."
+            "Offers the board's REPL on a pseudo-terminal and, with --tcp, on a TCP port of the loopback interface, "
+            "for Thonny, PyCharm, screen, rshell and other programs that expect a serial port: `wssctl bridge "
+            "board.local`, then choose the port it names. One program at a time; resets are bridged, too."
         ),
     )
-    p.add_argument("--tcp", type=_port, metavar="PORT", help="this TCP port (default: a free one)")
+    p.add_argument(
+        "--tcp", nargs="?", type=_port, const=0, metavar="PORT", help="this TCP port, too; a free one at the line's end"
+    )
     p.set_defaults(call=_lazy("tools.bridge", "bridge"))
 
     p = commands.add_parser(

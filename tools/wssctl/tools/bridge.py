@@ -1,5 +1,8 @@
-"""`wssctl bridge`: a board as a serial port of this machine, for programs that know nothing else: a pseudo-terminal and
-a TCP port on the loopback interface, for one program at a time and this user alone."""
+"""`wssctl bridge`: a board as a serial port of this machine, for programs that know nothing else: a pseudo-terminal or,
+when asked for, a TCP port on the loopback interface, for one program at a time and this user alone.
+
+A TCP port is open to every process of this machine and to every page in a browser, which a pseudo-terminal is not.
+"""
 
 import contextlib
 import os
@@ -14,6 +17,15 @@ from . import serial_handler
 
 _BUSY = b"\r\nwssctl bridge: another program has the board; close it first.\r\n"
 _FOREIGN = b"\r\nwssctl bridge: for another user of this machine.\r\n"
+_NO_HTTP = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"This is a board's terminal (wssctl bridge), not for a browser.\r\n"
+)
+# What a browser can send first: a request line (RFC 9110 9, RFC 9113 3.4), a TLS ClientHello (RFC 8446 5.1), or
+# STUN (RFC 8489 5), which WebRTC sends to a page's TURN server.
+_BROWSERS = tuple(
+    m + b" " for m in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI")
+) + (b"\x16\x03", b"\0\x01", b"\0\x03")
 _MAX_PENDING = 1 << 20  # bytes that a program has not read; what is more is lost, as on a serial line
 _LOOK = 0.1  # s between two looks at whether somebody has opened the pseudo-terminal
 
@@ -23,8 +35,10 @@ def bridge(args) -> int:
         ends = []
         if hasattr(os, "openpty"):
             ends.append(cleanup.enter_context(contextlib.closing(_Pty())))
-        if args.tcp is not None or _knows_owners() or not ends:
-            ends.append(cleanup.enter_context(contextlib.closing(_Tcp(args.tcp or 0))))
+        if args.tcp is not None:
+            ends.append(cleanup.enter_context(contextlib.closing(_Tcp(args.tcp))))
+        if not ends:
+            raise UsageError("This system has no pseudo-terminals; end the line with --tcp for a TCP port instead.")
         dial = Dialler(args)
         url = dial.target.url
         serial_handler.Serial.ready = url, dial(), dial
@@ -181,7 +195,7 @@ class _Tcp:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         new = _Connection(sock)
-        if _owner(address) not in (None, os.getuid() if hasattr(os, "getuid") else None):
+        if _knows_owners() and _owner(address, self._sock.getsockname()) != os.getuid():
             new.refuse(_FOREIGN)
             return None
         return new
@@ -193,6 +207,7 @@ class _Tcp:
 class _Connection:
     def __init__(self, sock: socket.socket):
         self._sock = sock
+        self._first: bytes | None = b""  # until it is known that no browser sent it
 
     def refuse(self, why: bytes) -> None:
         self.write(why)
@@ -205,11 +220,21 @@ class _Connection:
 
     def read(self) -> bytes | None:
         try:
-            return self._sock.recv(4096) or None
+            data = self._sock.recv(4096)
         except BlockingIOError:
             return b""
         except OSError:
             return None
+        if self._first is None or not data:
+            return data or None
+        self._first += data
+        if self._first.startswith(_BROWSERS):
+            self.write(_NO_HTTP)
+            return None
+        if any(b.startswith(self._first) for b in _BROWSERS):
+            return b""  # it may become a browser's
+        data, self._first = self._first, None
+        return data
 
     def write(self, data: bytes) -> int:
         try:
@@ -223,20 +248,32 @@ class _Connection:
         self._sock.close()
 
 
-_TABLE = Path("/proc/net/tcp")
+_TABLES = Path("/proc/net/tcp"), Path("/proc/net/tcp6")
+_ESTABLISHED = "01"  # include/net/tcp_states.h
 
 
 def _knows_owners() -> bool:
-    return _TABLE.exists()
+    return _TABLES[0].exists()
 
 
-def _owner(address: tuple[str, int]) -> int | None:
-    """The user id at the other end of a loopback connection (proc_pid_net(5)); None where the system does not say."""
-    if not _knows_owners():
-        return None
-    wanted = "%08X:%04X" % (int.from_bytes(socket.inet_aton(address[0]), sys.byteorder), address[1])
-    for line in _TABLE.read_text().splitlines()[1:]:
-        columns = line.split()
-        if columns[1] == wanted:
-            return int(columns[7])
-    return -1
+def _owner(address: tuple[str, int], ours: tuple[str, int]) -> int | None:
+    """The user id at the other end of a loopback connection (proc_pid_net(5)), None if nobody's is known. A socket that
+    its program has closed belongs to nobody any more and is shown as root's, without an inode: it is not believed. An
+    IPv6 socket can have an IPv4 connection (Java, .NET and Go make such)."""
+    ends = {(_as_shown(address, "%s"), _as_shown(ours, "%s"))}
+    ends.add((_as_shown(address, _MAPPED), _as_shown(ours, _MAPPED)))
+    for table in _TABLES:
+        if not table.exists():
+            continue
+        for line in table.read_text().splitlines()[1:]:
+            columns = line.split()
+            if (columns[1], columns[2]) in ends and columns[3] == _ESTABLISHED and columns[9] != "0":
+                return int(columns[7])
+    return None
+
+
+_MAPPED = "".join("%08X" % int.from_bytes(word, sys.byteorder) for word in (bytes(4), bytes(4), b"\0\0\xff\xff")) + "%s"
+
+
+def _as_shown(address: tuple[str, int], form: str) -> str:
+    return form % ("%08X" % int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)) + ":%04X" % address[1]
