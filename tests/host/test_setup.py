@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import pytest
 from board import Board
-from peers import Identity, Peer
+from peers import PROMPT, Identity, Peer
 from ports import free_port
 from targets import UID
 from wssctl.boards import modules
@@ -130,14 +130,15 @@ def test_again_changes_nothing_and_remove_leaves_the_board_as_it_was(desk):
     desk.start()
     desk.run("setup", "PORT")
     once = desk.listing()
-    assert once["boot.py"].startswith(before["boot.py"] + b"\n# wssctl setup begin")
+    assert once["boot.py"].startswith(b"# wssctl setup begin")
+    assert once["boot.py"].endswith(b" takes this out again)\n" + before["boot.py"])
     assert "stay" in desk.run("setup", "PORT")
     assert desk.listing() == once
     desk.board.restart()
     desk.board.read_until(b"wss_repl: listening", 10)
     desk.peer().close()
     desk.run("remove", "PORT")
-    assert desk.listing() == before | {"boot.py": before["boot.py"] + b"\n"}
+    assert desk.listing() == before
     with pytest.raises(ConnectionRefusedError):
         desk.peer()
 
@@ -155,6 +156,35 @@ def test_again_without_options_keeps_the_address_and_the_port_and_a_remembered_p
     assert [n for n in after[0] if after[0][n] != before[0][n]] == ["webrepl_cfg.py"]
     assert {**after[1], "last_seen": ""} == {**before[1], "last_seen": ""}
     assert desk.run("exec", "room1", "print(6*7)", env={"WSSCTL_PASSWORD": ""}).strip() == "42"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["raise OSError('Wifi Internal State Error')\n", "import time\nwhile True:\n    time.sleep_ms(10)\n"],
+    ids=["raise", "wait for ever"],
+)
+def test_the_server_starts_whatever_the_other_lines_of_boot_py_do(desk, lines):
+    (desk.files / "boot.py").write_text(lines)
+    desk.start()
+    desk.run("setup", "PORT")
+    desk.board.restart()
+    desk.board.read_until(b"wss_repl: listening", 10)
+    desk.peer().close()
+    desk.run("remove", "PORT")
+    assert desk.listing() == {"boot.py": lines.encode()}
+
+
+def test_lines_of_ours_behind_those_of_the_user_move_to_the_front(desk):
+    ours = "# wssctl setup begin\nraise ValueError\n# wssctl setup end (...)\n"
+    (desk.files / "boot.py").write_text(f"x = 1\n{ours}y = x\n")
+    desk.start()
+    desk.run("setup", "PORT")
+    boot = (desk.files / "boot.py").read_text()
+    assert boot.startswith("# wssctl setup begin") and boot.endswith("again)\nx = 1\ny = x\n") and "raise" not in boot
+    desk.board.restart()
+    desk.board.read_until(PROMPT, 10)
+    desk.board.write(b"print(y, bool(wss_repl.status()['listening']))\r")
+    desk.board.read_until(b"1 True", 10)
 
 
 def test_in_no_network_says_what_to_do(desk):
@@ -427,3 +457,93 @@ def test_unplugged_in_the_middle(desk):
 
         with pytest.raises(ConnectionLost, match="is it plugged in"):
             board.replace({"a": b"x" * 5000}, pull)
+
+
+# A file system on which each rename of FILES waits for the test: until the file go<n> is there.
+GATED = """
+import os, time, vfs
+class Gated:
+    n = 0
+    def __init__(self, fs): self.fs = fs
+    def __getattr__(self, name): return getattr(self.fs, name)
+    def rename(self, old, new):
+        if 'part' in new:
+            self.n += 1
+            while 'go%d' % self.n not in [e[0] for e in self.fs.ilistdir('/')]:
+                time.sleep_ms(5)
+        self.fs.rename(old, new)
+fs = vfs.VfsPosix(os.getenv('BOARD_DIR'))
+vfs.umount('/')
+vfs.mount(Gated(fs), '/')
+os.chdir('/')
+"""
+FILES = {f"part{i}": b"new %d" % i for i in range(1, 5)}
+
+
+def test_a_commit_tells_as_it_goes(desk):
+    """On slow flash it takes longer than mpremote waits for a board that says nothing: here each file waits until the
+    one before has been told of."""
+    desk.start()
+    (desk.files / "go1").touch()
+    told = []
+
+    def progress(dots):
+        told.append(dots)
+        (desk.files / f"go{len(told) + 1}").touch()
+
+    with Cable(desk.board.tty) as board:
+        board.exec(GATED)
+        board.stage(FILES)
+        board.commit(list(FILES), progress)
+    assert b"".join(told) == b"...."
+    left = {n: data for n, data in desk.listing().items() if not n.startswith("go")}
+    assert left == FILES
+
+
+@pytest.fixture
+def cut_off(desk):
+    """A board that has lost power when two of four files were renamed."""
+    desk.start()
+    desk.run("setup", "PORT")
+    for name in FILES:
+        (desk.files / name).write_bytes(b"old")
+    (desk.files / "go1").touch()
+    (desk.files / "go2").touch()
+    told = []
+
+    def progress(dots):
+        told.append(dots)
+        if len(told) == 2:
+            desk.board.kill()
+
+    with pytest.raises(ConnectionLost), Cable(desk.board.tty) as board:
+        board.exec(GATED)
+        board.stage(FILES)
+        board.transport.serial.timeout = 1
+        board.commit(list(FILES), progress)
+    assert [(desk.files / n).read_bytes() for n in FILES] == [b"new 1", b"new 2", b"old", b"old"]
+    for name in ("go1", "go2"):
+        (desk.files / name).unlink()
+    desk.board.close()
+    return desk
+
+
+def finished(desk):
+    there = desk.listing()
+    return {n: there.get(n) for n in FILES} == FILES and not [n for n in there if "new" in n or n == "wss_setup.txt"]
+
+
+def test_a_commit_that_was_cut_off_is_finished_by_the_board(cut_off):
+    cut_off.start()
+    cut_off.board.read_until(b"wss_repl: listening", 10)
+    assert finished(cut_off)
+    cut_off.peer().close()
+
+
+def test_a_commit_that_was_cut_off_is_finished_by_the_next_setup(cut_off):
+    (cut_off.files / "boot.py").write_text("")  # nobody to do it before, as on a board's first setup
+    cut_off.start()
+    assert "Finished what an earlier command was cut off in" in cut_off.run("setup", "PORT")
+    assert finished(cut_off)
+    assert "Finished" not in cut_off.run("setup", "PORT")
+    cut_off.peer().close()

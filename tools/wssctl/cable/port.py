@@ -1,5 +1,7 @@
 """A board on a cable, through mpremote: what it is, its files, code run on it. Several files are replaced together:
-written beside their names first, compared, then renamed."""
+written beside their names first, compared, then renamed. While they are renamed their names are in a file (UNFINISHED):
+a replacement that was cut off there is finished by finish(), or by the board when it starts (setup.py's lines in
+boot.py)."""
 
 import contextlib
 import errno
@@ -21,6 +23,7 @@ from ..errors import BoardError, ConnectionLost, Unreachable, UsageError
 _CHUNK = 512  # bytes of a file a command: its source has up to four times that, and a board's heap is small
 _SHORTCUT = {"a": "/dev/ttyACM", "u": "/dev/ttyUSB", "c": "COM"}  # mpremote's own (mpremote/main.py)
 NEW = ".new"
+UNFINISHED = "wss_setup.txt"  # names, one a line, whose NEW files are whole and wait to be renamed
 _FULL = "The board's file system is full; delete files there, or use a board with more flash."
 
 _ABOUT = """
@@ -49,10 +52,37 @@ import json
 print(json.dumps(a))
 """
 
+# On slow or full flash a rename takes seconds, and mpremote gives up when it has heard nothing for 10 s: so each file
+# is a dot. The list takes its place by a rename, too: there is all of it or none.
 _RENAME = """
 import os
-for n in %r:
+names = %r
+if len(names) > 1:
+    with open("wss_setup.txt.new", "w") as f:
+        f.write("\\n".join(names))
+    os.rename("wss_setup.txt.new", "wss_setup.txt")
+for n in names:
     os.rename(n + ".new", n)
+    print(".", end="")
+if len(names) > 1:
+    os.remove("wss_setup.txt")
+"""
+_FINISH = """
+import os
+try:
+    with open("wss_setup.txt") as f:
+        names = f.read().split("\\n")
+except OSError:
+    names = []
+for n in names:
+    try:
+        os.rename(n + ".new", n)
+    except OSError as e:
+        if e.errno != 2:
+            raise
+    print(".", end="")
+if names:
+    os.remove("wss_setup.txt")
 """
 _REMOVE = """
 import os
@@ -62,6 +92,7 @@ for n in %r:
     except OSError as e:
         if e.errno != 2:
             raise
+    print(".", end="")
 """
 
 
@@ -182,11 +213,18 @@ class Cable:
                 self.remove([name + NEW for name in reversed(files)])
             raise BoardError(f"{e} Nothing was changed.") from None
 
-    def commit(self, names: list[str]) -> None:
-        self.exec(_RENAME % (names,))
+    def commit(self, names: list[str], progress: Callable[[bytes], None] = lambda dots: None) -> None:
+        """Renames what stage() has written. progress gets a dot for each file."""
+        self.exec(_RENAME % (names,), progress)
+
+    def finish(self) -> bool:
+        """Finishes a commit() that was cut off; whether there was one. Raises BoardError."""
+        dots = []
+        self.exec(_FINISH, dots.append)
+        return bool(dots)
 
     def remove(self, names: list[str]) -> None:
-        self.exec(_REMOVE % (names,))
+        self.exec(_REMOVE % (names,), lambda dots: None)
 
     def folder(self, name: str) -> None:
         self.exec(f"import os\ntry:\n os.mkdir({name!r})\nexcept OSError as e:\n if e.errno != 17:\n  raise\n")

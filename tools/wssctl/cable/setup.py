@@ -21,7 +21,7 @@ from ..keys.store import Store, check_uid, write_files
 from ..text import say, steps
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
-from .port import NEW, Cable, refuse_network
+from .port import NEW, UNFINISHED, Cable, refuse_network
 
 _REMOVE_FOLDERS = """
 import os
@@ -40,6 +40,7 @@ BEGIN, END = "# wssctl setup begin", "# wssctl setup end"
 _BLOCK = re.compile(rf"^{BEGIN}[^\n]*\n.*?^{END}[^\n]*(?:\n|\Z)", re.M | re.S)
 _SPACE = 8192  # bytes that must stay free on the board: littlefs moves whole blocks
 _CLOCK_OFF = 5  # seconds
+_BOOT = 20  # seconds that the user's lines in boot.py have to join the network: the server is there before them
 CLOCK = "wss_time.txt"
 
 
@@ -157,6 +158,7 @@ def install(args) -> int:
 
 def remove(args) -> int:
     with Cable(args.port) as board:
+        board.finish()
         about = board.about()
         uid = about["uid"]
         boot = (board.read("boot.py") or b"").decode("utf-8", "surrogateescape")
@@ -168,7 +170,7 @@ def remove(args) -> int:
                 board.remove(["boot.py"])
             else:
                 board.replace({"boot.py": rest.encode("utf-8", "surrogateescape")})
-        gone = [f"SSL_key{uid}.der", f"SSL_certificate{uid}.der", "ROOT_CA_cert.pem", TRUST, CLOCK]
+        gone = [UNFINISHED, f"SSL_key{uid}.der", f"SSL_certificate{uid}.der", "ROOT_CA_cert.pem", TRUST, CLOCK]
         board.remove([f for n in gone for f in (n + ".new", n)] + ["boot.py.new", "webrepl_cfg.py.new"])
         if "webrepl_cfg.before.py" in about["files"]:
             board.exec("import os\nos.rename('webrepl_cfg.before.py', 'webrepl_cfg.py')")
@@ -197,6 +199,8 @@ def _check_names(args) -> None:
 
 
 def _about(board: Cable, args) -> dict:
+    if board.finish():
+        say("Finished what an earlier command was cut off in: its files were whole, and are in their places now")
     about = board.about()
     if not about["uid"] or about["python"] != "micropython":
         raise BoardError("This board has no machine.unique_id(), which its key files are named after: not supported.")
@@ -395,6 +399,37 @@ def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, 
 # Password, boot.py, clock
 
 
+# What boot.py begins with. It comes before the user's lines, because these may raise (ESP32's connect() does while the
+# station still connects), or wait for a network for ever. The server needs no network to start, and answers when there
+# is one (lwIP is up as soon as socket is imported: ports/esp32/modsocket.c). A commit() that lost power is finished
+# before anything of the bundle is imported: half of it may be new.
+_START = """\
+{begin}
+def _start():
+    global wss_repl
+    import os
+    try:
+        with open('{unfinished}') as f:
+            names = f.read().split('\\n')
+        for name in names:  # files that setup had no time to put in their places
+            try:
+                os.rename(name + '.new', name)
+            except OSError:
+                pass
+        os.remove('{unfinished}')
+    except OSError:
+        pass
+    try:
+        import wss_repl
+        wss_repl.start({port})
+    except Exception as e:  # the board must boot all the same
+        print('wss_repl: not started:', e)
+_start()
+del _start
+{end} (`wssctl remove` takes this out again)
+"""
+
+
 def _configure(board: Cable, about: dict, args, password: str, installed: bool) -> None:
     files = {}
     config = b"PASS = %a\n" % password
@@ -409,21 +444,12 @@ def _configure(board: Cable, about: dict, args, password: str, installed: bool) 
     added = set(re.findall(r"\w+", block[0].split("\n", 1)[0].partition(":")[2])) if block else set()
     added |= ({"lib"} if installed else set()) | ({"boot"} if boot is None else set())
     port = "" if args.wss_port == ca.WSS_PORT else f"port={args.wss_port}"
-    ours = (
-        f"{BEGIN}: {' '.join(sorted(added))}".rstrip(": ") + "\n"
-        "try:\n"
-        "    import wss_repl\n"
-        f"    wss_repl.start({port})\n"
-        "except Exception as e:  # the board must boot all the same\n"
-        "    print('wss_repl: not started:', e)\n"
-        f"{END} (`wssctl remove` takes this out again)\n"
-    )
-    if block:
-        new = text[: block.start()] + ours + text[block.end() :]
-    else:
-        new = text + ("\n" if text and not text.endswith("\n") else "") + ours
+    head = f"{BEGIN}: {' '.join(sorted(added))}".rstrip(": ")
+    new = _START.format(begin=head, unfinished=UNFINISHED, port=port, end=END) + _BLOCK.sub("", text)
     if re.search(r"^\s*webrepl\.start", text, re.M):
         say("NOTE: boot.py starts plain WebREPL (webrepl.start) as well: it listens unencrypted; take it out there.")
+    if re.search(r"^\s*wss_repl\.start", _BLOCK.sub("", text), re.M):
+        say("NOTE: boot.py has a wss_repl.start of its own, too, which takes the place of ours; take it out there.")
     if new != text:
         files["boot.py"] = new.encode("utf-8", "surrogateescape")
     if files:
@@ -457,7 +483,7 @@ def _login(args, store: Store, entry: Board, passphrase: str, password: str) -> 
     except KeyFileError:
         pass  # an older HOST key with another passphrase
     target = Target(True, entry.host, entry.port, "/takeover")
-    deadline = time.monotonic() + args.timeout
+    deadline = time.monotonic() + _BOOT + args.timeout
     while True:
         try:
             with Client.connect(
