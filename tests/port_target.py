@@ -42,7 +42,7 @@ from ports import free_port  # noqa: E402
 from targets import UNIX, Running  # noqa: E402
 from wssctl.boards import modules  # noqa: E402
 from wssctl.cable.port import Cable  # noqa: E402
-from wssctl.errors import WssctlError  # noqa: E402
+from wssctl.errors import ConnectionLost, WssctlError  # noqa: E402
 
 KEPT = ROOT / "build" / "boards"
 OURS = ("boot.py", "main.py", "ROOT_CA_cert.pem", "wss_trust.txt", "wss_time.txt", "ssl_config.py", "webrepl_cfg.py")
@@ -190,6 +190,14 @@ class Console:
             finally:
                 if self.transport.in_raw_repl:
                     self.transport.exit_raw_repl()
+
+    def stop_script(self) -> None:
+        """In quiet(), after a script that was silent for too long: wait until it has ended. It may be in the firmware's
+        C code, which looks at no Ctrl-C, and the next test would find the board still at work."""
+        serial = self.transport.serial
+        serial.write(b"\x03\x03")
+        serial.timeout = 2
+        self.transport.read_until(1, b"\x04>", timeout=None, timeout_overall=60 * self.patience)
 
     def write(self, data: bytes) -> None:
         for i in range(0, len(data), 100):  # a UART has a ring of 260 bytes, and no flow control
@@ -745,6 +753,8 @@ class PortMicroPython:
             try:
                 return board.exec(PRELUDE + script).splitlines()
             except WssctlError as e:
+                if isinstance(e, ConnectionLost):
+                    console.stop_script()
                 pytest.fail(f"the script ended: {e}", pytrace=False)
             finally:
                 with contextlib.suppress(WssctlError):

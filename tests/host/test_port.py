@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from board import Board
-from port_target import KEPT
+from port_target import DEVICE_TESTS, KEPT, PortMicroPython
 from ports import free_port
 from served_port import ServedPort
 from targets import ROOT
@@ -188,3 +189,28 @@ def test_a_small_heap_is_named(tmp_path):
         assert desk.files() == desk.before
     finally:
         desk.board.close()
+
+
+def test_a_script_that_was_silent_for_too_long_has_ended_before_the_next_begins(ports, tmp_path, monkeypatch):
+    """It looks at no Ctrl-C, as the firmware does not while it checks an RSA key."""
+    target = ports["pty"]
+    transport = target._cable.transport
+    patient = transport.exec_raw, transport.read_until
+
+    def exec_raw(code, **more):
+        if "kbd_intr" in code:  # from here on it waits for nothing
+            transport.serial.timeout = 0.1
+            monkeypatch.setattr(transport, "read_until", read_until)
+        return patient[0](code, **more)
+
+    def read_until(at_least, ending, timeout=10, **more):
+        return patient[1](at_least, ending, timeout=timeout and 0.1, **more)
+
+    monkeypatch.setattr(transport, "exec_raw", exec_raw)
+    script = "import micropython, time\nmicropython.kbd_intr(-1)\ntime.sleep_ms(1000)\nopen('ended', 'w').close()\n"
+    mpy = PortMicroPython(target)
+    with pytest.raises(pytest.fail.Exception, match="stopped answering"):
+        mpy.run(script, tmp_path)
+    assert (Path(target._folder.name) / DEVICE_TESTS / "ended").exists()
+    monkeypatch.undo()
+    assert mpy.run("print(6 * 7)", tmp_path) == ["42"]
