@@ -35,7 +35,7 @@ def _changed(session):
 
 
 def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None, ca=None, host="0.0.0.0",
-          write_timeout=2000, timer=None):
+          write_timeout=2000, timer=None, log=0):
     """Listen, and answer in the background. Returns at once.
 
     port: TCP port, 8833 with TLS and 8266 without. password: 1 to 64 bytes; None takes webrepl_cfg.PASS.
@@ -43,7 +43,8 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     always authenticated. key, cert, ca: file name or bytes, PEM or DER; None takes SSL_key<uid>.der,
     SSL_certificate<uid>.der and ROOT_CA_cert.pem in the root, or WiPy's names in /flash/cert. write_timeout: how long,
     in ms, output waits for a client that stopped reading before the session ends. timer: the machine.Timer (or its id)
-    that lets Ctrl-C reach a busy program; None finds an unused one, False takes none.
+    that lets Ctrl-C reach a busy program; None finds an unused one, False takes none. log: how many bytes of what is
+    printed are kept for `wssctl log`, 64 to 65536, with no session too; that takes a quarter more of heap.
 
     Raises ValueError when port, password, key, certificate or CA are missing or unusable, OSError when the port is
     taken; then nothing listens.
@@ -83,7 +84,14 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             "session", "receiver", "sender", "terminal", "login", "trust", "files", "frames", "upgrade"
         )
         timer = _port.timer(timer)  # this can raise, so it comes before anything listens
+        if log:
+            from wss.log import Log
+
+            log = Log(log)
         _server = Server(host, number, context, password, write_timeout, _changed)
+        if log:
+            _server.log = log
+            log.attach()
         _server.timer = timer
         _server.set_period()
         gc.collect()

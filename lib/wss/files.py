@@ -17,6 +17,7 @@ _BINARY = const(2)  # RFC 6455 section 5.2
 _PUT = const(1)
 _GET = const(2)
 _VERSION = const(3)
+_LOG = const(5)  # ours: a get of what was printed last (wss.log)
 _ABOUT = const(4)  # ours: a get of what wss.about says, for which no program has to be interrupted
 _SKIP = const(5)  # after an unusable request: the rest of its frame is ignored
 
@@ -99,7 +100,7 @@ class Files:
             self._reply(frame(_BINARY, bytes(sys.implementation[1][:3])))
             return
         try:
-            if not _PUT <= op <= _ABOUT:
+            if not _PUT <= op <= _LOG:
                 raise OSError(_EINVAL)
             if n > _NAME_MAX:
                 raise OSError(_ENAMETOOLONG)
@@ -127,12 +128,17 @@ class Files:
                     self._file = document()
                     port.unload("about")
                     op = _GET
+                elif op == _LOG:
+                    from wss.log import document
+
+                    self._file = document()
+                    op = _GET
                 else:
                     self._file = open(name, "rb")
                 self._acks = 0
             self._op = op
             code = 0
-        except (OSError, UnicodeError, ImportError) as e:  # the last: about.py was left out of this firmware
+        except (OSError, UnicodeError, ImportError) as e:  # the last: a part was left out of this firmware
             code = isinstance(e, OSError) and e.errno or _EINVAL
         except MemoryError:  # in MicroPython it has an errno, too, which is its text
             port.remove_failed_imports()

@@ -47,6 +47,8 @@ class Sender:
                     # What is printed comes first: acknowledgements sent ahead would keep a get busy to its end.
                     self.record = record = session.terminal.take()
                     if record:
+                        if session.server.log:
+                            session.server.log.add_frames(record)
                         found = port.look(record, len(record))
                         self._uncut = self._begun or found & 1
                         if found & 2 or session.server.mode and (found & 4 or record[-1] == _RAW_PROMPT):

@@ -45,6 +45,7 @@ class Server:
         self.refusals = {}
         self.last_refusal = None
         self.timer = None
+        self.log = None  # a wss.log.Log
         self.mode = 0  # in which the REPL is, see modes.py
         self.last_input = 0  # ticks when something last came in
         self._period = 0
@@ -203,5 +204,7 @@ class Server:
         self.sock.close()
         for s in list(self.sessions):
             self.end(s, "closed")
+        if self.log:
+            self.log.detach()
         if entered:  # a print() of another thread may be waiting
             self.guard.leave()

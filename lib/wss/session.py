@@ -240,6 +240,12 @@ class Session:
     def _release_terminal(self):
         self.receiver.ignore()
         if self.terminal:
+            log = self.server.log
+            while log:  # what was not sent any more
+                record = self.terminal.take()
+                if not record:
+                    break
+                log.add_frames(record)
             self.terminal.detach()
             self.terminal = None
             self.server.session = None

@@ -297,6 +297,18 @@ def tool_commands(commands, remote, several) -> None:
     p.set_defaults(call=_lazy("boards.update", "update"))
 
     p = commands.add_parser(
+        "log",
+        parents=[remote],
+        help="what a board printed last, and with -f what it prints",
+        description=(
+            "What the board printed last, with nobody connected too, if it was started with wss_repl.start(log=4096). "
+            "Its program goes on, and nothing can be typed. It is a session: one at a time."
+        ),
+    )
+    p.add_argument("-f", "--follow", action="store_true", help="go on with what it prints, until Ctrl-C")
+    p.set_defaults(call=_lazy("tools.log", "log"))
+
+    p = commands.add_parser(
         "shell",
         parents=[remote, several],
         help="files of one board or many: ls cp put get sync ...",

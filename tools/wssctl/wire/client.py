@@ -22,6 +22,7 @@ from .link import Credentials, Deadline, Link, Target, parse_target
 # WebREPL's file protocol (MicroPython extmod/modwebrepl.c): "WA", operation, flags, offset, size, name length, name.
 _REQUEST = struct.Struct("<2sBBQLH64s")
 _PUT, _GET, _VERSION = 1, 2, 3
+_LOG = 5  # and of what was printed last
 _ABOUT = 4  # lib/wss/files.py: a get of what the board says of itself
 MAX_NAME = 64
 MAX_FILE = 0xFFFFFFFF  # the size field has 32 bits
@@ -40,6 +41,7 @@ RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n"
 _SLOWEST = 100
 MAX_GET = 256 << 20  # bytes of a file, unless more are asked for: the protocol does not tell how many will come
 _MAX_ABOUT = 64 << 10
+_MAX_LOG = 128 << 10
 _MAX_OUTPUT = 16 << 20  # bytes of output that exec() keeps
 _LONGEST = 64  # bytes of an answer that is looked for
 _FIRST = b"\x1e"  # of a marker: programs do not print it, so that nothing of theirs waits for what follows
@@ -58,6 +60,7 @@ class Client:
     def __init__(self, link: Link, timeout: float = 10.0):
         self.link = link
         self.timeout = timeout
+        self._before = 0  # bytes of the terminal's that came before the file in transfer was read
 
     @classmethod
     def connect(
@@ -368,6 +371,18 @@ class Client:
             raise BoardError("The board's status is not readable; update the wss_repl on it.")
         return said
 
+    def log(self) -> bytes:
+        """What the board printed last; read() goes on from there. Its program is not interrupted. Raises BoardError for
+        a board that keeps no log."""
+        try:
+            said = self._get(_LOG, "log", limit=_MAX_LOG)
+        except BoardError:
+            if self.link.closed:
+                raise
+            raise BoardError("The board keeps no log; have it call wss_repl.start(log=4096).") from None
+        del self.link.text[: self._before]  # it is in the log, too
+        return said
+
     def _get(
         self,
         operation: int,
@@ -379,6 +394,7 @@ class Client:
         limit = limit or (MAX_GET if sink else _MAX_OUTPUT)
         self._request(operation, name, 0)
         self._answer(f"read {name}")
+        self._before = self.link.text_before
         self.link.receiving = True
         ahead = _ACKS_AHEAD if self.link.target.secure else 1
         for _ in range(ahead):

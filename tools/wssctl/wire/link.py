@@ -182,6 +182,7 @@ class Link:
         self.response: Response | None = None
         self.closed = False
         self._sock = sock
+        self.text_before = 0  # bytes of text that came before the latest answer about a file
         self.receiving = False  # a file is coming: all binary frames are pieces of it
         self._kind = self.text
         self._out = bytearray()
@@ -442,7 +443,10 @@ class Link:
         if self.receiving:
             self.receiving = event.data != b"\0\0"  # the piece without data is the last one
             return self.binary
-        return self.text if event.data[:1] >= b"\x80" else self.binary
+        if event.data[:1] >= b"\x80":
+            return self.text
+        self.text_before = len(self.text)
+        return self.binary
 
     def _end(self, error: OSError | None) -> None:
         if self._lost is not None:

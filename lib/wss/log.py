@@ -1,0 +1,116 @@
+# The last bytes that were printed, with no session too: start(log=4096), `wssctl log`.
+# In: what the firmware prints while nobody is connected, frames of what it prints in a session.  Out: a file to read.
+# Loaded and costing heap only when asked for.
+import gc
+import io
+import os
+
+from wss import port
+
+_REBOOT = b"MPY: soft reboot\r\n"
+
+_current = None
+
+
+class Log(io.IOBase):
+    """Keeps the last bytes printed, at least size of them and a quarter more. Raises ValueError, MemoryError.
+
+    os.dupterm has one place on ESP32. A session's terminal takes it over and hands on what it sends; else it is here.
+    """
+
+    def __init__(self, size):
+        global _current
+        if not isinstance(size, int) or not 64 <= size <= 65536:
+            raise ValueError("log is how many bytes to keep, 64 to 65536")
+        self._size = size
+        self._room = size + size // 4
+        # A bytearray keeps its memory when it becomes shorter: so extend() needs none.
+        self._kept = bytearray(self._room)
+        self._kept[:] = b""
+        self._lock = None
+        if not port.has_gil:
+            from _thread import allocate_lock
+
+            self._lock = allocate_lock()
+        _current = self
+        self._previous = None
+
+    def attach(self):
+        """Take the place of os.dupterm."""
+        self._previous = os.dupterm(self)
+
+    def detach(self):
+        """Give it back."""
+        global _current
+        _current = None
+        now = os.dupterm(None)
+        os.dupterm(self._previous if now is self else now)
+
+    def readinto(self, buf):
+        return None
+
+    def ioctl(self, request, arg):
+        return arg & 4 if request == 3 else 0  # always writable (py/stream.h)
+
+    # The firmware takes the place away when write() raises. So there is no jump in it, where the VM would raise what is
+    # pending: which function has to take data is looked up.
+
+    def write(self, data):
+        return _WRITE[data == _REBOOT](self, data)
+
+    def _add(self, data):
+        return _ADD[(len(self._kept) + len(data) > self._room) + 2 * (self._lock is not None)](self, data)
+
+    def _last_words(self, data):
+        # ESP32's soft reset says this when it has swept the heap (see terminal.py).
+        return _WRITE[2 * (not gc.mem_alloc())](self, data)
+
+    def _swallow(self, data):
+        return len(data)
+
+    def _extend(self, data):
+        self._kept.extend(data)
+        return len(data)
+
+    def _shorten(self, data):
+        try:
+            n = len(data)
+            self._kept[: max(0, len(self._kept) + n - self._size)] = b""
+            self._kept.extend(data[-self._size :])
+            return n
+        except:  # no memory for the slice: this much is missing in the log  # noqa: E722
+            return len(data)
+
+    def _add_locked(self, data):
+        # Both cores may print at once.
+        self._lock.acquire()
+        n = _ADD[len(self._kept) + len(data) > self._room](self, data)
+        self._lock.release()
+        return n
+
+    def add_frames(self, record):
+        """Take the payloads of text frames."""
+        i = 0
+        while i < len(record):
+            n = record[i + 1]
+            i += 2
+            if n == 126:
+                n = record[i] << 8 | record[i + 1]
+                i += 2
+            self._add(record[i : i + n])
+            i += n
+
+    def document(self):
+        kept = self._kept
+        return io.BytesIO(bytes(memoryview(kept)[max(0, len(kept) - self._size) :]))
+
+
+def document():
+    """A binary stream of what was printed last. Raises OSError where no log is kept."""
+    if not _current:
+        raise OSError(2)  # ENOENT
+    return _current.document()
+
+
+_WRITE = (Log._add, Log._last_words, Log._swallow)
+_ADD = (Log._extend, Log._shorten, Log._add_locked, Log._add_locked)
