@@ -378,25 +378,19 @@ def _build(src: Source, bits: int, sanitize: bool = False) -> Path:
     (no_library / "README.md").touch()
     out = src.out / f"build-{kind}"
     # Object files and what was collected from sources go by absolute paths. In a build/ that was copied from elsewhere
-    # they would be those of files that are not here.
-    home = out / "root"
-    if out.exists() and not (home.exists() and home.read_text() == f"{ROOT}"):
+    # they would be those of files that are not here. And MicroPython's makemanifest.py does not notice that the C code
+    # has other names than when it gave frozen code their numbers.
+    home, own = out / "root", f"{ROOT} {_contents(VARIANT)}"
+    if out.exists() and not (home.exists() and home.read_text() == own):
         shutil.rmtree(out)
     out.mkdir(exist_ok=True)
-    home.write_text(f"{ROOT}")
+    home.write_text(own)
     say(f"building the {bits}-bit firmware{' with sanitizers' if sanitize else ''} from {src.path}")
     arguments = [f"VARIANT_DIR={VARIANT}", f"BUILD={out}", f"FROZEN_MANIFEST={VARIANT / 'manifest.py'}",
                  f"MICROPY_MPYCROSS={mpy_cross}", "MICROPY_MPYCROSS_DEPENDENCY=", f"MPY_LIB_DIR={no_library}",
                  f"BOARD_BITS={bits}"]  # fmt: skip
     if sanitize:  # DEBUG: assert() is on
         arguments += ["DEBUG=1", "COPT=-O1", f"CFLAGS_EXTRA=-Wno-error {_SANITIZE}", f"LDFLAGS_EXTRA={_SANITIZE}"]
-    # What make keeps is of use while the C code is the same: frozen code has numbers of the names in it, and where a
-    # build was copied from another tree the dependencies name that one.
-    own, kept = _contents(VARIANT), out / "variant.digest"
-    if not kept.exists() or kept.read_text() != own:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        kept.write_text(own)
     if not _make(src, "ports/unix", log, *arguments):
         reason = _first_line(log, "error:|undefined reference|multiple definition|Error")
         raise FirmwareError(f"the firmware does not build ({reason}); see {log}")
