@@ -70,6 +70,11 @@ def show(date):
     return "%04d-%02d-%02d %02d:%02d UTC" % date[:5]
 
 
+def place():
+    """The name of the list, whatever folder a program on the board has gone to."""
+    return port.home + FILE
+
+
 def listed(serial="", fingerprint="", name=None):
     """(revoked, pinned) for a certificate, both False when there is no list. Raises Damaged, OSError.
 
@@ -80,7 +85,7 @@ def listed(serial="", fingerprint="", name=None):
     pinned = None
     n = total = 0
     line = ""
-    name = name or port.home + FILE
+    name = name or place()
     try:
         f = open(name)
     except OSError as e:

@@ -200,6 +200,7 @@ def test_init_makes_upydevs_file_names_and_protects_them(keys, tmp_path, capsys)
         f"SSL_certificate{UID}.der",
         f"SSL_certificate{UID}.pem",
         f"SSL_key{UID}.der",
+        "wssctl.db",
     ]
     assert sorted(made(board)) == ["ROOT_CA_cert.pem", f"SSL_certificate{UID}.der", f"SSL_key{UID}.der"]
     if os.name == "posix":
@@ -305,7 +306,7 @@ def test_wrong_ca_passphrase(keys, tmp_path, capsys):
     wrong.write_text("not the passphrase\n")
     assert cli.main(["host", "init", "--ca-passphrase-file", str(wrong)]) == 7
     assert "Wrong passphrase" in capsys.readouterr().err
-    assert len(made(keys)) == 2
+    assert sorted(made(keys)) == ["ROOT_CA_cert.pem", "ROOT_CA_key.pem", "wssctl.db"]
 
 
 def test_an_imported_ca_is_under_the_new_passphrase_that_is_given(keys, tmp_path, capsys):

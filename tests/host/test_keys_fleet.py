@@ -1,9 +1,6 @@
 """Keys of boards in use, over real wss logins: rotation, revocation, two hosts, expiry, renewal, passwords, names."""
 
 import contextlib
-import json
-import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -12,66 +9,12 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from board import Board
 from cryptography.hazmat.primitives.serialization import pkcs12
 from peers import Identity, Peer
-from ports import free_port
+from site_of_boards import PASSPHRASE, PASSWORD, SECOND, Site, in_row
 from targets import UID
 from wssctl.cable.port import Cable
 from wssctl.keys import ca, store
-
-PASSPHRASE, PASSWORD = "correct horse", "sesame 23"
-SECOND = "aabbccddee01"
-
-
-class Site:
-    """A user's folder of keys and boards with files made by it; wssctl runs as a command."""
-
-    def __init__(self, path, bits):
-        self.path, self.bits = path, bits
-        self.keys = path / "keys"
-        self.boards = {}
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("WSSCTL")} | {"USER": "ana"}
-        self.env |= {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}  # not the developer's own
-        self.env |= {"WSSCTL_PASSPHRASE": PASSPHRASE, "WSSCTL_PASSWORD": PASSWORD, "WSSCTL_KEYS": str(self.keys)}
-        self.run("ca", "init")
-        self.run("host", "init")
-
-    def run(self, *words, status=0, env=None, **more):
-        done = subprocess.run(
-            [sys.executable, "-m", "wssctl", *map(str, words)], env=self.env | (env or {}), capture_output=True,
-            text=True, timeout=60, stdin=subprocess.DEVNULL, start_new_session=True, **more,
-        )  # fmt: skip
-        assert done.returncode == status, (words, done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
-
-    def add(self, name, uid, group="all", **init):
-        files = self.path / name
-        files.mkdir()
-        port = free_port()
-        days = [f"--{k}={v}" for k, v in init.items()]
-        self.run("keys", "init", uid, "--name", name, "--ip", "127.0.0.1", "--port", port, "--out", files, *days)
-        (files / "webrepl_cfg.py").write_text(f"PASS = {PASSWORD!r}\n")
-        (files / "boot.py").write_text(f"import wss_repl\nwss_repl.start(port={port})\n")
-        self.run("boards", "add", name, f"127.0.0.1:{port}", "--uid", uid, "--group", group)
-        self.boot(name, uid)
-        return files, port
-
-    def boot(self, name, uid):
-        board = Board(self.path / name, self.bits, env={"BOARD_UID": uid}, pty=True)
-        board.read_until(b"wss_repl: listening", 20)
-        self.boards[name] = board
-
-    def other_host(self, name="bea"):
-        """Another machine, which got the CA."""
-        folder = self.path / f"keys of {name}"
-        env = {"WSSCTL_KEYS": str(folder), "USER": name}
-        self.run("ca", "export", self.path / "ca.pem", "--force")
-        self.run("ca", "import", self.path / "ca.pem", env=env)
-        self.run("host", "init", env=env)
-        shutil.copy(self.keys / "devices.json", folder)
-        return env, folder
 
 
 @pytest.fixture
@@ -177,11 +120,11 @@ class Doorway:
 
 def test_a_handshake_cut_by_the_restart_is_tried_again(site, room1):
     _, port = room1
-    door = Doorway(port, cut=(2, 3))
+    door = Doorway(port, cut=(3, 4))  # the first is tried to see whether it is on
     with contextlib.closing(door.listener):
         site.run("boards", "add", "door", door.address, "--uid", UID)
-        assert "door: renewed" in site.run("boards", "renew", "--all", "door")
-        assert door.count >= 4
+        assert in_row(site.run("boards", "renew", "--all", "door"), "door", "ok", "renewed")
+        assert door.count >= 5
         # Where nothing restarts it is no reason to wait
         door.cut = (door.count + 1,)
         assert "during the TLS handshake" in site.run("exec", "door", "1", status=4)
@@ -196,8 +139,8 @@ def test_rotation_locks_nobody_out_and_ends_the_old_ca(site, room1):
 
     # one board is off: nothing is lost, and everything still works as before
     site.boards["room2"].kill()
-    text = site.run("ca", "rotate", "--timeout", "3", status=1)
-    assert "room1: trusts both" in text and "Not done on room2" in text
+    text = site.run("ca", "rotate", "--timeout", "3", status=3)
+    assert in_row(text, "room1", "ok", "trusts both") and "Not done on room2" in text
     assert (files / "ROOT_CA_cert.pem").read_bytes().count(b"BEGIN CERTIFICATE") == 2
     assert (site.keys / "ROOT_CA_cert.pem").read_bytes() == old["ROOT_CA_cert.pem"]
     assert site.run(*HELLO) == site.run(*HELLO, env=env) == "42\n"
@@ -215,7 +158,7 @@ def test_rotation_locks_nobody_out_and_ends_the_old_ca(site, room1):
     third, _ = {"WSSCTL_KEYS": str(site.path / "keys of cleo"), "USER": "cleo"}, None
     site.run("ca", "import", site.path / "ca.pem", env=third)
     site.run("host", "init", env=third)
-    shutil.copy(site.keys / "devices.json", site.path / "keys of cleo")
+    site.tell(third)
 
     assert "The rotation is complete" in site.run("ca", "rotate")
     for name in ("room1", "room2"):
@@ -226,7 +169,7 @@ def test_rotation_locks_nobody_out_and_ends_the_old_ca(site, room1):
     assert (files / "ROOT_CA_cert.pem").read_bytes() == (second_files / "ROOT_CA_cert.pem").read_bytes() == new_ca
     assert shown(port, site.keys) == (site.keys / f"SSL_certificate{UID}.der").read_bytes()
     assert (files / f"SSL_key{UID}.der").read_bytes() == key_on_board  # the same key, never sent
-    assert not list(site.keys.glob("NEXT_*")) and not (site.keys / "rotation.json").exists()
+    assert not list(site.keys.glob("NEXT_*"))
     # the old host key really opens nothing any more
     for kind in ("cert", "key"):
         (site.path / f"old_{kind}.pem").write_bytes(old[f"HOST_{kind}@616e61.pem"])
@@ -252,8 +195,8 @@ def test_a_rotation_leaves_no_board_behind_unasked(site, room1):
     site.run("boards", "add", "room1", address, "--uid", UID)
     assert "complete" in site.run("ca", "rotate", "--skip", "cc01", "--skip", "cc03")
     assert site.run(*HELLO) == "42\n"
-    (site.keys / "rotation.json").write_text("{")
-    assert "begin anew" in site.run("ca", "rotate", status=7)
+    (site.keys / "rotation.json").write_text("{")  # of an earlier version
+    assert "repair it" in site.run("ca", "rotate", status=7)
 
 
 def test_a_rotation_with_a_wrong_passphrase_changes_nothing(site, room1):
@@ -269,7 +212,7 @@ def test_expiry_is_announced_and_renewed_in_one_command(site):
     table = site.run("boards")
     assert "Expiring: room1." in table and "(19 days)" in table or "(20 days)" in table
     text = site.run("boards", "renew")
-    assert "room1: renewed" in text and "room2" not in text
+    assert in_row(text, "room1", "ok", "renewed") and "room2" not in text
     assert site.run(*HELLO) == "42\n"
     assert "Expiring" not in site.run("boards")
     assert shown(port, site.keys) == (files / f"SSL_certificate{UID}.der").read_bytes()
@@ -278,14 +221,14 @@ def test_expiry_is_announced_and_renewed_in_one_command(site):
         f"wss://{n}:{port}" for n in ("room1", "room1.local", "127.0.0.1")
     ]
     assert "No certificate is due" in site.run("boards", "renew")
-    assert "room2: renewed" in site.run("boards", "renew", "--all", "@all")
+    assert in_row(site.run("boards", "renew", "--all", "@all"), "room2", "ok", "renewed")
 
 
 def test_a_board_whose_certificate_is_elsewhere_does_not_keep_the_others_from_theirs(site):
     site.add("room2", UID, days=20)
     site.run("boards", "add", "room1", "127.0.0.1:1", "--uid", SECOND)  # as the README adds one
-    text = site.run("boards", "renew", status=1)
-    assert "room2: renewed" in text and "room1: There is no certificate of it" in text and "Not done on room1;" in text
+    text = site.run("boards", "renew", status=3)
+    assert in_row(text, "room2", "ok", "renewed") and "Not done on room1;" in text
 
 
 def test_a_board_that_somebody_is_on_does_not_keep_the_others_from_theirs(site):
@@ -295,10 +238,10 @@ def test_a_board_that_somebody_is_on_does_not_keep_the_others_from_theirs(site):
     with subprocess.Popen(hold, env=site.env, stdout=subprocess.PIPE) as somebody:
         try:
             assert somebody.stdout.readline() == b"on\n"
-            text = site.run("boards", "renew", status=1)
+            text = site.run("boards", "renew", status=5)
         finally:
             somebody.kill()
-    assert "room2: renewed" in text and "in use" in text and "Not done on room1;" in text
+    assert in_row(text, "room2", "ok", "renewed") and "in use" in text and "Not done on room1;" in text
 
 
 def test_an_expired_board_is_refused_with_a_sentence(site, room1):
@@ -323,11 +266,10 @@ def test_a_random_password_over_the_secure_channel(site, room1):
     without = {"WSSCTL_PASSWORD": ""}
     assert site.run(*HELLO, env=without) == "42\n"  # remembered
     assert "Wrong password" in site.run(*HELLO, status=5)
-    kept = site.keys / "remembered.json"
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert list(json.loads(kept.read_text())) == ["password:room1"]
+    assert stat.S_IMODE((site.keys / "wssctl.db").stat().st_mode) == 0o600
+    assert site.remembered() == ["password:room1"]
     site.run("boards", "forget", "room1")
-    assert json.loads(kept.read_text()) == {}
+    assert site.remembered() == []
 
 
 def test_a_password_that_boot_py_names_stays(site, room1):
@@ -343,10 +285,8 @@ def test_a_password_that_boot_py_names_stays(site, room1):
 
 def test_secrets_are_remembered_only_when_asked_and_only_if_they_work(site, room1):
     site.run(*HELLO)
-    kept = site.keys / "remembered.json"
-    assert not kept.exists()
     site.run("boards", "remember", "room1", status=5, env={"WSSCTL_PASSWORD": "wrong"})
-    assert not kept.exists()
+    assert site.remembered() == []
     site.run("boards", "remember", "room1", "--passphrase")
     bare = {"WSSCTL_PASSWORD": "", "WSSCTL_PASSPHRASE": ""}
     assert site.run(*HELLO, env=bare) == "42\n"
@@ -426,27 +366,35 @@ def test_exports(site, room1, tmp_path):
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])
-def test_power_lost_on_the_host_between_renames_leaves_one_set_or_the_other(tmp_path, monkeypatch, renames):
-    """The process dies after `renames` of the renames; the next command sees all files old, or all new."""
-    names = [tmp_path / n for n in ("a", "b", "c")]
-    store.write_files({p: b"old" for p in names})
-    real, done = os.replace, []
-
-    def dying(source, target):
-        if os.path.basename(target) in "abc" and len(done) == renames:
-            raise SystemExit
-        real(source, target)
-        if os.path.basename(target) in "abc":
-            done.append(target)
-
-    monkeypatch.setattr(os, "replace", dying)
-    monkeypatch.setattr(store.Path, "unlink", lambda self, missing_ok=False: None)  # the dead clean nothing up
-    if renames < 3:
-        with pytest.raises(SystemExit):
-            store.write_files({p: b"new" for p in names}, force=True)
-    else:
-        store.write_files({p: b"new" for p in names}, force=True)
-    monkeypatch.undo()
-    store.Store(tmp_path)
-    assert {p.read_bytes() for p in names} == {b"new"}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_power_lost_on_the_host_leaves_one_set_or_the_other(tmp_path, renames, where):
+    """A process that dies (os._exit: no `finally`, no commit) after `renames` of three renames, or before anything is
+    decided: whoever looks next sees all files old, or all new."""
+    names = ["ROOT_CA_key.pem", "ROOT_CA_cert.pem", "HOST_key@616e61.pem"]
+    folder = tmp_path / "keys"
+    store.Store(folder).write({folder / n: b"old" for n in names})
+    program = f"""
+import os, sqlite3
+from pathlib import Path
+from wssctl.keys import record, store
+folder, names = Path({str(folder)!r}), {names!r}
+real, done = os.replace, []
+def dying(source, target):
+    if len(done) == {renames}:
+        os._exit(9)
+    real(source, target)
+    done.append(target)
+if {where == "after"}:
+    os.replace = dying
+elif {renames} < 3:
+    stage, count = record.stage, {renames}
+    record.stage = lambda files: (stage(dict(list(files.items())[:count])), os._exit(9))
+store.Store(folder).write({{folder / n: b"new" for n in names}}, force=True)
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 9
+    store.Store(folder)
+    wanted = b"old" if where == "before" and renames < 3 else b"new"
+    assert {(folder / n).read_bytes() for n in names} == {wanted}
+    with store.Store(folder).record.view() as db:
+        assert not db.execute("SELECT 1 FROM files").fetchone()

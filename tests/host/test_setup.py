@@ -1,6 +1,5 @@
 """wssctl setup, enrol and remove, with real mpremote on a pseudo-terminal, against a factory-fresh board."""
 
-import json
 import os
 import pty
 import re
@@ -9,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -17,10 +17,12 @@ from peers import PROMPT, Identity, Peer
 from ports import free_port
 from targets import UID
 from wssctl.boards import modules
+from wssctl.boards.registry import Registry
 from wssctl.cable import setup as provision
 from wssctl.cable.port import Cable
 from wssctl.errors import BoardError, ConnectionLost, Unreachable
 from wssctl.keys.ca import Authority
+from wssctl.keys.store import Store
 
 PASSPHRASE, PASSWORD = "correct horse", "sesame 23"
 
@@ -147,14 +149,14 @@ def test_again_without_options_keeps_the_address_and_the_port_and_a_remembered_p
     desk.start()
     desk.run("setup", "PORT")
     desk.run("boards", "remember", "room1")
-    before = desk.listing(), json.loads((desk.keys / "devices.json").read_text())["devices"]["room1"]
+    before = desk.listing(), Registry(Store(desk.keys)).load()["room1"]
     command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty]
     env = desk.env | desk.secrets | {"WSSCTL_PASSWORD": "another 42"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert done.returncode == 0 and "as room1" in done.stderr and "Connected over wss" in done.stderr, done.stderr
-    after = desk.listing(), json.loads((desk.keys / "devices.json").read_text())["devices"]["room1"]
+    after = desk.listing(), Registry(Store(desk.keys)).load()["room1"]
     assert [n for n in after[0] if after[0][n] != before[0][n]] == ["webrepl_cfg.py"]
-    assert {**after[1], "last_seen": ""} == {**before[1], "last_seen": ""}
+    assert replace(after[1], last_seen="") == replace(before[1], last_seen="")
     assert desk.run("exec", "room1", "print(6*7)", env={"WSSCTL_PASSWORD": ""}).strip() == "42"
 
 

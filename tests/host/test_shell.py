@@ -1,8 +1,6 @@
 """`wssctl shell`: one board's files, and many boards at once."""
 
-import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -192,31 +190,25 @@ def test_a_person_at_the_shell(desk, tmp_path):
 def test_many_boards(keys, desk, tmp_path):
     shutil.copytree(keys.board, tmp_path / "second")
     (tmp_path / "hello.py").write_text("print('hi')\n")
-    registry = keys.directory / "devices.json"
     with Desk(keys, Unix("unix"), tmp_path / "second") as other:
-        rows = {
-            "kitchen": {"host": "127.0.0.1", "port": desk.port, "groups": ["home"]},
-            "garden": {"host": "127.0.0.1", "port": other.port, "groups": ["home"]},
-            "away": {"host": "127.0.0.1", "port": 1, "groups": []},
-        }
-        registry.write_text(json.dumps({"devices": rows}))
-        try:
-            done = desk.run(*WSSCTL, "shell", "@home", "put", "hello.py", cwd=tmp_path)
-            assert done.returncode == 0, done
-            assert re.search(r"kitchen +ok .*hello.py", done.stdout) and re.search(r"garden +ok", done.stdout)
-            assert (desk.directory / "hello.py").exists() and (other.directory / "hello.py").exists()
-            done = desk.run(*WSSCTL, "shell", "--all", "run", ":hello.py", cwd=tmp_path)
-            assert done.returncode == 3, done
-            assert len(re.findall(r"ok .*hi", done.stdout)) == 2
-            assert re.search(r"away +failed \(3\) .*refuses connections", done.stdout)
-            assert "Traceback" not in done.stderr
-            done = desk.run(*WSSCTL, "shell", "kitchen,garden", "ls", "none", cwd=tmp_path)
-            assert done.returncode == 1 and done.stdout.count("failed (1)") == 2
-            assert desk.run(*WSSCTL, "shell", "@nobody", "ls").returncode == 2
-            assert desk.run(*WSSCTL, "shell", "@home").returncode == 2
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                registry.unlink()
+        shutil.copytree(keys.directory, tmp_path / "keys")
+        desk.env["WSSCTL_KEYS"] = str(tmp_path / "keys")
+        for name, port, *group in (("kitchen", desk.port, "home"), ("garden", other.port, "home"), ("away", 1)):
+            words = [word for g in group for word in ("--group", g)]
+            assert desk.run(*WSSCTL, "boards", "add", name, f"127.0.0.1:{port}", *words).returncode == 0
+        done = desk.run(*WSSCTL, "shell", "@home", "put", "hello.py", cwd=tmp_path)
+        assert done.returncode == 0, done
+        assert re.search(r"kitchen +ok .*hello.py", done.stdout) and re.search(r"garden +ok", done.stdout)
+        assert (desk.directory / "hello.py").exists() and (other.directory / "hello.py").exists()
+        done = desk.run(*WSSCTL, "shell", "--all", "run", ":hello.py", cwd=tmp_path)
+        assert done.returncode == 3, done
+        assert len(re.findall(r"ok .*hi", done.stdout)) == 2
+        assert re.search(r"away +failed \(3\) .*refuses connections", done.stdout)
+        assert "Traceback" not in done.stderr
+        done = desk.run(*WSSCTL, "shell", "kitchen,garden", "ls", "none", cwd=tmp_path)
+        assert done.returncode == 1 and done.stdout.count("failed (1)") == 2
+        assert desk.run(*WSSCTL, "shell", "@nobody", "ls").returncode == 2
+        assert desk.run(*WSSCTL, "shell", "@home").returncode == 2
 
 
 def test_unplugged_in_a_get(keys, tmp_path):

@@ -165,7 +165,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.set_defaults(call=_lazy("tools.mpremote", "main"))
     tool_commands(commands, remote, several)
 
-    cable, over, boards = key_commands(commands, keys)
+    cable, over, boards = key_commands(commands, keys, several)
     make = argparse.ArgumentParser(add_help=False, parents=[keys])
     make.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 824)")
@@ -203,8 +203,10 @@ def build_parser() -> argparse.ArgumentParser:
     group = _group(commands, "host", "this machine's key, which boards accept")
     p = group.add_parser("init", parents=[make], help="make it, once a machine")
     p.add_argument("--user", help="for another user name")
-    p.set_defaults(call=_lazy("keys.commands", "host_init"))
+    p.set_defaults(call=_lazy("boards.hosts", "init"))
     group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys.commands", "host_status"))
+    p = group.add_parser("list", parents=[keys], help="who has a key of this ROOT CA, until when, and who is revoked")
+    p.set_defaults(call=_lazy("boards.hosts", "list_"))
 
     p = group.add_parser("export", parents=[passphrases], help="key and certificate as PKCS #12 or PEM")
     p.add_argument("file", metavar="FILE")
@@ -216,7 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
         p.add_argument("who", metavar="HOST", help="user name or id, certificate file, serial or fingerprint")
         p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
         p.add_argument("--undo", action="store_true", help="take it back")
-        p.set_defaults(call=_lazy("boards.trust", verb))
+        p.set_defaults(call=_lazy("boards.hosts", verb))
 
     group = _group(commands, "keys", "the boards' keys")
     p = group.add_parser("init", parents=[make], help="make a board's key and certificate")
@@ -249,7 +251,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.set_defaults(call=_lazy("keys.commands", "board_export"))
     p = boards.add_parser("revoke", parents=[make], help="hosts refuse a board that was lost")
     p.add_argument("uid", metavar="BOARD", help="its name or id")
-    p.set_defaults(call=_lazy("boards.trust", "revoke_board"))
+    p.set_defaults(call=_lazy("boards.registry", "revoke"))
     return parser
 
 
@@ -324,7 +326,7 @@ def tool_commands(commands, remote, several) -> None:
     p.set_defaults(call=_lazy("tools.shell", "shell"))
 
 
-def key_commands(commands, keys):
+def key_commands(commands, keys, several):
     """From nothing to a board with keys, and for years after. Returns what follows needs: two parent
     parsers, and the actions of `wssctl boards`."""
     cable = argparse.ArgumentParser(add_help=False, parents=[keys])
@@ -387,7 +389,7 @@ def key_commands(commands, keys):
     p.add_argument("--uid", help="its id, by which its certificate here is found")
     p.add_argument("--group", action="append", default=[], help="may be repeated")
     p.set_defaults(call=_lazy("boards.registry", "add"))
-    over = argparse.ArgumentParser(add_help=False, parents=[keys])
+    over = argparse.ArgumentParser(add_help=False, parents=[keys, several])
     over.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     over.add_argument("--password-file", metavar="FILE", help="its first line is the boards' WebREPL password")
     over.add_argument("--takeover", action="store_true", help="end other clients' sessions")
@@ -396,6 +398,9 @@ def key_commands(commands, keys):
     p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
     p.add_argument("--all", action="store_true", help="those that are not due, too")
     p.set_defaults(call=_lazy("boards.fleet", "renew"))
+    p = actions.add_parser("apply", parents=[over], help="what waits for boards, to those that can be reached")
+    p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
+    p.set_defaults(call=_lazy("boards.hosts", "apply"))
     p = actions.add_parser("remember", parents=[over], help="keep a board's password, after trying it")
     p.add_argument("name", metavar="NAME")
     p.add_argument("--passphrase", action="store_true", help="and that of this host's key")

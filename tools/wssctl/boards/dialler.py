@@ -5,11 +5,13 @@ import copy
 from dataclasses import replace
 
 from ..keys import ask
+from ..keys.hosts import of
 from ..keys.remembered import remembered
 from ..keys.store import Store
 from ..text import say
 from ..wire.client import Client
 from ..wire.link import Credentials, parse_target
+from . import trust
 from .registry import Registry, server_name, warn
 
 
@@ -22,8 +24,9 @@ class Dialler:
     told: str | None = ""  # what the board said of an update that it took back; None: who connects tells it
 
     def __init__(self, args, password: str | None = None, passphrase: str | None = None):
-        store = Store(args.keys)
-        self.board = Registry(store).find(args.url)
+        self._store = store = Store(args.keys)
+        self._registry = Registry(store)
+        self.board = self._registry.find(args.url)
         self.target = parse_target(self.board.url if self.board else args.url, args.takeover)
         self.timeout = args.timeout
         self._server_name = args.server_name or (self.board and server_name(store, self.board))
@@ -44,19 +47,29 @@ class Dialler:
         return other
 
     def __call__(self, timeout: float | None = None) -> Client:
-        """Raises what Client.connect() raises."""
-        client = Client.connect(
+        """A session. What waits for the board is brought to it first. Raises what Client.connect() raises, and what
+        trust.settle() does."""
+        client = self._login(timeout)
+        note = client.link.bundle[1]
+        if note and self.told is not None and note != self.told:
+            say(f"NOTE: {self.board.name if self.board else self.target.host}: {note}.")
+            self.told = note
+        if not self.board or not self._credentials:
+            return client
+        self._registry.update(self.board.name)
+        if trust.pending(self._store.record, self.board.name):
+            me = of(self._store.read(self._credentials.cert))
+            return trust.settle(self._store, self.board, client, lambda: self.takeover()._login(timeout), me)
+        return client
+
+    def _login(self, timeout: float | None) -> Client:
+        return Client.connect(
             self.target,
             self._credentials,
             self._password,
             server_name=self._server_name,
             timeout=timeout or self.timeout,
         )
-        note = client.link.bundle[1]
-        if note and self.told is not None and note != self.told:
-            say(f"NOTE: {self.board.name if self.board else self.target.host}: {note}.")
-            self.told = note
-        return client
 
 
 def connect(args) -> Client:

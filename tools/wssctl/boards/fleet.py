@@ -3,13 +3,16 @@
 Every change ends with a login under what is new; before that, nothing is dropped that the old login needs.
 """
 
+import argparse
 import contextlib
 import json
 import secrets
-import sys
+import threading
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -20,19 +23,20 @@ from ..errors import (
     ConnectionLost,
     HandshakeCut,
     KeyFileError,
-    LoginError,
-    TrustError,
     Unreachable,
     UsageError,
+    WssctlError,
 )
-from ..keys import ask, ca
+from ..keys import ask, ca, hosts
 from ..keys import commands as keys
 from ..keys.remembered import remember as keep_secret
 from ..keys.remembered import remembered
-from ..keys.store import Store, write_files
+from ..keys.store import Store
 from ..text import say
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
+from . import trust
+from .engine import JOBS, Engine, Outcome, tell, worst
 from .registry import WARNING_DAYS, Board, Registry, server_name
 
 NEXT = "NEXT_"
@@ -42,10 +46,18 @@ class NoCertificate(KeyFileError):
     """One board cannot be renewed from here; the others can."""
 
 
+class NotDone(WssctlError):
+    """On some boards. Its exit code is the worst of theirs."""
+
+    def __init__(self, text: str, code: int):
+        super().__init__(text)
+        self.exit_code = code
+
+
 class Fleet:
     """The boards named on the command line, and the secrets to log in to them, asked for once."""
 
-    def __init__(self, args):
+    def __init__(self, args: argparse.Namespace):
         self.args = args
         self.store = Store(args.keys)
         self.registry = Registry(self.store)
@@ -71,26 +83,51 @@ class Fleet:
         return self._passwords[board.name]
 
     def connect(
-        self, board: Board, credentials: Credentials | None = None, password: str | None = None, wait=0.0
+        self, board: Board, credentials: Credentials | None = None, password: str | None = None, wait: float = 0.0
     ) -> Client:
-        """`wait`: seconds in which a board that starts anew may be unreachable."""
-        target = Target(True, board.host, board.port, "/takeover" if wait or self.args.takeover else "/")
+        """A session. `wait`: seconds in which a board that starts anew may be unreachable; another session gives way
+        then. What waits for the board is brought to it first (trust.settle)."""
+        credentials = credentials or self.credentials()
+        client = self.login(board, credentials, password, wait)
+        self.registry.update(board.name)
+        if trust.pending(self.store.record, board.name):
+            return self.settle(board, client, credentials, password)
+        return client
+
+    def login(
+        self, board: Board, credentials: Credentials, password: str | None = None, wait: float = 0.0, over: bool = False
+    ) -> Client:
+        path = "/takeover" if wait or over or self.args.takeover else "/"
+        target = Target(True, board.host, board.port, path)
         deadline = time.monotonic() + wait
         while True:
             try:
-                client = Client.connect(
+                return Client.connect(
                     target,
-                    credentials or self.credentials(),
+                    credentials,
                     password or self.password(board),
                     server_name=server_name(self.store, board),
                     timeout=self.args.timeout,
                 )
-                self.registry.update(board.name)
-                return client
             except (Unreachable, ConnectionLost, HandshakeCut):  # the last: it was just about to restart
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.3)
+
+    def settle(
+        self,
+        board: Board,
+        client: Client,
+        credentials: Credentials | None = None,
+        password: str | None = None,
+        pin_too: hosts.Who | None = None,
+    ) -> Client:
+        credentials = credentials or self.credentials()
+
+        def login() -> Client:
+            return self.login(board, credentials, password, over=True)
+
+        return trust.settle(self.store, board, client, login, hosts.of(self.store.read(credentials.cert)), pin_too)
 
     def restart(self, client: Client) -> None:
         """A soft reset: the server starts with what is on the board now, and so does main.py."""
@@ -99,21 +136,23 @@ class Fleet:
         client.link.closed = True
         client.link._sock.close()
 
-    def each(self, work, what: str) -> list[str]:
-        """work(board) for all; returns the names of those where it failed, after saying why."""
-        failed = []
-        for board in self.boards:
-            try:
-                work(board)
-                print(f"{board.name}: {what}", flush=True)
-            except (Unreachable, ConnectionLost, TrustError, BoardError, LoginError, NoCertificate) as e:
-                print(f"{board.name}: {e}", file=sys.stderr, flush=True)
-                failed.append(board.name)
-        return failed
+    def each(
+        self,
+        work: Callable[[Board], Outcome | str | None],
+        boards: Sequence[Board] | None = None,
+        halt: tuple[type[WssctlError], ...] = (),
+    ) -> list[Outcome]:
+        """work(board) for all, by the engine; what it returns stands in the table."""
+        boards = self.boards if boards is None else boards
+        for board in boards:
+            self.password(board)  # asked for now, one after the other
+        engine = Engine(self.args.jobs or JOBS, connect=self.args.timeout, halt=halt)
+        return tell(engine.outcomes(boards, work), len(boards), as_json=self.args.json)
 
-    def must(self, failed: list[str], again: str) -> None:
+    def must(self, done: list[Outcome], again: str) -> None:
+        failed = [o for o in done if o.code]
         if failed:
-            raise BoardError(f"Not done on {', '.join(failed)}; {again}")
+            raise NotDone(f"Not done on {', '.join(o.board for o in failed)}; {again}", worst(failed))
 
 
 # Certificates
@@ -152,19 +191,19 @@ def renew(args) -> int:
     fleet.boards = due
     authority = keys.load_authority(args, fleet.store)
 
-    def work(board):
+    def work(board: Board) -> str:
         pem = _same_names(authority, fleet.store, board)
         with fleet.connect(board) as client:
             client.put(der(pem), f"SSL_certificate{board.uid}.der")
             fleet.restart(client)
-        _keep(fleet, board, pem)
         with fleet.connect(board, wait=args.timeout * 2) as client:
             shown = client.link.certificate
             if shown != der(pem):
                 raise BoardError("It shows another certificate than the one it was sent; is its boot.py naming one?")
+        _keep(fleet, board, pem)
+        return "renewed"
 
-    failed = fleet.each(work, "renewed")
-    fleet.must(failed, "run it again when they are reachable; `wssctl setup` on the cable renews as well.")
+    fleet.must(fleet.each(work), "run it again when they are reachable; `wssctl setup` on the cable renews as well.")
     return 0
 
 
@@ -173,15 +212,10 @@ def rotate(args) -> int:
     args.board = []
     fleet = Fleet(args)
     store = fleet.store
-    state_file = store.folder / "rotation.json"
     key, cert = store.find_host()
     later = {p: p.with_name(NEXT + p.name) for p in (store.ca_key, store.ca_cert, key, cert)}
-    if state_file.exists():
-        try:
-            state = json.loads(store.read(state_file))
-            state["step"], state["done"], state["old"]
-        except (ValueError, KeyError, TypeError) as e:
-            raise KeyFileError(f"Cannot read {state_file} ({e}); restore it, or move it away to begin anew.") from None
+    state = _rotation(store)
+    if state:
         say(f"Going on with the rotation begun before, step {state['step']}")
     else:
         _refuse_unlisted(store, fleet.registry, args.skip)
@@ -191,31 +225,39 @@ def rotate(args) -> int:
         key_pem, cert_pem = new.host(keys.who()[:59], fleet.passphrase)
         state = {"step": 1, "done": [], "old": authority.cert_pem.decode()}
         files = {store.ca_key: new.key_pem(passphrase), store.ca_cert: new.cert_pem, key: key_pem, cert: cert_pem}
-        write_files({later[p]: data for p, data in files.items()}, force=True)
-        _save(state_file, state)
+        store.write({later[p]: data for p, data in files.items()}, force=True)
+        hosts.issued(store, cert_pem)
+        _save(store, state)
     old_pem = state["old"].encode()
 
-    def pending():
-        fleet.boards = [d for d in fleet.registry.select([]) if d.name not in state["done"] and d.name not in args.skip]
+    def pending() -> list[Board]:
+        return [b for b in fleet.registry.select([]) if b.name not in state["done"] and b.name not in args.skip]
+
+    lock = threading.Lock()
+
+    def done(board: Board, words: str) -> str:
+        with lock:
+            state["done"].append(board.name)
+            _save(store, state)
+        return words
 
     if state["step"] == 1:
-        new_pem = store.read(later[store.ca_cert])
+        new_pem, new_host = store.read(later[store.ca_cert]), hosts.of(store.read(later[cert]))
 
-        def trust_both(board):
-            with fleet.connect(board) as client:
+        def trust_both(board: Board) -> str:
+            # where hosts are pinned, the new certificate is, too, before anything depends on it
+            with fleet.settle(board, fleet.connect(board), pin_too=new_host) as client:
                 client.put(old_pem.rstrip() + b"\n" + new_pem, "ROOT_CA_cert.pem")
                 fleet.restart(client)
             fleet.connect(board, fleet.credentials(pair=(later[key], later[cert])), wait=args.timeout * 2).close()
-            state["done"].append(board.name)
-            _save(state_file, state)
+            return done(board, "trusts both ROOT CAs")
 
-        pending()
         fleet.must(
-            fleet.each(trust_both, "trusts both ROOT CAs"),
+            fleet.each(trust_both, pending()),
             "the rotation waits: run `wssctl ca rotate` again when they are reachable, or leave them out: --skip NAME.",
         )
         state |= {"step": 2, "done": []}
-        _save(state_file, state)
+        _save(store, state)
     if state["step"] == 2:
         # What this machine trusts and shows changes over in one write; the files are kept until the end
         files = {p: store.read(n) for p, n in later.items()}
@@ -225,14 +267,14 @@ def rotate(args) -> int:
             new = ca.Authority.load(files[store.ca_cert], files[store.ca_key], keys.ca_passphrase(args))
             store.write({store.crl: store.read(store.crl) + new.crl([])}, force=True)
         state["step"] = 3
-        _save(state_file, state)
+        _save(store, state)
     if args.keep_old:
         print("All boards trust both ROOT CAs. Other hosts: `wssctl ca import` and `host init --force` there; then run")
         print("`wssctl ca rotate` again, which gives the boards new certificates and drops the old ROOT CA.")
         return 0
     authority = keys.load_authority(args, store)
 
-    def drop_old(board):
+    def drop_old(board: Board) -> str:
         pem = _same_names(authority, store, board)
         with fleet.connect(board) as client:  # under the new HOST key: the board trusts the new CA
             client.put(der(pem), f"SSL_certificate{board.uid}.der")
@@ -240,15 +282,14 @@ def rotate(args) -> int:
             fleet.restart(client)
         _keep(fleet, board, pem)
         fleet.connect(board, fleet.credentials(ca_file=later[store.ca_cert]), wait=args.timeout * 2).close()
-        state["done"].append(board.name)
-        _save(state_file, state)
+        return done(board, "has its new certificate, trusts the new ROOT CA alone")
 
-    pending()
-    fleet.must(fleet.each(drop_old, "has its new certificate, trusts the new ROOT CA alone"), "run it again.")
+    fleet.must(fleet.each(drop_old, pending()), "run it again.")
     store.write({store.ca_cert: authority.cert_pem}, force=True)
     store.crl.unlink(missing_ok=True)  # what it revokes, nobody trusts any more
-    for path in (*later.values(), state_file):
+    for path in later.values():
         path.unlink(missing_ok=True)
+    _save(store, None)
     print("The rotation is complete.")
     return 0
 
@@ -275,11 +316,18 @@ def _refuse_unlisted(store: Store, registry: Registry, skip: list[str]) -> None:
         )
 
 
-def _save(path: Path, state: dict) -> None:
-    write_files({path: json.dumps(state).encode()}, force=True)
+def _rotation(store: Store) -> dict[str, Any] | None:
+    with store.record.view() as db:
+        row = db.execute("SELECT value FROM state WHERE what = 'rotation'").fetchone()
+    return json.loads(row["value"]) if row else None
 
 
-# Who is turned away
+def _save(store: Store, state: dict[str, Any] | None) -> None:
+    with store.record.change() as db:
+        if state is None:
+            db.execute("DELETE FROM state WHERE what = 'rotation'")
+        else:
+            db.execute("INSERT OR REPLACE INTO state VALUES('rotation', ?)", (json.dumps(state),))
 
 
 # Passwords

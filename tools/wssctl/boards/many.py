@@ -20,11 +20,11 @@ def named(args: argparse.Namespace) -> list[Board] | None:
         return found
     if "," not in args.url and not args.url.startswith("@"):
         return None
-    found = {}
+    by_name: dict[str, Board] = {}
     for word in filter(None, args.url.split(",")):
         for board in registry.select([word]) if word[0] == "@" else [registry.find(word) or Board(word)]:
-            found[board.name] = board
-    return list(found.values())
+            by_name[board.name] = board
+    return list(by_name.values())
 
 
 def on_each(

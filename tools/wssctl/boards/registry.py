@@ -1,15 +1,18 @@
-"""The boards this user knows, by name and group: devices.json beside the keys."""
+"""The boards this user knows, by name and group, in the record beside the keys."""
 
-import json
+import argparse
 import re
+import sqlite3
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ..errors import KeyFileError, UsageError
 from ..keys import ca
+from ..keys.commands import load_authority
+from ..keys.record import now
 from ..keys.remembered import remember
-from ..keys.store import Store, write_files
+from ..keys.store import Store, check_uid
 
 WARNING_DAYS = 30  # before a certificate's end
 
@@ -36,23 +39,14 @@ class Board:
 
 
 class Registry:
+    """The boards in the record of a key folder (keys/record.py)."""
+
     def __init__(self, store: Store):
-        self.path = store.folder / "devices.json"
+        self.record = store.record
 
     def load(self) -> dict[str, Board]:
-        if not self.path.exists():
-            return {}
-        try:
-            rows = json.loads(self.path.read_text(encoding="utf-8"))["devices"]
-            return {name: Board(name, **row) for name, row in rows.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            raise KeyFileError(
-                f"Cannot read {self.path} ({e}); repair it, or move it away and add the boards anew."
-            ) from None
-
-    def save(self, boards: dict[str, Board]) -> None:
-        rows = {n: {k: v for k, v in asdict(d).items() if k != "name"} for n, d in sorted(boards.items())}
-        write_files({self.path: (json.dumps({"devices": rows}, indent=1) + "\n").encode()}, force=True)
+        with self.record.view() as db:
+            return _boards(db)
 
     def name_of(self, uid: str) -> str | None:
         return next((d.name for d in self.load().values() if uid and d.uid == uid), None)
@@ -68,33 +62,50 @@ class Registry:
         return board.port if board else ca.WSS_PORT
 
     def update(
-        self, name: str, *, cert: bytes | None = None, groups: list[str] | None = None, seen: bool = True, **changes
+        self,
+        name: str,
+        *,
+        cert: bytes | None = None,
+        groups: list[str] | None = None,
+        seen: bool = True,
+        uid: str = "",
+        **changes: str | int,
     ) -> Board:
         """Adds or changes one; raises UsageError for a name that could be taken for something else."""
-        boards = self.load()
-        if uid := changes.get("uid"):
-            self.refuse_taken(name, uid)
-            for other in [n for n, d in boards.items() if d.uid == uid and n != name]:
-                boards[name] = replace(boards.pop(other), name=name)
-        board = boards.get(name) or Board(check_name(name))
+        check_name(name)
+        if uid:
+            changes["uid"] = uid
         if cert is not None:
             report = ca.report(cert, "device")
             changes |= {"serial": report.serial, "not_after": report.not_after.isoformat()}
-        if groups:
-            changes["groups"] = sorted({*board.groups, *map(check_name, (g.removeprefix("@") for g in groups))})
         if seen:
-            changes["last_seen"] = datetime.now(UTC).replace(microsecond=0).isoformat()
-        boards[name] = replace(board, **changes)
-        self.save(boards)
-        return boards[name]
+            changes["last_seen"] = now()
+        with self.record.change() as db:
+            if uid:
+                _refuse_taken(_boards(db).get(name), uid)
+                # a board that has another name now: what belongs to the old one goes along
+                other = db.execute("SELECT name FROM boards WHERE uid = ? AND name != ?", (uid, name)).fetchone()
+                if other:
+                    db.execute("DELETE FROM boards WHERE name = ?", (name,))
+                    rename(db, other["name"], name)
+            db.execute("INSERT OR IGNORE INTO boards(name, port) VALUES(?, ?)", (name, ca.WSS_PORT))
+            for column, value in changes.items():
+                if column not in _COLUMNS:
+                    raise ValueError(column)
+                db.execute(f"UPDATE boards SET {column} = ? WHERE name = ?", (value, name))
+            for group in groups or []:
+                db.execute("INSERT OR IGNORE INTO groups VALUES(?, ?)", (name, check_name(group.removeprefix("@"))))
+            return _boards(db)[name]
+
+    def forget(self, name: str) -> None:
+        """The board, and all that is known of it but its key files."""
+        with self.record.change() as db:
+            db.execute("DELETE FROM boards WHERE name = ?", (name,))
+            for table in ("held", "wanted", "trust"):
+                db.execute(f"DELETE FROM {table} WHERE board = ?", (name,))
 
     def refuse_taken(self, name: str, uid: str) -> None:
-        other = self.load().get(name)
-        if other and other.uid not in ("", uid):
-            raise UsageError(
-                f"{name} is already the name of board {other.uid}; take another with --name, or forget the "
-                f"old one with `wssctl boards forget {name}`."
-            )
+        _refuse_taken(self.load().get(name), uid)
 
     def find(self, text: str) -> Board | None:
         """The board of that name, `upydev`'s way too (shl@name). None for what is an address."""
@@ -115,6 +126,31 @@ class Registry:
             else:
                 raise UsageError(f"There is no board {word!r}; `wssctl boards` lists them, `boards add` adds one.")
         return list(found.values())
+
+
+_COLUMNS = ("uid", "host", "port", "serial", "not_after", "last_seen")
+
+
+def _boards(db: sqlite3.Connection) -> dict[str, Board]:
+    groups: dict[str, list[str]] = {}
+    for row in db.execute("SELECT board, name FROM groups ORDER BY name"):
+        groups.setdefault(row["board"], []).append(row["name"])
+    rows = map(dict, db.execute("SELECT * FROM boards ORDER BY name"))
+    return {row["name"]: Board(**row, groups=groups.get(row["name"], [])) for row in rows}
+
+
+def _refuse_taken(other: Board | None, uid: str) -> None:
+    if other and other.uid not in ("", uid):
+        raise UsageError(
+            f"{other.name} is already the name of board {other.uid}; take another with --name, or forget the "
+            f"old one with `wssctl boards forget {other.name}`."
+        )
+
+
+def rename(db: sqlite3.Connection, old: str, new: str) -> None:
+    db.execute("UPDATE boards SET name = ? WHERE name = ?", (new, old))
+    for table in ("held", "wanted", "trust"):
+        db.execute(f"UPDATE OR REPLACE {table} SET board = ? WHERE board = ?", (new, old))
 
 
 def check_name(name: str) -> str:
@@ -138,14 +174,14 @@ def warn(board: Board) -> None:
         print(f"NOTE: the certificate of {board.name} {when}; `wssctl boards renew {board.name}`.", file=sys.stderr)
 
 
-# Remembered secrets
-
-
 # Commands
 
 
-def list_(args) -> int:
-    boards = Registry(Store(args.keys)).select(args.board)
+def list_(args: argparse.Namespace) -> int:
+    from . import trust
+
+    store = Store(args.keys)
+    boards = Registry(store).select(args.board)
     if not boards:
         print("No boards yet: `wssctl setup PORT` sets one up, `wssctl boards add NAME ADDRESS` adds one that is.")
         return 0
@@ -154,7 +190,7 @@ def list_(args) -> int:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("name", "address", "groups", "id", "valid until", "last seen", "serial"):
+    for head in ("name", "address", "groups", "id", "valid until", "last seen", "serial", "waiting"):
         table.add_column(head, overflow="fold")
     late = []
     for d in boards:
@@ -165,7 +201,9 @@ def list_(args) -> int:
             late.append(d.name)
         groups = " ".join("@" + g for g in d.groups)
         address = d.host + ("" if d.port == ca.WSS_PORT else f":{d.port}")
-        table.add_row(d.name, address, groups, d.uid, state, d.last_seen[:16].replace("T", " "), d.serial[:8])
+        waiting = "trust list" if trust.pending(store.record, d.name) else ""
+        seen = d.last_seen[:16].replace("T", " ")
+        table.add_row(d.name, address, groups, d.uid, state, seen, d.serial[:8], waiting)
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     if late:
@@ -173,29 +211,41 @@ def list_(args) -> int:
     return 0
 
 
-def add(args) -> int:
+def add(args: argparse.Namespace) -> int:
     from ..wire.link import parse_target
 
     target = parse_target(args.address)
     store = Store(args.keys)
-    changes: dict = {"host": target.host, "port": target.port}
-    if args.uid:
-        changes["uid"] = args.uid.lower()
-        path = store.device_files(changes["uid"])["cert_pem"]
-        if path.exists():
-            changes["cert"] = store.read(path)
-    board = Registry(store).update(args.name, groups=args.group, seen=False, **changes)
+    uid, cert = (args.uid or "").lower(), None
+    if uid and (path := store.device_files(uid)["cert_pem"]).exists():
+        cert = store.read(path)
+    board = Registry(store).update(
+        args.name, groups=args.group, seen=False, host=target.host, port=target.port, uid=uid, cert=cert
+    )
     print(f"{board.name} is {board.url}" + "".join(f", @{g}" for g in board.groups))
     return 0
 
 
-def forget(args) -> int:
+def forget(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     registry = Registry(store)
-    boards = registry.load()
     for board in registry.select(args.board):
-        del boards[board.name]
+        registry.forget(board.name)
         remember(store, f"password:{board.name}", None)
         print(f"Forgot {board.name}; its key files are kept.")
-    registry.save(boards)
+    return 0
+
+
+def revoke(args: argparse.Namespace) -> int:
+    """A board that was lost or opened: hosts refuse it, by a revocation list that the ROOT CA signs (RFC 5280 5)."""
+    store = Store(args.keys)
+    known = Registry(store).find(args.uid)
+    path = store.device_files(known.uid if known else check_uid(args.uid.lower()))["cert_pem"]
+    if not path.exists():
+        raise KeyFileError(f"There is no {path.name} in {store.folder}; `wssctl keys status` lists all.")
+    cert = ca.load_cert(store.read(path), "device certificate")
+    authority = load_authority(args, store)
+    before = store.read(store.crl) if store.crl.exists() else None
+    store.write({store.crl: authority.crl([cert.serial_number], before)}, force=True)
+    print(f"Hosts with these keys refuse {args.uid} from now on. Give {store.crl.name} to other hosts too.")
     return 0

@@ -1,88 +1,146 @@
-"""Whom boards let in, and which boards hosts believe: `wssctl host revoke`, `host pin`, `boards revoke`."""
+"""Whom boards let in: what this host wants, what each board has, and how the two become one on the board.
+
+What a board has is read first and merged (keys/trustlist.py), so that nothing another host did is lost. The new list is
+written beside the old one; the board itself says whom it would let in by it; it is renamed; the board says so again;
+and a new login has to succeed under it. If it does not, the old list is put back over the session that is still open.
+"""
 
 import hashlib
-import time
-from pathlib import Path
+from collections.abc import Callable
 
-from ..errors import BoardError, KeyFileError, UsageError
-from ..keys import ca
-from ..keys import commands as keys
-from ..keys.store import Store, check_uid, host_id, write_files
-from .fleet import Fleet, der
-from .registry import Registry
+from ..errors import BoardError, ConnectionLost, LoginError, TrustError, Unreachable, UsageError, WssctlError
+from ..keys import trustlist
+from ..keys.hosts import Who, known
+from ..keys.record import Record, now
+from ..keys.store import Store
+from ..keys.trustlist import List
+from ..wire.client import Client
+from .registry import Board
 
-TRUST = "wss_trust.txt"
+FILE = "wss_trust.txt"  # in the root of a board
+KIND = "trust"  # in the tables of what boards hold and want
+
+# An older wss_repl has no place(): it looks in the folder in which it was started, which is the root but for programs
+# that go elsewhere first. Whether the board found the list, it says itself.
+_PLACE = "from wss import trust\np = getattr(trust, 'place', lambda: '/wss_trust.txt')()\n"
+_ASK = "for s, f in {who!r}:\n print(trust.listed(s, f, {name}))\n"
+_RENAME = "from wss.files import replace\nreplace(p + '.new', p)\n"
 
 
-def revoke(args) -> int:
-    return _trust(args, "revoked")
+# What this host wants
 
 
-def pin(args) -> int:
-    return _trust(args, "pinned")
+def digest(list_: List) -> str:
+    return hashlib.sha256(trustlist.render(list_.values())).hexdigest() if list_ else ""
 
 
-def _trust(args, verb: str) -> int:
-    fleet = Fleet(args)
-    store = fleet.store
-    path = store.folder / TRUST
-    lines = [line for line in path.read_text().splitlines() if line.strip() != "end"] if path.exists() else []
-    which, who = _which(store, args.who)
-    entry = f"{verb} {which}"
-    rest = [line for line in lines if line.split("#")[0].strip() != entry]
-    lines = rest if args.undo else [*rest, f"{entry} # {who}, {time.strftime('%Y-%m-%d')}"]
-    # a host that turns itself away could not take it back
-    _, mine = store.find_host()
-    own = {_fingerprint(store.read(mine)), ca.report(store.read(mine), "host").serial}
-    entries = [line.split("#")[0].split() for line in lines]
-    pins = {words[1] for words in entries if words[:1] == ["pinned"]}
-    if own & {words[1] for words in entries if words[:1] == ["revoked"]} or (pins and not own & pins):
+def pending(record: Record, board: str) -> bool:
+    """Whether the board lacks something of what is wanted, as far as is known here."""
+    with record.view() as db:
+        wanted = digest(trustlist.entries(db, board))
+        held = db.execute("SELECT value FROM held WHERE board = ? AND kind = ?", (board, KIND)).fetchone()
+    return wanted != (held["value"] if held else "")
+
+
+def note_held(record: Record, board: str, list_: List) -> None:
+    with record.change() as db:
+        trustlist.learn(db, board, list_)
+        db.execute("INSERT OR REPLACE INTO held VALUES(?, ?, ?, ?)", (board, KIND, digest(list_), now()))
+
+
+# On a board
+
+
+def settle(
+    store: Store,
+    board: Board,
+    client: Client,
+    login: Callable[[], Client],
+    me: Who,
+    pin_too: Who | None = None,
+) -> Client:
+    """Makes the list on the board and the record here one, over an open session, and proves it by `login()`, a new
+    session that takes over from this one. Returns the session to go on with.
+
+    pin_too: a certificate to be pinned wherever somebody is. Raises BoardError when the board does not take the list
+    (its old one is in force then), UsageError when this host would lock itself out.
+    """
+    place = client.exec(_PLACE + "print(p, end='')")
+    if place.error:
+        raise BoardError(f"{board.name} does not say where its trust list is ({_last(place.error)}).")
+    name = place.output.decode("utf-8", "replace")
+    before = _read(client, name)
+    theirs = trustlist.parse(before) if before else {}
+    merged = plan(store.record, board.name, theirs, me, pin_too)
+    text = trustlist.render(merged.values()) if merged else b""
+    if text == (before or b""):
+        note_held(store.record, board.name, merged)
+        return client
+    different = [e for e in merged.values() if theirs.get(e.key) != e and e.number]
+    who = [me, *(known(store, e.number) for e in different[:16])]
+    client.put(text, name + ".new")
+    _expect(client, merged, who, "p + '.new'", board)
+    if (renamed := client.exec(_PLACE + _RENAME)).error:
+        raise BoardError(f"{board.name} cannot replace its list ({_last(renamed.error)}); the old one is in force.")
+    try:
+        _expect(client, merged, who, "None", board)
+        proved = login()
+    except (WssctlError, OSError) as e:
+        _put_back(client, name, before, board)
+        raise BoardError(
+            f"{board.name} did not let this host in under the new list ({e}) The old one is back."
+        ) from None
+    note_held(store.record, board.name, merged)
+    return proved
+
+
+def plan(record: Record, board: str, theirs: List, me: Who, pin_too: Who | None = None) -> List:
+    """What a board that has `theirs` is to have. Raises UsageError when it would turn `me` away."""
+    with record.view() as db:
+        merged = trustlist.merge(theirs, trustlist.entries(db, board))
+    if pin_too and any(e.verb == "pinned" and not e.undone for e in merged.values()):
+        e = trustlist.changed(merged, "pinned", pin_too.number, pin_too.name, undo=False)
+        merged[e.key] = e
+    if not trustlist.lets_in(merged, me.serial, me.fingerprint):
         raise UsageError(
-            f"That would turn away this very host ({mine.name}), which could not undo it; do it from another host, or "
-            "pin this one first."
+            f"That would turn away this very host on {board}, which could not undo it; do it from another host, or pin "
+            "this one first."
         )
-    text = "\n".join([*lines, "end", ""]).encode()
-    write_files({path: text}, force=True)
-
-    def send(board):
-        with fleet.connect(board) as client:
-            client.put(text, TRUST)
-            result = client.exec("from wss import trust\ntrust.listed()")
-            if result.error:
-                raise BoardError(f"It does not take the list ({result.error.strip().splitlines()[-1]}).")
-        fleet.connect(board, wait=1).close()
-
-    done = "took back" if args.undo else verb
-    fleet.must(fleet.each(send, f"{done} {who}"), "the list is kept: run it again when they are reachable.")
-    return 0
+    return merged
 
 
-def _fingerprint(pem: bytes) -> str:
-    return hashlib.sha256(der(pem)).hexdigest()
+def _read(client: Client, name: str) -> bytes | None:
+    try:
+        return client.get(name)
+    except BoardError as e:
+        if "no such file" in str(e):
+            return None
+        raise
 
 
-def _which(store: Store, who: str) -> tuple[str, str]:
-    """(fingerprint or serial, words for a person) of a host id, a user name, a certificate file, or either number."""
-    for path in (store.host_files(who)[1], store.host_files(host_id(who))[1], Path(who)):
-        if path.is_file():
-            data = store.read(path)
-            return _fingerprint(data), ca.report(data, "host").subject.replace("#", "")
-    number = who.lower().replace(":", "")
-    if 8 <= len(number) <= 64 and all(c in "0123456789abcdef" for c in number):
-        return number, f"certificate {number[:16]}"
-    raise UsageError(f"{who!r} is no host here, no certificate file and no serial or fingerprint in hex digits.")
+def _expect(client: Client, merged: List, who: list[Who], name: str, board: Board) -> None:
+    """The board's own answer about each certificate has to be ours."""
+    code = _ASK.format(who=[(w.serial, w.fingerprint) for w in who], name=name)
+    done = client.exec(_PLACE + code)
+    if done.error:
+        raise BoardError(f"{board.name} does not take the list ({_last(done.error)}); the old one is in force.")
+    wanted = [str(trustlist.verdict(merged, w.serial, w.fingerprint)) for w in who]
+    if done.output.decode("ascii", "replace").split("\r\n")[:-1] != wanted:
+        raise BoardError(f"{board.name} reads the list in another way than it was meant; the old one is in force.")
 
 
-def revoke_board(args) -> int:
-    """A board that was lost or opened: hosts refuse it, by a revocation list that the ROOT CA signs (RFC 5280 5)."""
-    store = Store(args.keys)
-    known = Registry(store).find(args.uid)
-    path = store.device_files(known.uid if known else check_uid(args.uid.lower()))["cert_pem"]
-    if not path.exists():
-        raise KeyFileError(f"There is no {path.name} in {store.folder}; `wssctl keys status` lists all.")
-    cert = ca.load_cert(store.read(path), "device certificate")
-    authority = keys.load_authority(args, store)
-    before = store.read(store.crl) if store.crl.exists() else None
-    store.write({store.crl: authority.crl([cert.serial_number], before)}, force=True)
-    print(f"Hosts with these keys refuse {args.uid} from now on. Give {store.crl.name} to other hosts too.")
-    return 0
+def _put_back(client: Client, name: str, before: bytes | None, board: Board) -> None:
+    try:
+        if before is None:
+            client.exec(f"import os\nos.remove({name!r})")
+        else:
+            client.put(before, name)
+    except (Unreachable, ConnectionLost, LoginError, TrustError, BoardError) as e:
+        raise BoardError(
+            f"{board.name} did not let this host in under the new list, and the old one could not be put back ({e}) "
+            "`wssctl setup` on its cable mends it."
+        ) from None
+
+
+def _last(error: str) -> str:
+    return error.strip().splitlines()[-1][:120]

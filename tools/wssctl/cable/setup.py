@@ -9,12 +9,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from ..boards import modules
+from ..boards import modules, trust
 from ..boards.registry import WARNING_DAYS, Board, Registry, check_name
-from ..boards.trust import TRUST
 from ..boards.update import LOADER, UPDATE_FOLDERS, UPDATE_STATES
 from ..errors import BoardError, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError
-from ..keys import ask, ca
+from ..keys import ask, ca, hosts, trustlist
 from ..keys import commands as keys
 from ..keys.remembered import remember, remembered
 from ..keys.store import Store, check_uid, write_files
@@ -73,6 +72,7 @@ def setup(args) -> int:
         # a board without the network module does not know its own, and one that is out of reach comes back
         addresses = list(dict.fromkeys([*args.ip, *about["addresses"]])) or registry.addresses(known)
         _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
+        _send_trust(store, board, name)
         _configure(board, about, args, password, bool(files or old))
         _clock(board, about)
         report = board.restart(b"wss_repl:")
@@ -114,6 +114,7 @@ def enrol(args) -> int:
         authority = keys.load_authority(args, store)
         _confirm_foreign(args, board, about, authority)
         _enrol(args, store, board, authority, uid, names, addresses)
+        _send_trust(store, board, names[0])
     host = addresses[0] if addresses else f"{names[0]}.local"
     cert = store.read(store.device_files(uid)["cert_pem"])
     registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=cert)
@@ -151,6 +152,7 @@ def install(args) -> int:
         if not waits:
             board.remove([key + NEW])
         board.stage(files)
+        _send_trust(store, board, Registry(store).name_of(uid) or "")
         board.commit(([key] if waits else []) + list(files))
     print(f"The certificate is on the board {uid}. It counts from the next start of wss_repl, or after a reset.")
     return 0
@@ -170,7 +172,7 @@ def remove(args) -> int:
                 board.remove(["boot.py"])
             else:
                 board.replace({"boot.py": rest.encode("utf-8", "surrogateescape")})
-        gone = [UNFINISHED, f"SSL_key{uid}.der", f"SSL_certificate{uid}.der", "ROOT_CA_cert.pem", TRUST, CLOCK]
+        gone = [UNFINISHED, f"SSL_key{uid}.der", f"SSL_certificate{uid}.der", "ROOT_CA_cert.pem", trust.FILE, CLOCK]
         board.remove([f for n in gone for f in (n + ".new", n)] + ["boot.py.new", "webrepl_cfg.py.new"])
         if "webrepl_cfg.before.py" in about["files"]:
             board.exec("import os\nos.rename('webrepl_cfg.before.py', 'webrepl_cfg.py')")
@@ -289,6 +291,7 @@ def _host(args, store: Store, authority: ca.Authority, passphrase: str) -> None:
         return  # find_host() chooses, or says why not
     key_pem, cert_pem = authority.host(keys.who()[:59], passphrase)
     store.write({key: key_pem, cert: cert_pem}, force=cert.exists() != key.exists())
+    hosts.issued(store, cert_pem)
     say(f"Made this machine's HOST key, {cert.name}")
 
 
@@ -394,6 +397,24 @@ def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, 
     store.write({files["cert_der"]: der, files["cert_pem"]: cert.public_bytes(serialization.Encoding.PEM)}, force=True)
     files["key_der"].unlink(missing_ok=True)  # of a key that the board no longer has
     board.commit(list(_board_files(uid, b"", b"", b"")))
+
+
+def _send_trust(store: Store, board: Cable, name: str) -> None:
+    """Who is revoked is turned away from the board's first day on; what its list has besides stays."""
+    there = board.read("/" + trust.FILE)
+    try:
+        theirs = trustlist.parse(there) if there else {}
+    except KeyFileError as e:
+        say(f"NOTE: {e} It is replaced.")
+        theirs = {}
+    with store.record.view() as db:
+        merged = trustlist.merge(theirs, trustlist.entries(db, name))
+    if merged:
+        text = trustlist.render(merged.values())
+        if text != there:
+            board.replace({"/" + trust.FILE: text})
+            say(f"Sent the trust list, {len(merged)} entries")
+        trust.note_held(store.record, name, merged)
 
 
 # Password, boot.py, clock

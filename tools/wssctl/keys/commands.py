@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import KeyFileError, UsageError
-from . import ask, ca
+from . import ask, ca, hosts
 from .store import Store, check_uid, host_id, user_name, write_files
 
 EXPIRY_WARNING_DAYS = 30
@@ -13,7 +13,7 @@ EXPIRY_WARNING_DAYS = 30
 
 def ca_init(args) -> int:
     store = Store(args.keys)
-    _refuse_present(args, store.ca_key, store.ca_cert)
+    refuse_present(args, store.ca_key, store.ca_cert)
     passphrase = ask.new_secret(
         "Passphrase for the new ROOT CA key",
         args.ca_passphrase_file or args.passphrase_file,
@@ -21,23 +21,9 @@ def ca_init(args) -> int:
         "WSSCTL_PASSPHRASE",
         option="--passphrase-file",
     )
-    authority = ca.Authority.create(args.name or f"ROOT CA {who()}"[:64], days=_days(args, ca.CA_DAYS))
+    authority = ca.Authority.create(args.name or f"ROOT CA {who()}"[:64], days=days(args, ca.CA_DAYS))
     store.write({store.ca_key: authority.key_pem(passphrase), store.ca_cert: authority.cert_pem}, args.force)
     print(f"Made {store.ca_cert} and its key. Keep a copy of both, and the passphrase, away from this machine.")
-    return 0
-
-
-def host_init(args) -> int:
-    store = Store(args.keys)
-    key, cert = store.host_files(host_id(args.user) if args.user else None)
-    _refuse_present(args, key, cert)
-    authority = load_authority(args, store)
-    passphrase = ask.new_secret(
-        "Passphrase for the new HOST key", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
-    )
-    key_pem, cert_pem = authority.host(who(args.user)[:59], passphrase, days=_days(args, ca.LEAF_DAYS))
-    store.write({key: key_pem, cert: cert_pem}, args.force)
-    print(f"Made {cert} and its key, valid until {_until(cert_pem, 'host')}.")
     return 0
 
 
@@ -49,10 +35,10 @@ def board_init(args) -> int:
     board_ca = Path(args.out) / "ROOT_CA_cert.pem" if args.out else None
     if args.out and not Path(args.out).is_dir():
         raise UsageError(f"--out {args.out} is not a folder; create it first, or mount the board there.")
-    _refuse_present(args, *files.values(), *(outside[r] for r in ("key_der", "cert_der") if outside))
+    refuse_present(args, *files.values(), *(outside[r] for r in ("key_der", "cert_der") if outside))
     authority = load_authority(args, store)
     made = authority.device(
-        uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT], days=_days(args, ca.LEAF_DAYS)
+        uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT], days=days(args, ca.LEAF_DAYS)
     )
     store.write({path: getattr(made, role) for role, path in files.items()}, args.force)
     if args.out:
@@ -83,22 +69,25 @@ def ca_export(args) -> int:
     passphrase = ca_passphrase(args)
     if args.new_passphrase_file:
         passphrase = ask.new_secret("", args.new_passphrase_file, option="--new-passphrase-file")
-    write_files({Path(args.file): authority.key_pem(passphrase) + store.read(store.ca_cert)}, args.force)
+    data = authority.key_pem(passphrase) + store.read(store.ca_cert) + hosts.packed(store)
+    write_files({Path(args.file): data}, args.force)
     print(f"Wrote {args.file}, the key in it encrypted. There: `wssctl ca import FILE`, then `wssctl host init`.")
     return 0
 
 
 def ca_import(args) -> int:
     store = Store(args.keys)
-    _refuse_present(args, store.ca_key, store.ca_cert)
+    refuse_present(args, store.ca_key, store.ca_cert)
     data = store.read(Path(args.file))
     key_pem, mark, certs = data.partition(b"-----BEGIN CERTIFICATE-----")
+    certs = certs.partition(hosts.BEGIN)[0]
     if not mark or b"ENCRYPTED" not in key_pem:
         raise KeyFileError(f"{args.file} is no ROOT CA written by `wssctl ca export`.")
     authority = ca.Authority.load(mark + certs, key_pem, ca_passphrase(args))
     if args.new_passphrase_file:
         key_pem = authority.key_pem(ask.new_secret("", args.new_passphrase_file, option="--new-passphrase-file"))
     store.write({store.ca_key: key_pem, store.ca_cert: mark + certs}, args.force)
+    hosts.unpack(store, data)
     print(f"The ROOT CA is in {store.folder}; `wssctl host init` makes this machine's own key.")
     return 0
 
@@ -141,11 +130,11 @@ def board_sign(args) -> int:
     names = [str(a.value) for a in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     uid = check_uid((args.uid or (names[0] if names else "")).lower())
     files = store.device_files(uid)
-    _refuse_present(args, files["cert_pem"])
+    refuse_present(args, files["cert_pem"])
     authority = load_authority(args, store)
     cert = authority.sign_device(
         request.public_key(), uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT],
-        days=_days(args, ca.LEAF_DAYS),
+        days=days(args, ca.LEAF_DAYS),
     )  # fmt: skip
     pem, der = (cert.public_bytes(e) for e in (serialization.Encoding.PEM, serialization.Encoding.DER))
     store.write({files["cert_pem"]: pem, files["cert_der"]: der}, args.force)
@@ -179,7 +168,9 @@ def ca_status(args) -> int:
     ok = _show(store.ca_cert.name, store.read(store.find_ca_cert()), "ca", None)
     if not store.ca_key.exists():
         print("  its key is not here: this machine cannot sign")
-    if (store.folder / "rotation.json").exists():
+    with store.record.view() as db:
+        rotating = db.execute("SELECT 1 FROM state WHERE what = 'rotation'").fetchone()
+    if rotating:
         print("  a rotation is under way: `wssctl ca rotate` goes on with it")
     return 0 if ok else 1
 
@@ -238,7 +229,7 @@ def ca_passphrase(args) -> str:
     return args.ca_passphrase
 
 
-def _refuse_present(args, *paths: Path) -> None:
+def refuse_present(args, *paths: Path) -> None:
     """Before any question is asked; the store looks again when it writes."""
     present = [p for p in paths if p.exists()]
     if present and not args.force:
@@ -273,11 +264,11 @@ def _show(name: str, data: bytes, role: str, ca_pem: bytes | None) -> bool:
     return ok
 
 
-def _days(args, default: int) -> int:
+def days(args, default: int) -> int:
     return default if args.days is None else args.days
 
 
-def _until(cert_pem: bytes, role: str) -> str:
+def until(cert_pem: bytes, role: str) -> str:
     return f"{ca.report(cert_pem, role).not_after:%Y-%m-%d}"
 
 

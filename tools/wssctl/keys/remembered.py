@@ -1,16 +1,15 @@
-"""Passwords and passphrases that wssctl was asked to remember: in the system's keyring where there is one, else in a
-0600 file, and only when asked."""
+"""Passwords and passphrases that wssctl was asked to remember: in the system's keyring where there is one, else in
+the record (record.py), and only when asked."""
 
 import contextlib
-import json
+from typing import Any
 
-from ..errors import KeyFileError
-from .store import Store, write_files
+from .store import Store
 
 _SERVICE = "wssctl"
 
 
-def _keyring():
+def _keyring() -> Any:
     try:
         import keyring
         from keyring.backends import fail, null
@@ -19,23 +18,6 @@ def _keyring():
         return None if isinstance(backend, (fail.Keyring, null.Keyring)) else keyring
     except ImportError:
         return None
-
-
-def _file(store: Store):
-    return store.folder / "remembered.json"
-
-
-def _load(store: Store) -> dict[str, str]:
-    path = _file(store)
-    if not path.exists():
-        return {}
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(known, dict):
-            raise ValueError("no object")
-        return known
-    except (OSError, ValueError) as e:
-        raise KeyFileError(f"Cannot read {path} ({e}); delete it, then remember the secrets anew.") from None
 
 
 def remember(store: Store, what: str, secret: str | None) -> str:
@@ -49,18 +31,18 @@ def remember(store: Store, what: str, secret: str | None) -> str:
             with contextlib.suppress(Exception):  # locked, or nobody to unlock it: the file then
                 ring.set_password(_SERVICE, entry, secret)
                 return "the system's keyring"
-    known = _load(store)
-    if secret is None and what not in known:
-        return ""
-    known.pop(what, None)
-    if secret is not None:
-        known[what] = secret
-    write_files({_file(store): json.dumps(known).encode()}, force=True)
-    return str(_file(store))
+    with store.record.change() as db:
+        if secret is not None:
+            db.execute("INSERT OR REPLACE INTO secrets VALUES(?, ?)", (what, secret))
+        else:
+            db.execute("DELETE FROM secrets WHERE what = ?", (what,))
+    return str(store.record.path)
 
 
 def remembered(store: Store, what: str) -> str | None:
-    known = _load(store).get(what)
+    with store.record.view() as db:
+        row = db.execute("SELECT secret FROM secrets WHERE what = ?", (what,)).fetchone()
+    known = row and row["secret"]
     if known is None and (ring := _keyring()):
         with contextlib.suppress(Exception):  # a locked keyring: ask instead
             known = ring.get_password(_SERVICE, f"{store.folder}/{what}")

@@ -2,17 +2,15 @@
 
 ROOT_CA_key.pem, ROOT_CA_cert.pem, HOST_key@<id>.pem, HOST_cert@<id>.pem, SSL_key<uid>.der,
 SSL_certificate<uid>.der/.pem. Files are 0600, in a folder of 0700, written beside their name, synced and renamed.
-Nothing is overwritten unasked.
+Nothing is overwritten unasked. What else there is to know is in one record beside them (record.py).
 """
 
-import contextlib
 import getpass
-import json
 import os
-import tempfile
 from pathlib import Path
 
 from ..errors import KeyFileError, UsageError
+from .record import Record, exists, stage, sync_folder
 
 
 def default_folder() -> Path:
@@ -41,7 +39,8 @@ class Store:
         self.ca_key = self.folder / "ROOT_CA_key.pem"
         self.ca_cert = self.folder / "ROOT_CA_cert.pem"
         self.crl = self.folder / "ROOT_CA_crl.pem"
-        _finish(self.folder)
+        self.record = Record(self.folder)
+        self.record.recover()
 
     def host_files(self, identity: str | None = None) -> tuple[Path, Path]:
         """(key, certificate) paths of a host id, this user's by default. They need not exist."""
@@ -100,7 +99,8 @@ class Store:
             ) from None
 
     def write(self, files: dict[Path, bytes], force: bool = False) -> None:
-        write_files(files, force)
+        """All of these key files as one (Record.write_files), in the folder."""
+        self.record.write_files({p.name: data for p, data in files.items()}, force)
 
 
 def check_uid(uid: str) -> str:
@@ -112,78 +112,19 @@ def check_uid(uid: str) -> str:
 
 
 def write_files(files: dict[Path, bytes], force: bool = False) -> None:
-    """Writes all or, when anything is in the way or the disk is full, none of `files`; old ones stay until the last
-    moment. Raises KeyFileError."""
-    home = next(iter(files)).parent  # where the next command looks for the journal
-    files = {Path(os.path.realpath(p)): data for p, data in files.items()}  # a symbolic link stays one
+    """Writes files anywhere, 0600: all or, when anything is in the way or the disk is full, none; old ones stay until
+    the last moment. Raises KeyFileError. (Key files in the folder that belong together: Store.write.)"""
+    files = {Path(os.path.realpath(p)): data for p, data in files.items()}
+    folder = next(iter(files)).parent
     present = [p.name for p in files if p.exists()]
     if present and not force:
-        folder = next(iter(files)).parent
-        raise KeyFileError(
-            f"{', '.join(present)} exist{'s' if len(present) == 1 else ''} in {folder} already and "
-            f"{'is' if len(present) == 1 else 'are'} left alone; --force makes new ones."
-        )
-    staged: list[tuple[Path, Path]] = []
-    for path in files:
-        if path.exists() and not path.is_file():
-            raise KeyFileError(f"{path} is no file, and stays; name a file.")
+        raise exists(present, folder)
     try:
-        for path, data in files.items():
-            make_folder(path.parent)
-            fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 by mkstemp's contract
-            staged.append((Path(name), path))
-            with os.fdopen(fd, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-        if len(staged) > 1:
-            _announce(staged, home)
+        staged = stage(files)
         for temporary, path in staged:
             os.replace(temporary, path)
         for folder in {p.parent for p in files}:
-            _sync_folder(folder)
-        if len(staged) > 1:
-            (home / _JOURNAL).unlink(missing_ok=True)
+            sync_folder(folder)
     except OSError as e:
-        raise KeyFileError(
-            f"Cannot write to {e.filename or path.parent} ({e.strerror}); nothing was changed there."
-        ) from None
-    finally:
-        for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
-
-
-_JOURNAL = ".replacing.json"
-
-
-def _announce(staged: list[tuple[Path, Path]], home: Path) -> None:
-    """Several files cannot change in one step: a list of the renames to come lets _finish() end what a loss of power
-    cut off."""
-    fd, name = tempfile.mkstemp(prefix=_JOURNAL, dir=home)
-    with os.fdopen(fd, "w") as f:
-        json.dump([[str(temporary), str(path)] for temporary, path in staged], f)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(name, home / _JOURNAL)
-
-
-def _finish(folder: Path) -> None:
-    journal = folder / _JOURNAL
-    with contextlib.suppress(OSError, ValueError):
-        for temporary, path in json.loads(journal.read_text()):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(temporary, path)
-        journal.unlink()
-
-
-def make_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # Windows cannot open folders; there the rename is already durable enough
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        where = e.filename or folder
+        raise KeyFileError(f"Cannot write to {where} ({e.strerror}); nothing was changed there.") from None

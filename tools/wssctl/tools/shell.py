@@ -16,7 +16,8 @@ from ..boards.dialler import Dialler
 from ..boards.engine import Engine, Outcome
 from ..boards.many import named, on_each
 from ..errors import BoardError, ConnectionLost, KeyFileError, NoAnswer, UsageError, WssctlError
-from ..keys.store import Store, make_folder
+from ..keys.record import make_folder
+from ..keys.store import Store
 from ..text import shown
 from ..wire.client import MAX_NAME
 from ..wire.remote import Remote, component

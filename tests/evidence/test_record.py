@@ -1,0 +1,27 @@
+"""The record of a key folder under eight processes that are killed at random, a thousand times; and the merging of
+trust lists, in many more sequences than the suite tries."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from killed import torture
+from targets import ROOT
+
+LONG = os.environ.get("EVIDENCE") == "long"
+
+
+def test_killed_at_random(tmp_path, row):
+    kills = 1000 if LONG else 8
+    torture(tmp_path, kills=kills, seed=1, workers=8 if LONG else 3)
+    row("Record", f"8 processes at once, {kills} killed at random moments", "nothing lost, nothing torn")
+
+
+@pytest.mark.skipif(not LONG, reason="the long cut of a test in tests/host: EVIDENCE=long")
+def test_sequences_of_three_hosts(row):
+    env = os.environ | {"EXAMPLES": "1000"}
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/host/test_trust.py", "-k", "sequence"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stdout[-3000:]
+    row("Trust", "1,000 sequences of revoke, undo, pin, setup by three hosts, boards off at random", "no entry lost")

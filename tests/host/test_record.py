@@ -1,0 +1,187 @@
+"""The record of a key folder: one for all processes, never torn, never anybody else's."""
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+from wssctl.boards.registry import Registry
+from wssctl.errors import KeyFileError
+from wssctl.keys import trustlist
+from wssctl.keys.remembered import remember, remembered
+from wssctl.keys.store import Store
+
+NAMES = ["ROOT_CA_key.pem", "ROOT_CA_cert.pem", "HOST_key@78.pem", "HOST_cert@78.pem"]
+
+
+@pytest.fixture(autouse=True)
+def no_keyring(monkeypatch):
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+
+
+def test_what_earlier_versions_kept_is_taken_over(tmp_path):
+    row = {"uid": "aa01", "host": "10.0.0.7", "port": 8834, "groups": ["home"], "last_seen": "2026-11-01T10:00:00"}
+    (tmp_path / "devices.json").write_text(json.dumps({"devices": {"room1": row}}))
+    (tmp_path / "remembered.json").write_text(json.dumps({"password:room1": "sesame"}))
+    (tmp_path / "wss_trust.txt").write_text("revoked 00AB # eve, 2026-11-01\nrevoked " + "1" * 64 + "\nend\n")
+    store = Store(tmp_path)
+    board = Registry(store).load()["room1"]
+    assert (board.uid, board.host, board.port, board.groups) == ("aa01", "10.0.0.7", 8834, ["home"])
+    assert remembered(store, "password:room1") == "sesame"
+    with store.record.view() as db:
+        assert {e.number for e in trustlist.entries(db, "room1").values()} == {"ab", "1" * 64}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "devices.json.old", "remembered.json.old", "wss_trust.txt.old", "wssctl.db",
+    ]  # fmt: skip
+    # An older wssctl, or a backup that was copied back, does not overwrite what is newer
+    rows = {"room1": row | {"host": "old"}, "room2": row | {"uid": ""}}
+    (tmp_path / "devices.json").write_text(json.dumps({"devices": rows}))
+    assert {n: b.host for n, b in Registry(store).load().items()} == {"room1": "10.0.0.7", "room2": "10.0.0.7"}
+
+
+@pytest.mark.parametrize("name", ["devices.json", "remembered.json", "rotation.json", "wss_trust.txt"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"devices": 7}', "\xff\xfe"])
+def test_an_old_file_that_cannot_be_read_stays_and_is_named(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    if name == "wss_trust.txt" and text != "\xff\xfe" or name == "remembered.json" and text.startswith('{"'):
+        return  # a list of no entries, and a secret that is a number
+    with pytest.raises(KeyFileError, match=name):
+        Registry(Store(tmp_path)).load()
+    assert (tmp_path / name).read_bytes() == text.encode("latin-1")
+
+
+def test_reading_makes_nothing(tmp_path):
+    store = Store(tmp_path / "keys")
+    assert Registry(store).load() == {} and remembered(store, "x") is None
+    assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_private_whatever_the_umask(tmp_path):
+    program = "import os; os.umask(0)\nimport sys\nfrom wssctl.keys.store import Store\n"
+    program += "from wssctl.keys.remembered import remember\ns = Store(sys.argv[1])\n"
+    program += "remember(s, 'x', 'y'); s.write({s.ca_key: b'k', s.ca_cert: b'c'})"
+    subprocess.run([sys.executable, "-c", program, tmp_path / "keys"], check=True, timeout=60)
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "keys").iterdir()} == {0o600}
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid(), reason="needs root, to be another user")
+def test_what_others_can_change_is_refused(tmp_path):
+    folder = tmp_path / "keys"
+    remember(Store(folder), "x", "y")
+    db = folder / "wssctl.db"
+    for path, mode in ((folder, 0o770), (folder, 0o777), (db, 0o620), (db, 0o602)):
+        before = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode)
+        with pytest.raises(KeyFileError, match="chmod go-w"):
+            remembered(Store(folder), "x")
+        path.chmod(before)
+    for path in (folder, db):
+        os.chown(path, 65534, 65534)
+        with pytest.raises(KeyFileError, match="another user"):
+            remembered(Store(folder), "x")
+        os.chown(path, 0, 0)
+    db.rename(tmp_path / "elsewhere")
+    db.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeyFileError, match="somebody else"):
+        remembered(Store(folder), "x")
+
+
+def test_a_folder_from_elsewhere_moves_no_file(tmp_path):
+    """trust-01: what a received folder says of files on their way. The journal of old is not looked at; in the record
+    a name is one of a key file, in this folder, or the record is refused."""
+    folder, home = tmp_path / "received", tmp_path / "home"
+    home.mkdir()
+    (home / ".bashrc").write_text("mine")
+    remember(Store(folder), "x", "y")
+    (folder / "x").write_text("evil")
+    (folder / ".replacing.json").write_text(json.dumps([[str(folder / "x"), str(home / ".bashrc")]]))
+    Store(folder)
+    assert (home / ".bashrc").read_text() == "mine"
+    (folder / ".replacing.json").unlink()
+    for name in ("../home/.bashrc", str(home / ".bashrc"), ".bashrc", "wssctl.db", "HOST_key@../../x.pem"):
+        with sqlite3.connect(folder / "wssctl.db") as db:
+            db.execute("DELETE FROM files")
+            db.execute("INSERT INTO files VALUES(?, ?)", (name, b"evil"))
+        db.close()
+        with pytest.raises(KeyFileError, match="no key file"):
+            Store(folder)
+    assert (home / ".bashrc").read_text() == "mine" and not (folder / ".bashrc").exists()
+    # Rules of its own inside the file (triggers, views) do nothing either
+    with sqlite3.connect(folder / "wssctl.db") as db:
+        db.execute("DELETE FROM files")
+        db.execute("CREATE TRIGGER t AFTER INSERT ON secrets BEGIN DELETE FROM boards; END")
+    db.close()
+    with pytest.raises(KeyFileError, match="did not make"):
+        Store(folder)
+
+
+def test_a_record_that_is_damaged_or_newer_is_one_sentence(tmp_path):
+    (tmp_path / "wssctl.db").write_bytes(b"no database" * 999)
+    with pytest.raises(KeyFileError, match="restore it from a backup"):
+        remember(Store(tmp_path), "x", "y")
+    (tmp_path / "wssctl.db").unlink()
+    remember(Store(tmp_path), "x", "y")
+    with sqlite3.connect(tmp_path / "wssctl.db") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(KeyFileError, match="newer wssctl"):
+        remember(Store(tmp_path), "x", "y")
+
+
+def test_many_threads_at_once(tmp_path):
+    registry, failed = Registry(Store(tmp_path)), []
+
+    def work(i):
+        try:
+            for n in range(5):
+                registry.update(f"b{i}", host=str(n), groups=[f"g{n}"])
+        except KeyFileError as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(16)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    boards = registry.load()
+    assert not failed and len(boards) == 16 and all(b.host == "4" and len(b.groups) == 5 for b in boards.values())
+
+
+def test_a_pair_is_of_one_generation_whoever_writes_and_looks(tmp_path):
+    """trust-21: two processes that write the same four files, and two that only look at the folder."""
+    writer = (
+        "import sys\nfrom wssctl.keys.store import Store\ns = Store(sys.argv[1])\nfor n in range(30):\n"
+        f" s.write({{s.folder / x: (sys.argv[2] + str(n)).encode() for x in {NAMES!r}}}, force=True)\n"
+    )
+    looker = "import sys\nfrom wssctl.keys.store import Store\nfor _ in range(200): Store(sys.argv[1])\n"
+    programs = [(writer, "a"), (writer, "b"), (looker, ""), (looker, "")]
+    processes = [subprocess.Popen([sys.executable, "-c", text, tmp_path, word]) for text, word in programs]
+    assert [p.wait(120) for p in processes] == [0] * 4
+    assert len({(tmp_path / n).read_bytes() for n in NAMES}) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*NAMES, "wssctl.db"])
+
+
+def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.write({tmp_path / n: b"old" for n in NAMES})
+    real, calls = os.fsync, []
+
+    def full(fd):
+        calls.append(fd)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KeyFileError, match="No space left"):
+        store.write({tmp_path / n: b"new" for n in NAMES}, force=True)
+    monkeypatch.undo()
+    Store(tmp_path)
+    assert {(tmp_path / n).read_bytes() for n in NAMES} == {b"old"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*NAMES, "wssctl.db"])

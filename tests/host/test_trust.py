@@ -1,0 +1,354 @@
+"""Who is turned away, by several hosts that do not know of each other, on boards that are off, gone astray or odd."""
+
+import json
+import os
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+import firmware
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from site_of_boards import SECOND, Site, in_row
+from targets import UID
+from wssctl.boards import trust
+from wssctl.cable.port import Cable
+from wssctl.errors import KeyFileError, UsageError
+from wssctl.keys import hosts, trustlist
+from wssctl.keys.store import Store
+from wssctl.keys.trustlist import Entry
+
+HELLO = ("exec", "room1", "print(6*7)")
+
+
+@pytest.fixture
+def site(target, tmp_path):
+    site = Site(tmp_path, target.bits)
+    yield site
+    for board in site.boards.values():
+        board.close()
+
+
+def certificate(folder):
+    return next(folder.glob("HOST_cert@*.pem"))
+
+
+def listed(files):
+    return (files / "wss_trust.txt").read_text()
+
+
+def test_a_second_host_drops_no_revocation_of_the_first(site):
+    files, _ = site.add("room1", UID)
+    bea, _ = site.other_host("bea")
+    eve, eves = site.other_host("eve")
+    _, zoes = site.other_host("zoe")
+    site.run("host", "revoke", certificate(eves))
+    site.run("host", "revoke", certificate(zoes), env=bea)
+    assert "refuses" in site.run(*HELLO, env=eve, status=4)
+    assert listed(files).count("revoked ") == 2 and listed(files).endswith("end\n")
+    # bea learned of it, and takes back only what is named
+    assert in_row(site.run("host", "list", env=bea), "HOST eve", "REVOKED")
+    assert "is not revoked" in site.run("host", "revoke", "ab" * 32, "--undo", env=bea, status=2)
+    site.run("host", "revoke", certificate(zoes), "--undo", env=bea)
+    assert "refuses" in site.run(*HELLO, env=eve, status=4)
+    # and a list that does not know of the undoing brings nothing back
+    site.run("host", "revoke", "cd" * 32)
+    assert f"#undone revoked {hosts.of(certificate(zoes).read_bytes()).fingerprint}" in listed(files)
+    assert site.run("exec", "room1", "print(1)", env={"WSSCTL_KEYS": str(zoes), "USER": "zoe"}) == "1\n"
+
+
+def test_a_program_in_another_folder_hides_no_revocation(site):
+    files, port = site.add("room1", UID)
+    (files / "data").mkdir()
+    (files / "boot.py").write_text(f"import os, wss_repl\nwss_repl.start(port={port})\nos.chdir('data')\n")
+    site.boards["room1"].restart()
+    site.boards["room1"].read_until(b"wss_repl: listening", 20)
+    eve, eves = site.other_host("eve")
+    assert site.run(*HELLO, env=eve) == "42\n"
+    site.run("host", "revoke", certificate(eves))
+    site.run(*HELLO, env=eve, status=4)
+    assert listed(files) and not os.listdir(files / "data")
+    site.boards["room1"].restart()
+    site.boards["room1"].read_until(b"wss_repl: listening", 20)
+    site.run(*HELLO, env=eve, status=4)
+
+
+def test_a_board_that_is_off_gets_it_at_the_next_contact_whatever_that_is(site):
+    site.add("room1", UID)
+    files, _ = site.add("room2", SECOND)
+    eve, eves = site.other_host("eve")
+    site.boards["room2"].kill()
+    text = site.run("host", "revoke", certificate(eves), "--timeout", "3", status=3)
+    assert in_row(text, "room1", "ok", "revoked HOST eve") and "brought to them when they are next reached" in text
+    assert in_row(site.run("boards"), "room2", "trust list") and not in_row(site.run("boards"), "room1", "trust list")
+    site.boards["room2"].restart()
+    site.boards["room2"].read_until(b"wss_repl: listening", 20)
+    assert site.run("exec", "room2", "import os; print('wss_trust.txt' in os.listdir('/'))") == "True\n"
+    assert not in_row(site.run("boards"), "room2", "trust list")
+    site.run("exec", "room2", "1", env=eve, status=4)
+    # and `boards apply` asks for no other reason
+    site.boards["room2"].kill()
+    site.run("host", "revoke", "ab" * 32, "--timeout", "3", status=3)
+    site.boards["room2"].restart()
+    site.boards["room2"].read_until(b"wss_repl: listening", 20)
+    assert in_row(site.run("boards", "apply"), "room2", "ok") and "ab" * 32 in listed(files)
+    assert "Nothing waits" in site.run("boards", "apply")
+
+
+def test_nothing_of_a_certificate_becomes_a_line_of_the_list(site, tmp_path):
+    files, _ = site.add("room1", UID)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    for i, text in enumerate(("bob's\npinned 00112233\nend\n", "x" * 50 + "\u202e\x1b[2J", "# 9 revoked", "ä" * 30)):
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+        builder = x509.CertificateBuilder(name, name, key.public_key(), 99 + i, now, now + timedelta(9))
+        pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        (tmp_path / "old.pem").write_bytes(pem)
+        said = site.run("host", "revoke", tmp_path / "old.pem")
+        assert "\x1b" not in said and "\u202e" not in said
+        assert site.run(*HELLO) == "42\n"
+        lines = listed(files).splitlines()
+        assert len(lines) == i + 2 and lines[-1] == "end" and max(map(len, lines)) < 140
+        assert all(line.startswith("revoked ") and line.isascii() and line.isprintable() for line in lines[:-1])
+
+
+def test_the_first_odd_board_stops_the_rest_and_keeps_its_old_list(site):
+    files, _ = site.add("room1", UID)
+    others, _ = site.add("room2", SECOND)
+    site.run("host", "revoke", "ab" * 32)
+    before = listed(files)
+    for folder in (files, others):  # it can't be written there
+        (folder / "wss_trust.txt.new").mkdir()
+    text = site.run("host", "revoke", "cd" * 32, "-j", "1", status=1)
+    assert "not begun" in text and "cannot write" in text
+    assert listed(files) == listed(others) == before
+    assert "is a folder" in site.run(*HELLO, status=1), "before anything else, and it says why"
+    for folder in (files, others):
+        (folder / "wss_trust.txt.new").rmdir()
+    assert site.run(*HELLO) == "42\n" and "cd" * 32 in listed(files)
+
+
+def test_a_list_that_the_board_refuses_is_taken_back(site):
+    """A board whose wss_repl reads less than is sent, as an older one does: it says so before anything is renamed."""
+    files, _ = site.add("room1", UID)
+    site.run("host", "revoke", "ab" * 32)
+    before = listed(files)
+    # The last is what a board says of the list that is in force: it is found out after the renaming
+    for listed_now, words in (
+        ("no(s, f) if n else old(s, f)", "too long for me"),
+        ("(False, None) if n else old(s, f)", "reads the list in another way"),
+        ("old(s, f, n) if n else (False, None)", "The old one is back"),
+    ):
+        with Cable(site.boards["room1"].tty) as board:
+            board.exec(
+                "from wss import trust\nold = globals().get('old', trust.listed)\n"
+                "def no(*a): raise ValueError('too long for me')\n"
+                f"trust.listed = lambda s='', f='', n=None: {listed_now}"
+            )
+        assert words in site.run("host", "revoke", "cd" * 32, status=1)
+        assert listed(files) == before
+    with Cable(site.boards["room1"].tty) as board:
+        board.exec("trust.listed = old")
+    assert site.run(*HELLO) == "42\n" and "cd" * 32 in listed(files)
+
+
+def test_more_than_a_board_takes_is_refused_before_anything_is_sent(site):
+    files, _ = site.add("room1", UID)
+    store = Store(site.keys)
+    entries = [Entry("revoked", f"{i:064x}") for i in range(1, trustlist.MOST + 1)]
+    with store.record.change() as db:
+        trustlist.learn(db, "", {e.key: e for e in entries})
+    assert "1001 entries are too many" in site.run("host", "revoke", "ab" * 32, status=7)
+    assert not (files / "wss_trust.txt").exists()
+
+
+def test_pins_belong_to_a_board_and_follow_a_renewed_key(site):
+    """trust-05."""
+    files, _ = site.add("room1", UID)
+    others, _ = site.add("room2", SECOND)
+    bea, _ = site.other_host("bea")
+    site.run("host", "pin", "ana", "room1")
+    site.run(*HELLO, env=bea, status=4)
+    site.run("host", "revoke", "ab" * 32)
+    assert site.run("exec", "room2", "print(1)", env=bea) == "1\n", "whom nobody pinned out"
+    assert "pinned" not in listed(others)
+    text = site.run("host", "init", "--force")
+    assert in_row(text, "room1", "ok", "pins the new certificate, too")
+    assert site.run(*HELLO) == "42\n"
+    assert "complete" in site.run("ca", "rotate")
+    assert site.run(*HELLO) == site.run("exec", "room2", "print(6*7)") == "42\n"
+    # A board that pins the present certificate and can't be reached: no key is made that it would turn away
+    site.boards["room1"].kill()
+    before = certificate(site.keys).read_bytes()
+    assert "nothing was made" in site.run("host", "init", "--force", status=3)
+    assert certificate(site.keys).read_bytes() == before
+
+
+def test_nobody_turns_himself_away(site):
+    files, _ = site.add("room1", UID)
+    bea, beas = site.other_host("bea")
+    for words in (("revoke", "ana"), ("pin", certificate(beas)), ("revoke", certificate(site.keys))):
+        assert "this very host" in site.run("host", *words, status=2)
+    assert not (files / "wss_trust.txt").exists()
+    # not by what another host did, either: what waits says so, and the old list stays
+    site.run("host", "pin", "ana", env=bea, status=2)
+    assert site.run(*HELLO) == "42\n"
+
+
+def test_a_laptop_that_is_gone_can_be_named(site):
+    site.add("room1", UID)
+    site.run("host", "init", "--user", "eve")
+    site.run("host", "init", "--user", "eve", "--force")  # renewed: two certificates, both still valid
+    old = [p.rename(site.path / p.name) for p in site.keys.glob(f"HOST_*@{b'eve'.hex()}.pem")]
+    table = site.run("host", "list")
+    assert table.count("HOST eve") == 2 and in_row(table, "HOST ana", "key is here")
+    assert in_row(site.run("host", "revoke", f"eve@{os.uname().nodename}"), "room1", "ok", "revoked HOST eve")
+    assert site.run("host", "list").count("REVOKED") == 2 and old
+    for path in old:
+        path.rename(site.keys / path.name)
+    assert "refuses" in site.run(*HELLO, "--host-id", b"eve".hex(), status=4)
+
+
+def test_a_ca_that_moves_takes_its_hosts_and_its_revocations_along(site):
+    files, _ = site.add("room1", UID)
+    eve, eves = site.other_host("eve")
+    site.run("host", "revoke", certificate(eves))
+    bea, beas = site.other_host("bea")
+    assert in_row(site.run("host", "list", env=bea), "HOST eve", "REVOKED")
+    assert in_row(site.run("host", "list", env=bea), "HOST ana")
+    text = (site.path / "ca.pem").read_text()
+    bad = site.path / "bad.pem"
+    begin = text.index("-----BEGIN WSSCTL") + 40
+    bad.write_text(text[:begin] + "!" * 9 + text[begin + 9 :])
+    fresh = {"WSSCTL_KEYS": str(site.path / "fresh"), "USER": "cleo"}
+    assert "cannot be read" in site.run("ca", "import", bad, env=fresh, status=7)
+    assert files
+
+
+# The merging of lists, whoever did what when. The boards' own verdict is asked for: lib/wss/trust.py, run.
+
+HOSTS = [hosts.Who(f"{i:x}{i:x}", f"{i:064x}", f"host {i}") for i in range(1, 4)]
+VICTIMS = [hosts.Who(f"e{i}", f"{i + 100:064x}", f"victim {i}") for i in range(3)]
+
+VERDICTS = """
+import json
+from wss import trust
+with open("lists.json") as f: lists = json.load(f)
+for text, who in lists:
+    with open("list", "w") as f: f.write(text)
+    print(json.dumps([trust.listed(s, n, "list") for s, n in who]))
+"""
+
+
+def verdicts(folder, lists):
+    """[(revoked, pinned)...] of all hosts and victims, for each list, by the device's own code."""
+    who = [(w.serial, w.fingerprint) for w in HOSTS + VICTIMS]
+    (folder / "ask.py").write_text(VERDICTS)
+    (folder / "lists.json").write_text(json.dumps([[data.decode() or "end\n", who] for data in lists]))
+    done = subprocess.run([firmware.firmware(64), "ask.py"], capture_output=True, text=True, cwd=folder, timeout=60)
+    assert done.returncode == 0, done
+    return [[tuple(v) for v in json.loads(line)] for line in done.stdout.splitlines()]
+
+
+OPS = st.lists(
+    st.tuples(
+        st.sampled_from(["revoke", "undo", "pin", "unpin", "reach", "setup"]),
+        st.integers(0, 2),  # by which host
+        st.integers(0, 2),  # which victim
+        st.integers(0, 1),  # on which board
+        st.booleans(),  # the board is on
+    ),
+    max_size=24,
+)
+
+
+@settings(max_examples=int(os.environ.get("EXAMPLES", 15)), deadline=None)
+@given(OPS)
+def test_any_sequence_by_three_hosts_loses_no_entry(tmp_path_factory, ops):
+    folder = tmp_path_factory.mktemp("model")
+    stores = [Store(folder / f"keys{i}") for i in range(3)]
+    boards = [b"", b""]
+    names = ["room0", "room1"]
+    latest = {}  # (verb, board or "", victim) -> undone, as the last one who did it meant it, if he knew of all before
+
+    def reach(host, b):
+        theirs = trustlist.parse(boards[b]) if boards[b] else {}
+        try:
+            merged = trust.plan(stores[host].record, names[b], theirs, HOSTS[host])
+        except UsageError:
+            return False
+        boards[b] = trustlist.render(merged.values()) if merged else b""
+        trust.note_held(stores[host].record, names[b], merged)
+        # Nobody whom this host knows to be revoked gets in on a board that it has reached
+        with stores[host].record.view() as db:
+            for e in trustlist.entries(db, names[b]).values():
+                assert merged[e.key] == e
+        return True
+
+    for verb, host, v, b, on in ops:
+        who = VICTIMS[v]
+        if verb in ("revoke", "undo"):
+            for other in range(2) if on else []:
+                reach(host, other)  # he looks first, as the commands do
+            with stores[host].record.change() as db:
+                have = trustlist.entries(db, "")
+                e = trustlist.changed(have, "revoked", who.number, who.name, verb == "undo")
+                if have.get(e.key) or verb == "revoke":
+                    trustlist.learn(db, "", {e.key: e})
+                    latest["revoked", "", v] = e
+            if on:
+                reach(host, b)
+        elif verb in ("pin", "unpin"):
+            with stores[host].record.change() as db:
+                have = trustlist.entries(db, names[b])
+                new = [trustlist.changed(have, "pinned", w.number, w.name, verb == "unpin") for w in (*HOSTS, who)]
+                if verb == "pin" or all(e.key in have for e in new):
+                    trustlist.learn(db, names[b], {e.key: e for e in new})
+        elif verb == "reach" and on:
+            reach(host, b)
+        elif verb == "setup":  # its flash was erased
+            boards[b] = b""
+            reach(host, b)
+    # When all have reached all, twice, all boards say the same of everybody, and it is what the versions say
+    for _ in range(2):
+        for host in range(3):
+            for b in range(2):
+                reach(host, b)
+    views = [trustlist.parse(data) if data else {} for data in boards]
+    revoked = [{k: e for k, e in view.items() if k[0] == "revoked"} for view in views]
+    assert revoked[0] == revoked[1]
+    for b, answers in enumerate(verdicts(folder, boards)):
+        for who, (is_revoked, pinned) in zip(HOSTS + VICTIMS, answers, strict=True):
+            assert (is_revoked, pinned) == trustlist.verdict(views[b], who.serial, who.fingerprint)
+        assert not any(is_revoked or pinned is False for is_revoked, pinned in answers[:3]), "a host locked out"
+    for (_, _, v), e in latest.items():
+        entry = revoked[0].get(e.key)
+        assert entry and trustlist.later(entry, e) == entry, "an entry was lost"
+        assert v is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "revoked ab\n",
+        "revoked xyz\nend\n",
+        "revoked\nend\n",
+        "revoked " + "1" * 65 + "\nend\n",
+        "gone ab\nend\n",
+        "end\nrevoked ab\n",
+    ],
+)
+def test_a_list_that_a_board_refuses_is_refused_here_too(text):
+    with pytest.raises(KeyFileError):
+        trustlist.parse(text.encode())
+
+
+def test_lines_that_people_wrote_are_entries():
+    text = b"# lost laptop\nrevoked 00AB # ana\n\nREVOKED\n".replace(b"REVOKED\n", b"pinned 0f\nend # done\n")
+    found = trustlist.parse(text)
+    assert set(found) == {("revoked", "ab"), ("pinned", "f")} and all(e.version == 1 for e in found.values())
+    assert trustlist.parse(trustlist.render(found.values())) == found

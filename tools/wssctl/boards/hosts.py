@@ -1,0 +1,188 @@
+"""`wssctl host list`, `host init`, `host revoke`, `host pin`, `boards apply`: who has a key, and whom boards let in."""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+
+from ..errors import BoardError, UsageError
+from ..keys import ask, ca, hosts, trustlist
+from ..keys import commands as keys
+from ..keys.record import rows
+from ..keys.store import Store, host_id
+from . import trust
+from .fleet import Fleet
+from .registry import Board
+
+
+def list_(args: argparse.Namespace) -> int:
+    """Every certificate that this CA signed for a host, and what boards are told of it."""
+    store = Store(args.keys)
+    _take_in(store)
+    mine = {hosts.of(store.read(store.host_files(i)[1])).fingerprint for i in store.hosts()}
+    with store.record.view() as db:
+        found = rows(db.execute("SELECT * FROM hosts ORDER BY name, not_before"))
+        listed = rows(db.execute("SELECT * FROM trust WHERE undone = 0 ORDER BY board"))
+    if not found:
+        print("No host has a key yet: `wssctl host init` makes this one's.")
+        return 0
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("host", "valid until", "state", "serial", "fingerprint"):
+        table.add_column(head, overflow="fold")
+    now = datetime.now(UTC).isoformat()
+    for row in found:
+        entries = [e for e in listed if e["number"] in (row["fingerprint"], row["serial"])]
+        state = ["REVOKED"] if any(e["verb"] == "revoked" for e in entries) else []
+        state += ["expired"] if row["not_after"] < now else []
+        pinned = [e["board"] for e in entries if e["verb"] == "pinned"]
+        state += [f"pinned on {', '.join(pinned)}"] if pinned else []
+        state += ["key is here"] if row["fingerprint"] in mine else []
+        table.add_row(
+            row["name"], row["not_after"][:10], ", ".join(state), row["serial"], row["fingerprint"][:16]
+        )
+    known = {n for row in found for n in (row["fingerprint"], row["serial"])}
+    for e in listed:
+        if e["verb"] == "revoked" and e["number"] not in known:
+            table.add_row(e["words"], "?", "REVOKED", "" if len(e["number"]) == 64 else e["number"], e["number"][:16])
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    return 0
+
+
+def _take_in(store: Store) -> None:
+    """Host certificates that lie in the folder and not in the record: of an earlier version, or upydev's."""
+    with store.record.view() as db:
+        known = {row["fingerprint"] for row in db.execute("SELECT fingerprint FROM hosts")}
+    for identity in store.hosts():
+        pem = store.read(store.host_files(identity)[1])
+        if hosts.of(pem).fingerprint not in known:
+            hosts.issued(store, pem)
+
+
+def init(args: argparse.Namespace) -> int:
+    """A HOST key. Where boards pin the one that it replaces, they pin the new one before it is used."""
+    store = Store(args.keys)
+    key, cert = store.host_files(host_id(args.user) if args.user else None)
+    keys.refuse_present(args, key, cert)
+    authority = keys.load_authority(args, store)
+    passphrase = ask.new_secret(
+        "Passphrase for the new HOST key", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
+    )
+    key_pem, cert_pem = authority.host(keys.who(args.user)[:59], passphrase, days=keys.days(args, ca.LEAF_DAYS))
+    if cert.exists():
+        _pin_first(args, store, hosts.of(store.read(cert)), hosts.of(cert_pem))
+    store.write({key: key_pem, cert: cert_pem}, args.force)
+    hosts.issued(store, cert_pem)
+    print(f"Made {cert} and its key, valid until {keys.until(cert_pem, 'host')}.")
+    return 0
+
+
+def _pin_first(args: argparse.Namespace, store: Store, old: hosts.Who, new: hosts.Who) -> None:
+    with store.record.view() as db:
+        pinned = db.execute(
+            "SELECT DISTINCT board FROM trust WHERE verb = 'pinned' AND undone = 0 AND number IN (?, ?)",
+            (old.fingerprint, old.serial),
+        )
+        names = [row["board"] for row in pinned if row["board"]]
+    if not names:
+        return
+    args.board = names
+    fleet = Fleet(_with_defaults(args))
+    done = fleet.each(lambda board: _pin(fleet, board, new))
+    fleet.must(
+        done,
+        "they pin the present certificate and would turn the new one away, so nothing was made. Reach them first, or "
+        "take the pin back (`wssctl host pin HOST BOARD --undo`).",
+    )
+
+
+def _pin(fleet: Fleet, board: Board, new: hosts.Who) -> str:
+    fleet.settle(board, fleet.connect(board), pin_too=new).close()
+    return "pins the new certificate, too"
+
+
+def _with_defaults(args: argparse.Namespace) -> argparse.Namespace:
+    defaults = {"password_file": None, "takeover": False, "timeout": 10.0, "jobs": None, "json": False}
+    return argparse.Namespace(**(defaults | vars(args)))
+
+
+def revoke(args: argparse.Namespace) -> int:
+    fleet = Fleet(args)
+    who = hosts.which(fleet.store, args.who)
+    me = hosts.of(fleet.store.read(fleet.store.find_host()[1]))
+    if not args.undo and any(me.number == w.number or me.serial == w.number for w in who):
+        raise UsageError(
+            "That would turn away this very host, which could not undo it; do it from another one. Nothing was changed."
+        )
+    _want(fleet.store, "revoked", who, [""], args.undo)
+    boards = fleet.registry.select([]) if not args.board else fleet.boards
+    return _bring(fleet, boards, "took back" if args.undo else "revoked", who)
+
+
+def pin(args: argparse.Namespace) -> int:
+    fleet = Fleet(args)
+    who = hosts.which(fleet.store, args.who)
+    who = who if args.undo else who[:1]
+    me = hosts.of(fleet.store.read(fleet.store.find_host()[1]))
+    for board in fleet.boards:
+        with fleet.store.record.view() as db:
+            have = trustlist.entries(db, board.name)
+        changes = [trustlist.changed(have, "pinned", w.number, w.name, args.undo) for w in who]
+        if not trustlist.lets_in(trustlist.merge(have, {e.key: e for e in changes}), me.serial, me.fingerprint):
+            raise UsageError(
+                f"That would turn away this very host on {board.name}, which could not undo it: pin this one first, or "
+                "do it from another host. Nothing was changed."
+            )
+    _want(fleet.store, "pinned", who, [b.name for b in fleet.boards], args.undo)
+    return _bring(fleet, fleet.boards, "took back" if args.undo else "pinned", who)
+
+
+def _want(store: Store, verb: str, who: list[hosts.Who], boards: list[str], undo: bool) -> None:
+    """Into the record, whole or not at all. Refused there when a board could not hold it."""
+    with store.record.change() as db:
+        for name in boards:
+            have = trustlist.entries(db, name)
+            numbers = {n for w in who for n in (w.fingerprint, w.serial) if n}
+            changes = [trustlist.changed(have, verb, w.number, w.name, undo) for w in who]
+            if undo:  # by whichever number it was listed
+                listed = [e for e in have.values() if e.verb == verb and e.number in numbers and not e.undone]
+                if not listed:
+                    raise UsageError(f"{who[0].name or who[0].number} is not {verb}{' on ' + name if name else ''}.")
+                changes = [trustlist.changed(have, verb, e.number, e.words, True) for e in listed]
+            new = trustlist.merge(have, {e.key: e for e in changes})
+            trustlist.render(new.values())  # raises when it is too long
+            trustlist.learn(db, name, new)
+
+
+def _bring(fleet: Fleet, boards: list[Board], done: str, who: list[hosts.Who]) -> int:
+    name = who[0].name or f"certificate {who[0].number[:16]}"
+
+    def work(board: Board) -> str:
+        fleet.settle(board, fleet.login(board, fleet.credentials(), over=fleet.args.takeover)).close()
+        fleet.registry.update(board.name)
+        return f"{done} {name}"
+
+    # The first board that is odd stops the rest: what one does not take, the others would not, either
+    fleet.must(
+        fleet.each(work, boards, halt=(BoardError, UsageError)),
+        "it is kept and brought to them when they are next reached, by any command or `wssctl boards apply`.",
+    )
+    return 0
+
+
+def apply(args: argparse.Namespace) -> int:
+    """What waits for boards, to those that can be reached."""
+    fleet = Fleet(args)
+    waiting = [b for b in fleet.boards if trust.pending(fleet.store.record, b.name)]
+    if not waiting:
+        print("Nothing waits.")
+        return 0
+
+    def work(board: Board) -> str:
+        fleet.connect(board).close()
+        return "up to date"
+
+    fleet.must(fleet.each(work, waiting), "run it again when they are reachable.")
+    return 0

@@ -1,0 +1,154 @@
+"""Whom boards turn away or let in alone: the list as a board has it (lib/wss/trust.py), and how two lists become one.
+
+Several people manage the same boards, and none of them knows what the others did. So a list is never replaced by
+another one. Each entry has a version, which grows whenever somebody makes it or takes it back, and of two lists the
+higher version of each entry counts; what was taken back stays in the list as a comment, or a list that does not know
+of it yet would bring it in again. With equal versions, revoked counts.
+
+    revoked 5f3a...e1 #2 HOST eve@laptop          since the second change of this entry
+    #undone revoked 77b0...04 3 HOST bob@desk     revoked, and taken back
+    pinned 90ff...3c #1 HOST ana@desk             on this board only those that are pinned are let in
+    end
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ..errors import KeyFileError
+
+MOST = 1000  # entries that a board has to read at each login
+_WORDS = 40  # characters of a name: a comment for people, bounded because anybody's certificate can end up here
+_LINE = re.compile(r"(revoked|pinned)(?:\s+([0-9a-fA-F]{1,64}))?\s*(?:#(\d{1,9})?\s*(.*))?")
+_UNDONE = re.compile(r"#undone (revoked|pinned) ([0-9a-f]{0,64}) (\d{1,9}) ?(.*)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """verb: "revoked" or "pinned". number: a certificate's SHA-256 fingerprint (64 hex digits) or its serial, in lower
+    case; "" pins nobody, so that a board with this alone lets nobody in. words: whose it is, for people."""
+
+    verb: str
+    number: str
+    version: int = 1
+    undone: bool = False
+    words: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.verb, self.number
+
+
+List = dict[tuple[str, str], Entry]
+
+
+def words(text: str) -> str:
+    """What may stand behind an entry: one line of printable ASCII, short, and no second comment."""
+    line = "".join(c if c.isascii() and c.isprintable() and c != "#" else "?" for c in text)
+    return " ".join(line.split())[:_WORDS]
+
+
+def number(text: str) -> str:
+    """A serial or fingerprint as the list has it: a serial without leading zeros, which a board strips, too."""
+    text = text.lower().replace(":", "")
+    return text if len(text) == 64 else text.lstrip("0")
+
+
+def parse(data: bytes) -> List:
+    """The entries of a board's list. Raises KeyFileError for one that a board refuses, too."""
+    found: List = {}
+    lines = data.decode("ascii", "replace").splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines or lines[-1].split("#")[0].strip() != "end":
+        raise KeyFileError("The board's trust list is cut off; `wssctl boards apply` over its cable sends it again.")
+    for i, line in enumerate(lines[:-1]):
+        if entry := _UNDONE.fullmatch(line.strip()):
+            e = Entry(entry[1], entry[2], int(entry[3]), True, words(entry[4]))
+        elif not line.split("#")[0].strip():
+            continue
+        elif (entry := _LINE.fullmatch(line.strip())) and (entry[2] or entry[1] == "pinned"):
+            e = Entry(entry[1], number(entry[2] or ""), int(entry[3] or 1), False, words(entry[4] or ""))
+        else:
+            raise KeyFileError(f"Line {i + 1} of the board's trust list is malformed.")
+        found[e.key] = later(found[e.key], e) if e.key in found else e
+    return found
+
+
+def later(one: Entry, other: Entry) -> Entry:
+    """Of two of the same key, the one that counts."""
+    return max(one, other, key=lambda e: (e.version, not e.undone, e.words))
+
+
+def merge(*lists: List) -> List:
+    """The higher version of each entry of all lists: the order of the lists does not matter, nor how often."""
+    result: List = {}
+    for entries in lists:
+        for key, e in entries.items():
+            result[key] = later(result[key], e) if key in result else e
+    return result
+
+
+def changed(entries: List, verb: str, which: str, text: str, undo: bool) -> Entry:
+    """The entry that makes `which` revoked or pinned, or takes that back, whatever the list has of it."""
+    before = entries.get((verb, which))
+    if before and before.undone == undo:
+        return before
+    return Entry(verb, which, before.version + 1 if before else 1, undo, words(text))
+
+
+def render(entries: Iterable[Entry]) -> bytes:
+    """The list as a board reads it. Raises KeyFileError when it is too long for that."""
+    rows = sorted(entries, key=lambda e: (e.verb != "revoked", e.number))
+    if len(rows) > MOST:
+        raise KeyFileError(
+            f"{len(rows)} entries are too many, a board takes {MOST}; make a new ROOT CA with `wssctl ca rotate`, "
+            "which leaves out all who are revoked. Nothing was sent."
+        )
+    text = []
+    for e in rows:
+        e = replace(e, words=words(e.words))
+        if e.undone:
+            text.append(f"#undone {e.verb} {e.number} {e.version} {e.words}".rstrip())
+        else:
+            text.append(f"{e.verb} {e.number}".rstrip() + f" #{e.version} {e.words}".rstrip())
+    return "\n".join([*text, "end", ""]).encode()
+
+
+def verdict(entries: List, serial: str, fingerprint: str) -> tuple[bool, bool | None]:
+    """(revoked, pinned) as a board says it of a certificate: pinned is None where the list pins nobody."""
+    standing = [e for e in entries.values() if not e.undone]
+    mine = {number(serial), fingerprint} - {""}
+    pins = [e for e in standing if e.verb == "pinned"]
+    revoked = any(e.verb == "revoked" and e.number in mine for e in standing)
+    return revoked, any(e.number in mine for e in pins) if pins else None
+
+
+def lets_in(entries: List, serial: str, fingerprint: str) -> bool:
+    revoked, pinned = verdict(entries, serial, fingerprint)
+    return not revoked and pinned is not False
+
+
+# In the record
+
+
+def entries(db: sqlite3.Connection, board: str) -> List:
+    """What a board is to hold, as far as is known here: who is revoked, and who is pinned on it."""
+    found = db.execute(
+        "SELECT verb, number, version, undone, words FROM trust "
+        "WHERE (verb = 'revoked' AND board = '') OR (verb = 'pinned' AND board = ?)",
+        (board,),
+    )
+    rows = [Entry(r["verb"], r["number"], r["version"], bool(r["undone"]), r["words"]) for r in found]
+    return {e.key: e for e in rows}
+
+
+def learn(db: sqlite3.Connection, board: str, known: List) -> None:
+    """Takes entries into the record. Versions decide, so that it does not matter who told of them."""
+    have = entries(db, board)
+    for e in known.values():
+        if merge(have, {e.key: e})[e.key] is e and have.get(e.key) != e:
+            place = "" if e.verb == "revoked" else board
+            row = (place, e.verb, e.number, e.version, e.undone, e.words)
+            db.execute("INSERT OR REPLACE INTO trust VALUES(?, ?, ?, ?, ?, ?)", row)
