@@ -3,12 +3,9 @@
 import argparse
 import contextlib
 import re
-import select
-import socket
-import struct
-import threading
 
 import pytest
+from cutter import Cutter
 from evidence_common import LONG, run
 from targets import ROOT
 from wssctl.boards import modules, update
@@ -34,48 +31,6 @@ def test_power_cut_at_each_write(target, kind, row):
         if sum(first):
             text += f", {sum(first)} times the one before: FAT can't replace the loader in one step"
         row("Updates", f"power cut at each of {writes} writes of {words} ({how}), {name}", text)
-
-
-class Cutter:
-    """Passes connections on to a board, and cuts all of them once the client has sent so many TLS records."""
-
-    def __init__(self, port: int):
-        self._board, self._listener = port, socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.records, self.limit = 0, None
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                with client, contextlib.suppress(OSError):
-                    with socket.create_connection(("127.0.0.1", self._board)) as board:
-                        self._pass_on(client, board)
-
-    def _pass_on(self, client, board):
-        sent = b""
-        while self.limit is None or self.records < self.limit:
-            for sock in select.select([client, board], [], [], 60)[0]:
-                data = sock.recv(16384)
-                if not data:
-                    return
-                if sock is board:
-                    client.sendall(data)
-                    continue
-                sent += data
-                while len(sent) >= 5 and len(sent) >= 5 + struct.unpack(">H", sent[3:5])[0]:
-                    size = 5 + struct.unpack(">H", sent[3:5])[0]
-                    board.sendall(sent[:size])
-                    sent = sent[size:]
-                    self.records += 1
-                    if self.records == self.limit:
-                        self.limit = None  # this one; those after it are let through
-                        return
-
-    def close(self):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
 
 
 def test_the_connection_is_cut_at_each_record(target, keys, provisioned, monkeypatch, row):

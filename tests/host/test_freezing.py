@@ -130,7 +130,9 @@ endforeach()
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake")
 @pytest.mark.parametrize(
-    ("variant", "has"), [(None, "CONFIG_BT_NIMBLE_ENABLED"), ("SPIRAM", "CONFIG_SPIRAM=y")], ids=["plain", "SPIRAM"]
+    ("variant", "has"),
+    [(None, "CONFIG_BT_NIMBLE_ENABLED"), ("SPIRAM", "CONFIG_SPIRAM=y"), ("OTA", "partitions-4MiB-ota.csv")],
+    ids=["plain", "SPIRAM", "OTA"],
 )
 def test_the_ports_cmake_takes_the_board(tmp_path, variant, has):
     """Upstream's CMakeLists.txt up to the line that includes ESP-IDF."""
@@ -148,6 +150,7 @@ def test_the_ports_cmake_takes_the_board(tmp_path, variant, has):
     assert f"SEEN MICROPY_FROZEN_MANIFEST={board}/manifest.py" in done.stdout
     config = (tmp_path / "out" / "sdkconfig.combined").read_text()
     assert has in config and len(config) > 1000
+    assert variant != "OTA" or "CONFIG_BOOTLOADER_APP_ROLLBACK_ENABLE=y" in config
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ MARKS = "<!-- evidence: tools/dev/evidence.py writes from here -->\n", "<!-- evi
 TESTS = "tests/evidence/test_"
 REST = ["faults", "rfc6455", "tls_records"]
 REQUESTS = "tests/host/test_keys_enrol.py"
+UPDATES = ["tests/host/test_update.py", "tests/host/test_update_firmware.py"]
 # (name, what to run on, pytest's arguments): two of them at a time, the longest first
 JOBS = [
     ("fuzz", "unix", [TESTS + "fuzz.py"]),
@@ -45,6 +46,8 @@ JOBS = [
     ("rest", "unix32", [TESTS + name + ".py" for name in REST]),
     ("rest", "unix", [TESTS + name + ".py" for name in [*REST, "scanners"]]),
     ("load", "unix", [TESTS + "load.py"]),
+    ("updates", "unix32", [TESTS + "update_faults.py"]),
+    ("updates", "unix", [TESTS + "update_faults.py", *UPDATES]),
     ("requests", "unix32", [REQUESTS]),
     ("requests", "unix", [REQUESTS]),
 ]  # fmt: skip
@@ -62,6 +65,7 @@ NOT_COVERED = [
     "MemoryError while keys are made or replaced on the board (its heap is its own, over a cable; the old keys stay "
     "until all of the new ones are compared)",
     "power cuts inside FAT's rename that are followed by writes of others; use littlefs, as boards do by default",
+    "new firmware on a real ESP32: its partitions and a bootloader that honours the marks are stand-ins here",
     "the radio: loss, reordering and delay of packets (the day's network cuts are silence)",
     "TLS 1.3, which the stand-in's mbedTLS configuration, like ESP32's, does not have",
 ]

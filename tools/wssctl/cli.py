@@ -299,6 +299,22 @@ def tool_commands(commands, remote, several) -> None:
     p.set_defaults(call=_lazy("boards.update", "update"))
 
     p = commands.add_parser(
+        "firmware",
+        parents=[remote, several],
+        help="a new MicroPython over the network, on ESP32 boards with OTA partitions, taken back if it fails",
+        description=(
+            "Checks FILE, an application image (.app-bin), sends it into the partition that does not run, has it read "
+            "back and started once, and logs in. Without that login before the deadline the board resets itself and "
+            "the bootloader starts the old one. The board's program is stopped meanwhile. Run again after a break, it "
+            "goes on where it was. BOARD as for `update`."
+        ),
+    )
+    p.add_argument("file", metavar="FILE", help="an .app-bin of micropython.org, or micropython.bin of a build")
+    p.add_argument("--force", action="store_true", help="an older version, too")
+    p.add_argument("--deadline", type=_deadline, default=180.0, metavar="S", help="seconds until the login (180)")
+    p.set_defaults(call=_lazy("tools.firmware", "firmware"))
+
+    p = commands.add_parser(
         "log",
         parents=[remote],
         help="what a board printed last, and with -f what it prints",

@@ -80,7 +80,7 @@ for n in {names!r}:
 _wssctl_json(a)
 """
 # The loader's functions, also before it has been started: `u`
-_LOADER = """\
+LOADER_CODE = """\
 import os,sys
 os.chdir({home!r})
 u={{'__name__':'wss_update'}}
@@ -143,13 +143,13 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
             return done
         files = _wanted(remote, board)
         if board.bundle != ".frozen" and not args.force and _is_there(remote, board.bundle, files):
-            remote.run(_LOADER.format(home=board.home) + "u['forget']()") if board.note else None
+            remote.run(LOADER_CODE.format(home=board.home) + "u['forget']()") if board.note else None
             return f"has {new} already"
         slot = _slot(board)
         _send(remote, board, slot, files)
         place_loader(remote, board)
         start = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)})"
-        remote.run(_LOADER.format(home=board.home) + start, "change over")
+        remote.run(LOADER_CODE.format(home=board.home) + start, "change over")
         restart(client)
     prove(dial, args.deadline, new, board.version)
     return f"{board.version} -> {new}"

@@ -188,7 +188,8 @@ def _begin_trial(state):
         return
     try:
         if state["to"] and state["to"] != _running():
-            raise RuntimeError("the bootloader does not start it")
+            _take_back(state, "the bootloader does not start it")
+            return
         state["boots"] = 1
         write(state)
         trial = state

@@ -1,0 +1,1 @@
+include(${CMAKE_CURRENT_SOURCE_DIR}/boards/ESP32_GENERIC/mpconfigvariant_OTA.cmake)

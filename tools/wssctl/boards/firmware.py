@@ -1,0 +1,175 @@
+"""`wssctl firmware`: an application image on an ESP32 over the network, which the board takes back if it fails.
+
+The image is checked here, streamed into the partition that does not run (onboard/firmware.py), read back, and booted
+once. onboard/loader.py limits its time as it does for a bundle; a login over wss lets ESP-IDF keep it. Otherwise the
+bootloader, at the reset that the board makes itself, starts the old one. While it is written the board's program is
+stopped: erasing flash stops both processors again and again, and what a program does meanwhile comes late or never.
+"""
+
+import argparse
+import functools
+import hashlib
+import io
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BoardError, KeyFileError
+from ..text import brief
+from ..wire.remote import Remote
+from . import modules
+from .dialler import Dialler
+from .update import LOADER_CODE, Survey, ask, number, place_loader, prove, restart, run, survey
+
+_PIECE = 65536  # bytes that are compared at once, and sent again together: a multiple of a flash block
+# ESP-IDF, components/bootloader_support/include/esp_app_format.h (esp_chip_id_t)
+_CHIPS = {0: "ESP32", 2: "ESP32-S2", 5: "ESP32-C3", 9: "ESP32-S3", 12: "ESP32-C2", 13: "ESP32-C6", 16: "ESP32-H2",
+          18: "ESP32-P4"}  # fmt: skip
+_HEADER, _SEGMENT, _HASH = 24, 8, 32
+_MAGIC, _DESCRIPTION = 0xE9, 0xABCD5432
+
+
+@dataclass(frozen=True)
+class Image:
+    """An application image for ESP-IDF's bootloader: its bytes, the number of its chip, the version it says it has."""
+
+    data: bytes
+    chip: int
+    version: str
+
+
+def _description(data: bytes) -> tuple[int, str]:
+    """(chip, version) of an image's first 288 bytes (esp_app_format.h, esp_app_desc.h). Raises ValueError."""
+    if len(data) < 288 or data[0] != _MAGIC:
+        raise ValueError("its first byte is not 0xE9")
+    if struct.unpack_from("<I", data, _HEADER + _SEGMENT)[0] != _DESCRIPTION:
+        raise ValueError("it has no application in it; is it the bootloader, or all of a flash? Take the .app-bin")
+    return struct.unpack_from("<H", data, 12)[0], data[48:80].split(b"\0")[0].decode("ascii", "replace")
+
+
+def parse(data: bytes) -> Image:
+    """Raises ValueError, in words, for what the bootloader would not start: wrong magic, cut, changed."""
+    chip, version = _description(data)
+    at = _HEADER
+    for _ in range(data[1]):
+        if at + _SEGMENT > len(data):
+            raise ValueError("it is cut off")
+        at += _SEGMENT + struct.unpack_from("<I", data, at + 4)[0]
+    end = (at // 16 + 1) * 16  # a checksum is the last byte of a 16-byte line
+    if not data[23]:
+        raise ValueError("no SHA-256 is appended to it, so nobody can tell whether it is whole")
+    if len(data) < end + _HASH:
+        raise ValueError("it is cut off")
+    if len(data) > end + _HASH:
+        raise ValueError("something follows it; is it all of a flash? Take the .app-bin")
+    if hashlib.sha256(data[:end]).digest() != data[end:]:
+        raise ValueError("its SHA-256 is another: it is damaged")
+    return Image(data, chip, version)
+
+
+def firmware(args: argparse.Namespace) -> int:
+    try:
+        image = parse(Path(args.file).read_bytes())
+    except OSError as e:
+        raise KeyFileError(f"Cannot read {args.file} ({e.strerror}).") from None
+    except ValueError as e:
+        raise KeyFileError(f"{args.file} is no image that a board would start: {e}. Nothing was sent.") from None
+    return run(args, lambda dial: _firmware(args, dial, image), "firmware")
+
+
+@functools.cache
+def _code() -> str:
+    return modules.without_comments((Path(__file__).parent.parent / "onboard" / "firmware.py").read_text())
+
+
+_SURVEY = """
+def _wssctl_partitions():
+ p=other()
+ _wssctl_json([running().info()[4],bytes(head(running())).hex(),p and p.info()[4],p and p.info()[3] or 0])
+_wssctl_partitions()
+"""
+
+
+def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
+    with dial() as client:
+        remote = Remote(client)
+        board = survey(client)
+        present, to, old = _partitions(args, remote, board, image)
+        first = _first_other(remote, image)
+        if first < len(image.data):
+            ask(remote, f"{_code()}\nmount()\n_wssctl_json(1)", "make room")
+            rest = io.BytesIO(image.data[first:])
+            with args.progress(client.link.target.host, len(image.data) - first) as advance:
+                client.put(rest, f"/wss_firmware/{first // 4096}", len(image.data) - first, advance)
+            ask(remote, f"{_code()}\nunmount()\n_wssctl_json(1)", "end the writing")
+            if _first_other(remote, image) < len(image.data):
+                raise BoardError("What was sent is not what its flash holds; is it worn? The old firmware goes on.")
+        place_loader(remote, board)
+        begin = (
+            f"u['begin']({board.bundle!r},'.frozen',{image.version!r},{round(args.deadline)},{to!r},{present!r})\n"
+            "import esp32\nesp32.Partition.find(esp32.Partition.TYPE_APP,label=%r)[0].set_boot()" % to
+        )
+        remote.run(LOADER_CODE.format(home=board.home) + begin, "change over")
+        restart(client, "reset")
+    prove(dial, args.deadline, image.version, old)
+    return f"{old} -> {image.version}"
+
+
+def _partitions(args: argparse.Namespace, remote: Remote, board: Survey, image: Image) -> tuple[str, str, str]:
+    """(label of the partition that runs, of the other one, version that runs). Raises what is against the image."""
+    try:
+        said: Any = ask(remote, _code() + _SURVEY, "look at its partitions")
+    except BoardError as e:
+        if "ImportError" in str(e):
+            raise BoardError("This is no ESP32: its firmware can't be replaced over the network.") from None
+        raise
+    if not isinstance(said, list) or list(map(type, said[:2])) != [str, str] or len(said) != 4:
+        raise BoardError("It does not say in a form that is understood what partitions it has.")
+    present, head, to, size = said
+    if not to:
+        raise BoardError(
+            "Its flash has no second place for firmware: flash an image with OTA partitions once by cable "
+            "(BOARD=ESP32_GENERIC_WSS VARIANT=OTA, or one of micropython.org's with OTA)."
+        )
+    if not isinstance(to, str) or not isinstance(size, int):
+        raise BoardError("It does not say in a form that is understood what partitions it has.")
+    try:
+        chip, old = _description(bytes.fromhex(head))
+    except ValueError:
+        raise BoardError("The image that it runs is not understood, so none can be compared with it.") from None
+    if image.chip != chip:
+        raise BoardError(f"The image is for {_chip(image.chip)}, and this is {_chip(chip)}.")
+    if len(image.data) > size:
+        raise BoardError(f"The image has {len(image.data)} bytes, and {size} fit into its partition.")
+    if board.trial:
+        raise BoardError("Another update is on trial there; it is proved or taken back within minutes.")
+    if not board.starts and not args.force:
+        raise BoardError("Neither boot.py nor main.py there names wss_repl: who starts it? --force if something does.")
+    if _older(image.version, old) and not args.force:
+        raise BoardError(f"It runs {brief(old)}, which is newer than {image.version}; --force takes the older one.")
+    return present, to, brief(old)
+
+
+def _chip(which: int) -> str:
+    return _CHIPS.get(which, f"chip {which}")
+
+
+def _older(new: str, old: str) -> bool:
+    """By what both say: v1.26.1-3-gabcdef. Where one of them has no number, none is older."""
+    found = [re.match(r"v?(\d+(?:\.\d+)+)", version) for version in (new, old)]
+    return bool(found[0] and found[1] and number(found[0][1]) < number(found[1][1]))
+
+
+def _first_other(remote: Remote, image: Image) -> int:
+    """Up to where the partition holds the image already, in bytes: what a connection that was cut has left."""
+    for at in range(0, len(image.data), 16 * _PIECE):
+        pieces = [(i, image.data[i : i + _PIECE]) for i in range(at, min(at + 16 * _PIECE, len(image.data)), _PIECE)]
+        asked = [(i, len(piece)) for i, piece in pieces]
+        code = f"{_code()}\nsums(other(),{asked!r},lambda d:_wssctl_say(_wssctl_hex(d)))"
+        words = remote.run(code, "read its flash", answers=len(pieces), attempts=3)
+        for (i, piece), said in zip(pieces, words, strict=True):
+            if said != [hashlib.sha256(piece).hexdigest()]:
+                return i
+    return len(image.data)
