@@ -100,8 +100,8 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     listen_s = _server.sock
     _lacks = lacks
     _began = _time(), _port.ticks_ms()
-    hosts = _port.addresses() if host == "0.0.0.0" else (host,)
-    _url = ["%s://%s:%d" % ("wss" if ssl else "ws", a, number) for a in hosts]
+    scheme = "wss" if ssl else "ws"
+    _url = [("%s://[%s]:%d" if ":" in a else "%s://%s:%d") % (scheme, a, number) for a in _port.addresses(host)]
     print("wss_repl: listening on", ", ".join(_url))
     for lack in lacks:
         print("wss_repl: warning:", lack)

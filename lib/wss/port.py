@@ -106,19 +106,34 @@ def uid():
         return ""
 
 
-def addresses():
-    """The board's own IPv4 addresses, for messages only."""
-    found = []
+def addresses(host):
+    """The addresses at which a server listens that listens at host; for messages only."""
+    if host not in ("0.0.0.0", "::"):
+        return [host]
+    # Other interfaces than these are found by what boot.py calls them: to ask for one that there is, in other ports
+    # than ESP32's, begins it anew.
+    import __main__
+
+    nics = list(__main__.__dict__.values())
     try:
         import network
 
-        for i in (network.STA_IF, network.AP_IF):
-            nic = network.WLAN(i)
-            if nic.active():
-                found.append(nic.ifconfig()[0])
-    except (ImportError, AttributeError, OSError):
+        nics += [network.WLAN(network.STA_IF), network.WLAN(network.AP_IF)]
+        if sys.platform == "esp32":
+            nics.append(network.LAN())  # raises without one
+    except Exception:  # of many kinds: no Wi-Fi, no Ethernet, no such module
         pass
-    return found or ["0.0.0.0"]
+    found = []
+    for nic in nics:
+        try:
+            address = nic.ifconfig()[0]
+            if nic.active() and address != "0.0.0.0" and address not in found:
+                found.append(address)
+                if host == "::":
+                    found += [a[0] for a in nic.ipconfig("addr6")]
+        except Exception:  # anything that is no network interface, or has no IPv6
+            pass
+    return found or [host]
 
 
 def set_verify_callback(context, callback):

@@ -50,10 +50,15 @@ class Server:
         self.last_input = 0  # ticks when something last came in
         self._period = 0
         self.callback = self.step  # this bound method is made once, because callbacks must not allocate
-        self.sock = sock = socket.socket()
+        try:
+            found = socket.getaddrinfo(host, number)[0]
+            sock = socket.socket(found[0])  # for IPv6, where host is such an address
+        except (OSError, IndexError):
+            raise ValueError("host is an address of this board, and the firmware knows none like " + host)
+        self.sock = sock
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(socket.getaddrinfo(host, number)[0][-1])
+            sock.bind(found[-1])
             sock.listen(_BACKLOG)
         except OSError:
             sock.close()
@@ -165,8 +170,9 @@ class Server:
             port.no_delay(sock)
             self._poll.register(sock, select.POLLIN)
             port.on_readable(sock, self.callback)
-            if not isinstance(address, tuple):  # the unix port returns a raw sockaddr: family, port, IPv4
-                address = ("%d.%d.%d.%d" % tuple(address[4:8]), address[2] << 8 | address[3])
+            if not isinstance(address, tuple):  # the unix port returns a raw sockaddr
+                family, address, number = socket.sockaddr(address)[:3]
+                address = (socket.inet_ntop(family, address), number)
             if len(self.sessions) - bool(self.session) >= _PENDING_MAX:
                 # The connection that has got least far gives way, and of several the oldest, but never the open one.
                 # One from another address counts as two stages further: a flood from one address displaces itself,
