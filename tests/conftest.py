@@ -146,7 +146,8 @@ class Keys:
         self.nobody = Identity(self.ca_file)
         self.board = directory / "board"  # what goes on the board
         self.board.mkdir()
-        device = self.ca.device(UID, names=["localhost", "board"], addresses=["127.0.0.1"], ports=[8833])
+        names = ["localhost", "board", "kitchen", "garden", "room9"]  # what tests call it in `wssctl boards add`
+        device = self.ca.device(UID, names=names, addresses=["127.0.0.1"], ports=[8833])
         (self.board / "ROOT_CA_cert.pem").write_bytes(self.ca.cert_pem)
         (self.board / f"SSL_key{UID}.der").write_bytes(device.key_der)
         (self.board / f"SSL_certificate{UID}.der").write_bytes(device.cert_der)

@@ -21,6 +21,7 @@ from wssctl.boards.registry import Registry
 from wssctl.cable import setup as provision
 from wssctl.cable.port import Cable
 from wssctl.errors import BoardError, ConnectionLost, Unreachable
+from wssctl.keys import ca
 from wssctl.keys.ca import Authority
 from wssctl.keys.store import Store
 
@@ -187,6 +188,21 @@ def test_lines_of_ours_behind_those_of_the_user_move_to_the_front(desk):
     desk.board.read_until(PROMPT, 10)
     desk.board.write(b"print(y, bool(wss_repl.status()['listening']))\r")
     desk.board.read_until(b"1 True", 10)
+
+
+def test_what_a_board_claims_is_shown_and_signed_only_when_asked(desk):
+    """A board with a certificate for another's address could pass as that one."""
+    (desk.files / "network.py").write_text(
+        "STA_IF, AP_IF = 0, 1\nclass WLAN:\n def __init__(self, i): self.i = i\n def active(self): return True\n"
+        " def ifconfig(self): return ('10.9.9.9' if self.i else '\x1b[2J',)\n"
+    )
+    desk.start()
+    said = desk.run("setup", "PORT")
+    assert "also has 10.9.9.9; --all-addresses" in said and "\x1b" not in said and r"\x1b[2J, which is none" in said
+    signed = lambda: ca.report((desk.keys / f"SSL_certificate{UID}.pem").read_bytes(), "device").names  # noqa: E731
+    assert "127.0.0.1" in signed() and "10.9.9.9" not in signed()
+    desk.run("setup", "PORT", "--all-addresses")
+    assert "127.0.0.1" in signed() and "10.9.9.9" in signed()
 
 
 def test_in_no_network_says_what_to_do(desk):

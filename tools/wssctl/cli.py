@@ -352,7 +352,8 @@ def key_commands(commands, keys, several):
 
     names = argparse.ArgumentParser(add_help=False, parents=[cable])
     names.add_argument("--name", action="append", default=[], help="its name, NAME.local is added; may be repeated")
-    names.add_argument("--ip", action="append", default=[], help="its address, beside those it has; may be repeated")
+    names.add_argument("--ip", action="append", default=[], help="its address (the one it says); may be repeated")
+    names.add_argument("--all-addresses", action="store_true", help="sign all addresses that the board says it has")
     names.add_argument("--wss-port", type=_port, metavar="N", help="where it listens (as before, else 8833)")
     names.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     names.add_argument("--yes", action="store_true", help="replace keys of another ROOT CA without asking")

@@ -280,6 +280,9 @@ def rotate(args) -> int:
             client.put(der(pem), f"SSL_certificate{board.uid}.der")
             client.put(authority.cert_pem, "ROOT_CA_cert.pem")
             fleet.restart(client)
+        with fleet.connect(board, fleet.credentials(ca_file=later[store.ca_cert]), wait=args.timeout * 2) as client:
+            if client.link.certificate != der(pem):
+                raise BoardError("It shows another certificate than the one it was sent; is its boot.py naming one?")
         _keep(fleet, board, pem)
         fleet.connect(board, fleet.credentials(ca_file=later[store.ca_cert]), wait=args.timeout * 2).close()
         return done(board, "has its new certificate, trusts the new ROOT CA alone")

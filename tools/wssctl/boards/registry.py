@@ -160,11 +160,14 @@ def check_name(name: str) -> str:
 
 
 def server_name(store: Store, board: Board) -> str | None:
-    """The name to expect in its certificate: its own, so that it may change its address; None if that is not in it."""
+    """The name to expect in its certificate: its own, so that it may change its address, and so that another board that
+    comes to have that address is not taken for it. Where its certificate lies here and has another name, that one."""
     path = store.folder / f"SSL_certificate{board.uid}.pem"
     if not board.uid or not path.exists():
-        return None
-    return board.name if board.name in ca.report(store.read(path), "device").names else None
+        return board.name
+    names = ca.report(store.read(path), "device").names
+    hosts = [n for n in names if "://" not in n and not re.fullmatch(r"[0-9.]+|[0-9a-f:]*:[0-9a-f:.]*", n)]
+    return board.name if board.name in names else hosts[0] if hosts else None
 
 
 def warn(board: Board) -> None:

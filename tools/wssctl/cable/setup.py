@@ -1,5 +1,6 @@
 """`wssctl setup`, `wssctl remove`, `wssctl enrol`: a board on a cable gets what it needs for wss, or loses it again."""
 
+import ipaddress
 import re
 import secrets
 import time
@@ -17,7 +18,7 @@ from ..keys import ask, ca, hosts, trustlist
 from ..keys import commands as keys
 from ..keys.remembered import remember, remembered
 from ..keys.store import Store, check_uid, write_files
-from ..text import say, steps
+from ..text import brief, say, steps
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
 from .port import NEW, UNFINISHED, Cable, refuse_network
@@ -70,7 +71,7 @@ def setup(args) -> int:
         if files or old:
             _install(board, files, old, about)
         # a board without the network module does not know its own, and one that is out of reach comes back
-        addresses = list(dict.fromkeys([*args.ip, *about["addresses"]])) or registry.addresses(known)
+        addresses = _addresses(args, about, registry.addresses(known))
         _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
         _send_trust(store, board, name)
         _configure(board, about, args, password, bool(files or old))
@@ -110,7 +111,7 @@ def enrol(args) -> int:
         names = args.name or ([known] if known else [f"board-{uid[-6:]}"])
         registry.refuse_taken(names[0], uid)
         args.wss_port = args.wss_port or registry.port(known)
-        addresses = list(dict.fromkeys([*args.ip, *about["addresses"], *registry.addresses(known)]))
+        addresses = _addresses(args, about, registry.addresses(known))
         authority = keys.load_authority(args, store)
         _confirm_foreign(args, board, about, authority)
         _enrol(args, store, board, authority, uid, names, addresses)
@@ -195,6 +196,23 @@ def _check_names(args) -> None:
     ca.device_names(args.name, args.ip)
     for name in args.name[:1] + [g.removeprefix("@") for g in getattr(args, "group", [])]:
         check_name(name)
+
+
+def _addresses(args, about: dict, before: list[str]) -> list[str]:
+    """Those that its certificate is for: what was given, else the one that it is connected to. A board can claim any,
+    and with a certificate for another's it could pass as that one."""
+    claimed = []
+    for text in map(str, about["addresses"]):
+        try:
+            claimed.append(str(ipaddress.ip_address(text)))
+        except ValueError:
+            say(f"NOTE: the board says that it has the address {brief(text)}, which is none")
+    chosen = list(args.ip) or claimed[:1] or before
+    if args.all_addresses:
+        return list(dict.fromkeys([*chosen, *claimed]))
+    if others := [address for address in claimed if address not in chosen]:
+        say(f"NOTE: the board says that it also has {', '.join(others)}; --all-addresses puts that in its certificate")
+    return chosen
 
 
 # What the board is
