@@ -354,6 +354,17 @@ def test_exports(site, room1, tmp_path):
     assert subprocess.run(
         ["openssl", "pkey", "-in", out / "me.pem", "-passin", "pass:another passphrase", "-noout"], capture_output=True
     ).returncode == 0  # fmt: skip
+    # what leaves this machine is under a passphrase of the same strength, whatever the key's own is here
+    (tmp_path / "weak").write_text("short\n")
+    for words in (("host", "export"), ("host", "export", "--p12"), ("ca", "export")):
+        said = site.run(*words, out / "weak.pem", "--new-passphrase-file", tmp_path / "weak", status=2)
+        assert "too few" in said and not (out / "weak.pem").exists()
+    host = next(site.keys.glob("HOST_key@*.pem"))
+    strong = host.read_bytes()
+    host.write_bytes(ca.encrypted_pem(ca.load_key(strong, PASSPHRASE, "HOST key"), "short"))
+    said = site.run("host", "export", out / "weak.pem", status=2, env={"WSSCTL_PASSPHRASE": "short"})
+    assert "too few" in said and not (out / "weak.pem").exists()
+    host.write_bytes(strong)
     env = {"WSSCTL_KEYS": str(tmp_path / "elsewhere")}
     site.run("ca", "export", out / "ca.pem", "--new-passphrase-file", tmp_path / "new")
     assert "Wrong passphrase" in site.run("ca", "import", out / "ca.pem", status=7, env=env)

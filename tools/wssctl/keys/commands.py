@@ -66,13 +66,23 @@ def ca_export(args) -> int:
     """Key (encrypted) and certificate in one PEM file, for another machine or a safe place."""
     store = Store(args.keys)
     authority = load_authority(args, store)  # who can't sign with it shall not carry it away
-    passphrase = ca_passphrase(args)
-    if args.new_passphrase_file:
-        passphrase = ask.new_secret("", args.new_passphrase_file, option="--new-passphrase-file")
+    passphrase = _for_export(args, ca_passphrase(args))
     data = authority.key_pem(passphrase) + store.read(store.ca_cert) + hosts.packed(store)
     write_files({Path(args.file): data}, args.force)
     print(f"Wrote {args.file}, the key in it encrypted. There: `wssctl ca import FILE`, then `wssctl host init`.")
     return 0
+
+
+def _for_export(args, passphrase: str) -> str:
+    """What a copy of a key is encrypted under: the new one if one is given, else the key's own; no weaker than any."""
+    if args.new_passphrase_file:
+        return ask.new_secret("The new passphrase", args.new_passphrase_file, option="--new-passphrase-file")
+    if len(passphrase) < ask.MIN_PASSPHRASE:
+        raise UsageError(
+            f"The key's own passphrase has {len(passphrase)} characters, too few for a copy that leaves this machine: "
+            "give one with --new-passphrase-file."
+        )
+    return passphrase
 
 
 def ca_import(args) -> int:
@@ -85,7 +95,7 @@ def ca_import(args) -> int:
         raise KeyFileError(f"{args.file} is no ROOT CA written by `wssctl ca export`.")
     authority = ca.Authority.load(mark + certs, key_pem, ca_passphrase(args))
     if args.new_passphrase_file:
-        key_pem = authority.key_pem(ask.new_secret("", args.new_passphrase_file, option="--new-passphrase-file"))
+        key_pem = authority.key_pem(_for_export(args, ""))
     store.write({store.ca_key: key_pem, store.ca_cert: mark + certs}, args.force)
     hosts.unpack(store, data)
     print(f"The ROOT CA is in {store.folder}; `wssctl host init` makes this machine's own key.")
@@ -106,7 +116,7 @@ def host_export(args) -> int:
     key = ca.load_key(store.read(key_path), passphrase, "HOST key")
     cert = ca.load_cert(store.read(cert_path), "HOST certificate")
     authorities = x509.load_pem_x509_certificates(store.read(store.find_ca_cert()))
-    new = ask.from_file(args.new_passphrase_file) if args.new_passphrase_file else passphrase
+    new = _for_export(args, passphrase)
     if args.p12:
         lock = serialization.BestAvailableEncryption(new.encode())
         data = pkcs12.serialize_key_and_certificates(cert_path.stem.encode(), key, cert, authorities, lock)
