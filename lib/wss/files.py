@@ -30,6 +30,7 @@ _PUT_BUFFER = const(3104)  # the rest of a frame of 4 KB, of which the terminal'
 _ENOENT = const(2)
 _EIO = const(5)
 _ENOMEM = const(12)
+_EISDIR = const(21)
 _EINVAL = const(22)
 _ENAMETOOLONG = const(36)
 _PART = ".part"  # beside the target, so that the rename stays in one file system
@@ -120,7 +121,7 @@ class Files:
                 self._left = size
             else:
                 if op == _GET and os.stat(name)[0] & 0x4000:
-                    raise OSError(_EINVAL)  # a directory
+                    raise OSError(_EISDIR)
                 self._buf = bytearray(_GET_BUFFER if port.memory_to_spare() else _GET_BUFFER_SMALL)
                 if op == _ABOUT:
                     from wss.about import document

@@ -122,6 +122,58 @@ def test_sync_sends_what_differs(sh, desk, tmp_path):
     assert (desk.directory / "main.py").read_text() == "print(2)\n" and (desk.directory / "boot.py").exists()
 
 
+def test_put_goes_where_it_says_also_beside_a_local_folder_of_that_name(sh, desk, tmp_path):
+    (tmp_path / "lib").mkdir()
+    for name in ("a.py", "b.py", "lib/c.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    (desk.directory / "lib").mkdir()
+    there = lambda: sorted(p.name for p in desk.directory.glob("*.py*") if p.name != "boot.py")  # noqa: E731
+    for words in ("put *.py lib", "put *.py lib/", "put a.py b.py :lib", "put a.py b.py :/lib/"):
+        said = sh(words)
+        assert "a.py -> " in said and there() == []
+        assert sorted(p.name for p in (desk.directory / "lib").iterdir()) == ["a.py", "b.py"]
+        for path in (desk.directory / "lib").iterdir():
+            path.unlink()
+    said = sh("put a.py b.pyy", code=1)
+    assert "is b.pyy a folder there?" in said and there() == [], "a typing error is no name"
+    sh("put a.py :b.pyy")
+    assert there() == ["b.pyy"]
+    assert "separated by '/': write lib/a.py" in sh("put a.py :lib\\\\a.py", code=2)
+    assert "does not exist" in sh("put a.py c.py lib", code=7), "nothing is sent"
+    assert not (desk.directory / "lib" / "a.py").exists()
+    done = desk.wssctl("put", "a.py", "lib\\a.py", cwd=tmp_path)
+    assert done.returncode == 2 and "write lib/a.py" in done.stderr, done
+
+
+def test_put_and_get_leave_a_running_program_alone(desk, tmp_path):
+    """As a watchdog needs it."""
+    main = "import time\nn = 0\nwhile True:\n time.sleep_ms(5)\n n += 1\n open('n', 'w').write(str(n))\n"
+    (desk.directory / "main.py").write_text(main)
+    (desk.directory / "lib").mkdir()
+    (tmp_path / "a.py").write_text("x = 1\n")
+    desk.board.restart()
+    desk.board.read_until(b"wss_repl: listening", 20)
+    beats = lambda: int((desk.directory / "n").read_text() or 0) if (desk.directory / "n").exists() else 0  # noqa: E731
+    for words in (
+        ("shell", "put a.py lib"), ("shell", "put a.py"), ("shell", "put a.py :b.py"), ("put", "a.py", "lib/"),
+        ("get", "a.py", "c.py"), ("shell", "get lib/a.py"),
+    ):  # fmt: skip
+        done = desk.wssctl(*words, cwd=tmp_path)
+        assert done.returncode == 0, done
+        before, deadline = beats(), time.monotonic() + 20
+        while beats() <= before:
+            assert time.monotonic() < deadline, f"{words} stopped the program"
+            time.sleep(0.01)
+
+
+def test_get_of_a_folder_is_a_sentence(desk, tmp_path):
+    (desk.directory / "lib").mkdir()
+    for words in (("get", "lib"), ("shell", "get lib")):
+        done = desk.wssctl(*words, cwd=tmp_path)
+        assert done.returncode == 1 and "it is a folder" in done.stderr, done
+        assert not (tmp_path / "lib").exists()
+
+
 def test_sync_goes_on_where_it_was_cut(sh, desk, tmp_path):
     src = tmp_path / "src"
     src.mkdir()
