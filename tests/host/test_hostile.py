@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import resource
+import select
 import shutil
 import socket
 import ssl
@@ -14,14 +15,17 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from desk import PASSWORD, WSSCTL, Desk
+from peers import Identity
 from targets import Unix
 from wssctl.errors import BoardError, WssctlError
 from wssctl.text import brief, shown
 from wssctl.wire.client import Client
-from wssctl.wire.link import Credentials
+from wssctl.wire.link import Credentials, _by_two_clocks
 from wssctl.wire.remote import component
 
 _MEMORY = 200 << 20  # bytes
@@ -235,9 +239,10 @@ def text(data: bytes) -> bytes:
 class Server:
     """Speaks TLS with a board's own key and certificate, then does what `behave(stream, upgrade)` does."""
 
-    def __init__(self, keys, behave):
+    def __init__(self, keys, behave, identity=None):
+        identity = identity or keys.device_as_host
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(keys.device_as_host.cert, keys.device_as_host.key)
+        self.context.load_cert_chain(identity.cert, identity.key)
         self.behave = behave
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = "wss://127.0.0.1:%d" % self.listener.getsockname()[1]
@@ -482,3 +487,97 @@ def test_every_wait_ends_and_memory_is_bounded(results, number):
     assert done.returncode == code and says in seen, seen[-3000:]
     assert "\x1b" not in seen and "\x07" not in seen and "Python" not in seen
     assert (words == CODE and behave is traceback) or done.stderr.count(b"\n") == 1
+
+
+# Another board where one is expected, and clocks
+
+
+@pytest.mark.parametrize("names", [["garden"], ["127-0-0-1"]])
+def test_a_board_known_by_name_is_checked_by_it_on_a_host_without_its_certificate(keys, desk, tmp_path, names):
+    """Another board of the same CA came to have the address, with a certificate for it."""
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    for name in ("ROOT_CA_cert.pem", "HOST_cert@726f6f74.pem", "HOST_key@726f6f74.pem"):
+        shutil.copy(keys.directory / name, folder)
+    other = keys.ca.device("240ac4ffffff", names=names, addresses=["127.0.0.1"])
+    key = serialization.load_der_private_key(other.key_der, None)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / "key.pem").write_bytes(pem)
+    (tmp_path / "cert.pem").write_bytes(other.cert_pem)
+    asked = []
+
+    def behave(stream, upgrade):
+        asked.append(upgrade)
+        login(stream, upgrade)
+
+    impostor = Identity(keys.ca_file, tmp_path / "cert.pem", tmp_path / "key.pem")
+    env = {"WSSCTL_KEYS": str(folder)}
+    with Server(keys, behave, impostor) as server:
+        address = server.url.removeprefix("wss://")
+        assert desk.run(*WSSCTL, "boards", "add", "kitchen", address, env=env).returncode == 0
+        done = desk.run(*WSSCTL, "exec", "kitchen", "print(1)", env=env)
+        assert done.returncode == 4 and "not for kitchen: it may be another board" in done.stderr, done
+        assert not asked, "it was told the password"
+    assert desk.run(*WSSCTL, "boards", "add", "kitchen", f"127.0.0.1:{desk.port}", env=env).returncode == 0
+    assert desk.run(*WSSCTL, "exec", "kitchen", "print(6*7)", env=env).stdout == "42\n"
+
+
+def test_a_board_whose_clock_is_ahead_is_told_as_that(keys, tmp_path):
+    shutil.copytree(keys.board, tmp_path / "board")
+    with Desk(keys, Unix("unix"), tmp_path / "board", env={"BOARD_CLOCK": str(6 * 365 * 86400)}) as desk:
+        done = desk.wssctl("exec", "print(1)")
+        assert done.returncode == 4 and "the board's clock is ahead" in done.stderr, done
+        assert "wssctl setup PORT" in done.stderr and "host init" not in done.stderr
+        assert f"{datetime.now(UTC):%Y-%m-%d}" in done.stderr
+
+
+def test_dates_are_compared_on_both_sides(keys):
+    """What a board's alert says of our certificate, beside its dates and this computer's clock."""
+
+    def why(alert, host):
+        return _by_two_clocks(alert, Credentials(host.ca, host.cert, host.key)) or ""
+
+    assert "the board's clock is behind" in why("CERTIFICATE_UNKNOWN", keys.host)
+    assert "the board's clock is ahead" in why("CERTIFICATE_EXPIRED", keys.host)
+    assert why("CERTIFICATE_EXPIRED", keys.expired) == "", "that it has expired is true"
+    assert "check that" in why("CERTIFICATE_UNKNOWN", keys.early), "it is this computer's clock"
+    assert why("UNKNOWN_CA", keys.host) == ""
+
+
+def test_a_board_with_too_little_heap_for_a_mount_is_told_before_anything_is_sent(keys, tmp_path):
+    shutil.copytree(keys.board, tmp_path / "board")
+    fill = "import gc\nballast = []\nwhile gc.mem_free() > 36000:\n ballast.append(bytearray(500))\n"
+    (tmp_path / "board" / "main.py").write_text(fill)
+    with Desk(keys, Unix("unix32"), tmp_path / "board") as desk:
+        done = desk.wssctl("mpremote", "resume", "mount", ".", "exec", "print(1)")
+        assert done.returncode == 1 and "too little memory to mount a folder" in done.stderr, done
+        assert done.stderr.count("\n") == 1
+        done = desk.wssctl("exec", "print('RemoteFS' in globals())")
+        assert done.stdout == "False\n", "and it is still there"
+
+
+def test_once_more_from_another_port_without_a_server_hello(keys, tmp_path, desk):
+    """A board whose TCP stack still knows the last connection from this port takes the new one and never answers."""
+    ports = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def forward():
+            first, (_, port) = listener.accept()  # which is never read
+            second, (_, other) = listener.accept()
+            ports.extend([port, other])
+            with first, second, socket.create_connection(("127.0.0.1", desk.port)) as board:
+                ends = {second: board, board: second}
+                while ends:
+                    for end in select.select(list(ends), [], [])[0]:
+                        with contextlib.suppress(OSError):
+                            if data := end.recv(65536):
+                                ends[end].sendall(data)
+                                continue
+                        return
+
+        threading.Thread(target=forward, daemon=True).start()
+        done = desk.run(*WSSCTL, "exec", "wss://127.0.0.1:%d" % listener.getsockname()[1], "print(6*7)")
+    assert (done.returncode, done.stdout) == (0, "42\n"), done
+    assert len(set(ports)) == 2

@@ -165,6 +165,15 @@ def test_packages_mount_edit_and_the_rest(desk, tmp_path):
     assert (done.returncode, done.stdout.strip()) == (0, "back"), done
 
 
+def test_a_file_left_open_on_a_mount_holds_what_was_written(desk, tmp_path):
+    code = "f = open('/remote/left','w'); f.write('x'*5000)"
+    for words in ((), ("resume",)):
+        wss, tty = both(desk, tmp_path, "left open", *words, "mount", ".", "exec", code)
+        for done in (wss, tty):
+            assert done.returncode == 0 and (done.folder / "left").read_text() == "x" * 5000
+            (done.folder / "left").unlink()
+
+
 def test_a_megabyte_there_and_back_and_the_speed_of_256_kb(desk, tmp_path):
     data = os.urandom(1_000_000)
     (tmp_path / "big").write_bytes(data)

@@ -6,6 +6,7 @@ Works on mpremote 1.25 and later; what a version has not is left as it is.
 
 import contextlib
 import os
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from ..errors import BoardError
 from ..text import shown
 from ..wire.remote import component
 
+# Bytes of heap that mpremote's mount (its fs_hook_code) needs on a board of 32 bits, and what MicroPython must leave to
+# Wi-Fi and TLS where its heap can grow into theirs (ESP32): a board without that is off the network until a reset.
+_MOUNT, _SYSTEM = 36 << 10, 48 << 10
+_HEAP = "import gc, micropython\ngc.collect()\nmicropython.mem_info()"
 _files: "weakref.WeakSet[Any]" = weakref.WeakSet()  # mpremote's servers of mounted folders
 _folder: list[Path] = []  # where a recursive copy from a board may write, while one is under way
 # What a board's answer that is none raises in mpremote's parsers
@@ -80,6 +85,14 @@ def guard(ours: type) -> None:
         _theirs(self, *words, **more)
         _files.add(self)
 
+    def mount(self, *words, _theirs=transport_serial.SerialTransport.mount_local, **more):
+        if is_ours(self.serial) and not _has_room(self.exec(_HEAP)):
+            raise error(
+                f"the board has too little memory to mount a folder, {_MOUNT >> 10} KB of heap in a session: `wssctl "
+                "shell BOARD sync FOLDER` copies what differs instead"
+            )
+        return _theirs(self, *words, **more)
+
     def printfile(data: bytes, _theirs=transport.stdout_write_bytes) -> None:
         _theirs(shown(data.decode("utf-8", "replace"), "\r\n\t").encode() if sys.stdout.isatty() else data)
 
@@ -88,7 +101,17 @@ def guard(ours: type) -> None:
     commands.do_filesystem_recursive_cp = copy
     commands.open = open_
     transport_serial.PyboardCommand.__init__ = begin
+    transport_serial.SerialTransport.mount_local = mount
     transport.stdout_write_bytes = printfile
+
+
+def _has_room(said: bytes) -> bool:
+    """Whether micropython.mem_info() (py/gc.c) tells of enough for a mount. What it says besides is for nobody."""
+    found = re.search(rb"total: (\d{1,12}), used: \d+, free: (\d{1,12})(?:, max new split: (\d{1,12}))?", said)
+    if not found:
+        return True
+    total, free, more = (int(n or 0) for n in found.groups())
+    return free >= _MOUNT or more - max(total, _MOUNT) >= _SYSTEM  # it grows by as much as it has, at least
 
 
 @contextlib.contextmanager

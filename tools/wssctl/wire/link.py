@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ from ..errors import (
     Unreachable,
     UsageError,
 )
+from ..keys.ca import report
 from ..text import brief
 
 WSS_PORT, WS_PORT = 8833, 8266
@@ -586,16 +588,20 @@ def _tls_problem(
         code = e.verify_code
         if code in (_HOST_MISMATCH, _IP_MISMATCH):
             text = (
-                f"The board's certificate is valid, but not for {name}; `wssctl setup PORT` on its cable, with --name "
-                "or --ip, adds that, or say with --server-name which name it has."
+                f"The board's certificate is valid, but not for {name}: it may be another board. `wssctl setup PORT` "
+                "on its cable, with --name or --ip, adds that, or say with --server-name which name it has."
             )
         elif code == _EXPIRED:
             text = (
-                f"The certificate of {target.host} (or the ROOT CA's) has expired; `wssctl keys status` "
-                "shows which, `wssctl setup PORT` on the board's cable renews its."
+                f"The certificate of {target.host} (or the ROOT CA's) has expired by this computer's clock "
+                f"({datetime.now(UTC):%Y-%m-%d}); if that is right, `wssctl keys status` shows which, and `wssctl "
+                "setup PORT` on the board's cable renews its."
             )
         elif code == _NOT_YET_VALID:
-            text = f"The certificate of {target.host} is not valid yet; check this computer's clock."
+            text = (
+                f"The certificate of {target.host} is not valid yet by this computer's clock "
+                f"({datetime.now(UTC):%Y-%m-%d}); check that."
+            )
         elif code == _PURPOSE:
             text = (
                 f"{target.host} shows a certificate that is not for devices (extended key usage serverAuth); "
@@ -616,7 +622,8 @@ def _tls_problem(
     if "ALERT" in reason:
         tail = reason.split("ALERT_", 1)[-1].removeprefix("SSLV3_").removeprefix("TLSV1_")
         if tail in _ALERTS:
-            return TrustError(f"The board refuses this HOST certificate: {_ALERTS[tail]}.")
+            why = _by_two_clocks(tail, credentials) or _ALERTS[tail]
+            return TrustError(f"The board refuses this HOST certificate: {why}.")
         if tail == "PROTOCOL_VERSION":
             return TrustError(f"{target.host} and this computer share no TLS version; 1.2 or later is needed.")
         if tail == "HANDSHAKE_FAILURE":
@@ -640,6 +647,33 @@ def _tls_problem(
             "lack its own (`wss_repl.status()` there tells), or speak plain WebREPL (ws:// typed out)."
         )
     return TrustError(f"TLS with {target.host} failed: {_reason(e)}.")
+
+
+def _by_two_clocks(alert: str, credentials: Credentials | None) -> str | None:
+    """Why a board finds our certificate out of date, by its dates and this computer's clock; None when that is what it
+    says."""
+    if alert not in ("CERTIFICATE_EXPIRED", "CERTIFICATE_UNKNOWN") or credentials is None:
+        return None
+    try:
+        ours = report(credentials.cert.read_bytes(), "host")
+    except (OSError, KeyFileError):
+        return None
+    now = datetime.now(UTC)
+    dates = f"it is valid from {ours.not_before:%Y-%m-%d} to {ours.not_after:%Y-%m-%d}"
+    here = f"this computer's clock shows {now:%Y-%m-%d}"
+    if alert == "CERTIFICATE_EXPIRED":
+        off = "ahead" if now < ours.not_after else ""
+    else:
+        off = "behind" if now >= ours.not_before else ""
+        if not off:
+            return f"{dates}, and {here}; check that"
+    if not off:
+        return None
+    there = "has expired" if off == "ahead" else "is not valid yet"
+    return (
+        f"to the board it {there}, but {dates}, and {here}. So the board's clock is {off}: `wssctl setup PORT` on its "
+        "cable sets it (if it is not this computer's that is wrong)"
+    )
 
 
 def _refused(response: Response, target: Target) -> ConnectionLost | SessionInUse:
