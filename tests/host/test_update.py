@@ -13,10 +13,15 @@ import shutil
 import pytest
 from desk import WSSCTL, Desk
 from targets import ROOT, Unix
-from wssctl.boards import modules
+from wssctl.boards import modules, update
+from wssctl.errors import BoardError
 
 NEW = "9.8.7"
 FROZEN, LIB = "frozen", "lib"
+GOOD = {
+    "home": "/", "path": ["", ".frozen"], "bundle": ".frozen", "base": ".frozen", "mpy": 6, "version": "0.1.0",
+    "block": 4096, "free": 100_000, "note": "", "trial": False, "starts": True,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -198,6 +203,16 @@ def test_no_update_where_nobody_would_start_the_server_or_over_plain_ws(keys, tm
         assert plain.returncode == 2 and "plain ws proves nobody" in plain.stderr
 
 
+def test_a_bundle_in_the_root_is_not_overwritten_by_what_should_stand_before_it(keys, tmp_path, newer):
+    with desk_of(keys, tmp_path / "board", LIB) as desk:
+        for path in sorted((desk.directory / "lib").iterdir()):
+            path.rename(desk.directory / path.name)
+        desk.board.restart()
+        desk.ready()
+        assert "lies in the root" in desk.update(newer(), status=1)
+        assert not (desk.directory / "wss_repl.py").exists() and desk.runs() == (version(),)
+
+
 def test_of_a_group_the_first_has_to_be_well_before_the_others(keys, tmp_path, newer):
     with contextlib.ExitStack() as stack:
         desks = [stack.enter_context(desk_of(keys, tmp_path / f"board{n}", FROZEN)) for n in range(3)]
@@ -213,3 +228,21 @@ def test_of_a_group_the_first_has_to_be_well_before_the_others(keys, tmp_path, n
         assert [desk.runs() for desk in desks[1:]] == [(".frozen", version())] * 2 and not desks[1].files()
         done = desks[0].run(*words, env=newer(), timeout=100)
         assert done.returncode == 0 and [desk.runs() for desk in desks] == [("/wss_a", NEW)] * 3, done
+
+
+@pytest.mark.parametrize(
+    "said",
+    [None, [], {}, {"version": 3}, GOOD | {"block": 0}, GOOD | {"path": None}, GOOD | {"trial": "no"}],
+)
+def test_a_board_that_does_not_say_what_it_has(said, monkeypatch):
+    monkeypatch.setattr(update, "ask", lambda *_: said)
+    with pytest.raises(BoardError, match="is that wss_repl"):
+        update.survey(None)
+
+
+@pytest.mark.parametrize("version", ["\x1b]0;x\x07", "\u00b2.1", "9" * 5000, "", "1.-2"])
+def test_a_version_may_be_anything(version, monkeypatch):
+    monkeypatch.setattr(update, "ask", lambda *_: GOOD | {"version": version})
+    survey = update.survey(None)
+    assert survey.version.isprintable() and isinstance(update.number(survey.version), tuple)
+    assert update.number("0.10.2") > update.number("0.9") > update.number("0.9-rc1")

@@ -21,7 +21,19 @@ from ..text import brief
 from ..wire.remote import Remote
 from . import modules
 from .dialler import Dialler
-from .update import LOADER_CODE, Survey, ask, number, place_loader, prove, restart, run, survey
+from .update import (
+    LOADER_CODE,
+    Survey,
+    ask,
+    number,
+    place_loader,
+    prove,
+    refuse_loader,
+    refuse_unstarted,
+    restart,
+    run,
+    survey,
+)
 
 _PIECE = 65536  # bytes that are compared at once, and sent again together: a multiple of a flash block
 # ESP-IDF, components/bootloader_support/include/esp_app_format.h (esp_chip_id_t)
@@ -145,8 +157,8 @@ def _partitions(args: argparse.Namespace, remote: Remote, board: Survey, image: 
         raise BoardError(f"The image has {len(image.data)} bytes, and {size} fit into its partition.")
     if board.trial:
         raise BoardError("Another update is on trial there; it is proved or taken back within minutes.")
-    if not board.starts and not args.force:
-        raise BoardError("Neither boot.py nor main.py there names wss_repl: who starts it? --force if something does.")
+    refuse_unstarted(args, board)
+    refuse_loader(board)
     if _older(image.version, old) and not args.force:
         raise BoardError(f"It runs {brief(old)}, which is newer than {image.version}; --force takes the older one.")
     return present, to, brief(old)

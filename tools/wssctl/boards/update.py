@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def survey(client: Client) -> Survey:
         kinds = {name: getattr(kind, "__origin__", kind) for name, kind in Survey.__annotations__.items()}
         if not all(isinstance(said[name], kind) for name, kind in kinds.items()) or said["block"] <= 0:
             raise TypeError
-        return Survey(**{name: said[name] for name in kinds})
+        return Survey(**{name: said[name] for name in kinds} | {"version": brief(said["version"])})
     except (KeyError, TypeError):
         raise BoardError("It does not say what it has in a form that is understood; is that wss_repl?") from None
 
@@ -177,8 +178,9 @@ def ask(remote: Remote, code: str, what: str, attempts: int = 3) -> Any:
 
 
 def number(version: str) -> tuple[int, ...]:
-    """For comparing: 0.10.2 is newer than 0.9."""
-    return tuple(int(part) if part.isdigit() else -1 for part in version.replace("-", ".").split("."))
+    """For comparing: 0.10.2 is newer than 0.9, and that than 0.9-rc1."""
+    parts = [int(part) if re.fullmatch("[0-9]{1,9}", part) else -1 for part in re.split("[.-]", version)[:6]]
+    return tuple(parts + [0] * (6 - len(parts)))
 
 
 def _refuse(args: argparse.Namespace, board: Survey, new: str) -> str | None:
@@ -193,18 +195,28 @@ def _refuse(args: argparse.Namespace, board: Survey, new: str) -> str | None:
                 f"Its bundle {board.version} is part of the firmware: `wssctl firmware` brings another, or --overlay "
                 f"puts {new} in front of it, in its file system."
             )
-    elif not board.bundle:
-        raise BoardError("Its bundle lies in the root, where nothing can stand in front of it: install it in lib.")
-    before = board.path[: board.path.index(board.bundle)] if board.bundle in board.path else []
-    if "" not in before and board.bundle not in slots(board):
-        raise BoardError(f"Its sys.path has {board.bundle} before the root, so nothing can stand in front of it.")
+    refuse_loader(board)
     if number(new) < number(board.version) and not args.force:
         raise BoardError(f"It has {board.version}, which is newer than {new}; --force takes the older one.")
+    refuse_unstarted(args, board)
+    return None
+
+
+def refuse_unstarted(args: argparse.Namespace, board: Survey) -> None:
     if not board.starts and not args.force:
         raise BoardError(
             "Neither boot.py nor main.py there names wss_repl: who starts it after a reset? --force if something does."
         )
-    return None
+
+
+def refuse_loader(board: Survey) -> None:
+    """Where the loader would not be found before the bundle, or would take its place."""
+    if not board.bundle:
+        raise BoardError("Its bundle lies in the root, where nothing can stand in front of it: install it in lib.")
+    before = board.path[: board.path.index(board.bundle)] if board.bundle in board.path else []
+    if "" not in before and board.bundle not in slots(board):
+        where = brief(board.bundle)
+        raise BoardError(f"Its sys.path has {where} before the root, so nothing can stand in front of it.")
 
 
 def slots(board: Survey) -> list[str]:
