@@ -149,7 +149,9 @@ def page(rows: list[Row], tests: list[str]) -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=False).stdout.strip()
 
-    commit = git("rev-parse", "--short=12", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
+    commit = git("rev-parse", "--short=12", "HEAD") + (
+        " with changes" if git("status", "--porcelain", "lib", "tests", "tools") else ""
+    )
     lines = [f"{time.strftime('%Y-%m-%d')}, commit {commit}, the board on the desk, built from each of these.", ""]
     lines += table(rows)
     reasons: Counter[str] = sum((row.skipped for row in rows), Counter())
