@@ -67,3 +67,16 @@ def test_a_failed_test_or_one_that_could_not_start_is_a_failure(tmp_path):
 def test_versions_are_in_their_order():
     rows = [matrix.Row(name, "") for name in ("1.29.0-preview", "1.3.0", "1.28.0")]
     assert [line.split()[1] for line in matrix.table(rows)[2::2]] == ["1.3.0", "1.28.0", "1.29.0-preview"]
+
+
+def test_nothing_to_run_on_is_a_failure_but_for_cis_short_cut(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(matrix, "OUT", tmp_path)
+
+    def unreachable(*_):
+        raise firmware.FirmwareError("MicroPython's source cannot be fetched")
+
+    monkeypatch.setattr(firmware, "source", unreachable)
+    monkeypatch.delenv("MPY_DIR", raising=False)
+    assert matrix.main([]) == 1
+    assert matrix.main(["--short"]) == 0
+    assert capsys.readouterr().err.count("cannot be fetched") == 2
