@@ -5,9 +5,11 @@ import ssl
 import threading
 import time
 
+import firmware
 import pytest
 from fair import Stopwatch
 from peers import CLOSE, REQUEST, TEXT, Ended, Peer, encode
+from port_target import is_port
 
 pytestmark = pytest.mark.needs("quick")
 
@@ -271,6 +273,8 @@ def test_start_without_any_password(target, provisioned):
 
 
 def test_nothing_listens_when_the_timer_is_none_of_the_boards(target, provisioned):
+    if not is_port(target.name) and firmware.version(firmware.source().path) < (1, 25):
+        pytest.skip("up to 1.24 an ESP32 looks at two bits of a timer's id: 99 is its timer 3")
     with target.board(provisioned, options=", timer=99", ready="ValueError: ") as board:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(board.address, 1)
