@@ -101,13 +101,20 @@ class Partition:
             machine.reset()
 
     def _image(self):
+        # The heap is smaller than an image
         with open(self._name, "rb") as f:
-            data = f.read()
-        at = 24
-        for _ in range(data[1]):
-            at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
-        at = (at // 16 + 1) * 16
-        return data[0] == 0xE9 and sha256(data[:at]).digest() == data[at : at + 32]
+            head = f.read(24)
+            at = 24
+            for _ in range(head[1]):
+                f.seek(at + 4)
+                at += 8 + int.from_bytes(f.read(4), "little")
+            left = (at // 16 + 1) * 16
+            h = sha256()
+            f.seek(0)
+            while left > 0 and (data := f.read(min(left, _BLOCK))):
+                h.update(data)
+                left -= len(data)
+            return head[0] == 0xE9 and h.digest() == f.read(32)
 
     def set_boot(self):
         if not self._image():

@@ -108,10 +108,21 @@ def test_an_image_that_is_refused(desk, data, says, status):
     assert sorted(p.name for p in desk.directory.glob("wss_*")) in ([], ["wss_time.txt"])
 
 
-def test_an_image_is_kept_after_a_login_and_the_next_takes_the_other_place(desk):
-    assert "v1.25.0 -> v1.26.0" in desk.firmware(NEW)
+@pytest.mark.parametrize("kind", ["unix", "unix32"])
+def test_an_image_is_kept_after_a_login_and_the_next_takes_the_other_place(keys, tmp_path, kind):
+    """At 32 bits with a heap of 160 KB, of which an image is a multiple."""
+    size = 300_000 if kind == "unix32" else 20_000
+    with esp32(keys, tmp_path / "board", kind) as desk:
+        for n in range(2):
+            file = desk.directory / f"flash_ota_{n}"
+            file.write_bytes(file.read_bytes().ljust(0x50000, b"\xff"))
+        kept_after_a_login(desk, image("v1.26.0", size=size))
+
+
+def kept_after_a_login(desk, new):
+    assert "v1.25.0 -> v1.26.0" in desk.firmware(new)
     assert desk.runs() == "v1.26.0" and desk.marks() == {"boot": "ota_1", "ota_0": "valid", "ota_1": "valid"}
-    assert (desk.directory / "flash_ota_1").read_bytes()[: len(NEW)] == NEW
+    assert (desk.directory / "flash_ota_1").read_bytes()[: len(new)] == new
     for _ in range(2):
         desk.board.restart()
         desk.ready()
