@@ -33,10 +33,11 @@ def after_output(mode, record):
 def after_input(mode, data):
     """(mode, what to type behind it) after data was typed in a mode that is not 0."""
     data = bytes(data)
-    if data == b"\x02" and mode & (_RAW | _RUN) == _RAW:  # it leaves; its session may end before the REPL says so
-        return 0, b""
-    if mode & _LEFT and len(data) <= 4 and data[-1:] == b"\x03":
-        return _RAW, b"\x02"
+    if len(data) <= 4:  # keys, not code
+        if mode & _LEFT and data[-1:] == b"\x03":
+            return mode, b"\x02"
+        if not mode & _RUN and (b"\x02" if mode & _RAW else b"\x03") in data:
+            return 0, b""  # the client leaves the mode itself, and may be gone before the REPL says so
     if b"\x01" in data:  # this client wants raw mode
         mode &= ~_LEFT
     return mode | _RUN if b"\x04" in data else mode, b""

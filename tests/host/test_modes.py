@@ -8,7 +8,7 @@ import time
 
 import pytest
 from desk import WSSCTL, Terminal
-from peers import PROMPT, Peer
+from peers import CLOSE, PROMPT, TEXT, Ended, Peer, encode
 
 RAW = b"raw REPL; CTRL-B to exit\r\n>"
 PASTE = b"paste mode; Ctrl-C to cancel, Ctrl-D to finish\r\n=== "
@@ -77,6 +77,19 @@ def test_a_client_that_was_not_lost_leaves_the_mode_itself(connect):
     assert peer.until(PROMPT) == b"1\r\n1\r\n>>> "
 
 
+@pytest.mark.parametrize("how", ["raw", "raw, a program has run", "paste"])
+def test_a_client_that_leaves_the_mode_and_is_gone_at_once(connect, how):
+    peer = connect().login()
+    for typed, answer in LEFT[how]:
+        peer.text(typed)
+        peer.until(answer)
+    peer.send(encode(TEXT, b"\x03" if how == "paste" else b"\r\x02") + encode(CLOSE, b"\x03\xe8"))
+    with pytest.raises(Ended):
+        peer.until(b"never")
+    peer = connect().login()
+    assert peer.command("6 * 7") == b"42\r\n"
+
+
 ASKS = {"friendly": [], "raw": LEFT["raw"], "paste": [(b"\x05", PASTE)]}
 
 
@@ -119,6 +132,22 @@ def test_a_program_that_reads_is_stopped(connect, how):
     peer.until(b"KeyboardInterrupt")
     peer.until(PROMPT)
     assert peer.command("print(6 * 7)") == b"42\r\n"
+
+
+def test_a_program_that_catches_the_first_ctrl_c(connect):
+    peer = connect().login()
+    peer.text("\x01")
+    peer.until(RAW)
+    peer.text("for i in range(2):\n try:\n  while True: pass\n except KeyboardInterrupt: print('caught', i)\n\x04")
+    peer.until(b"OK")
+    lose(peer)
+    peer = connect().login(path=b"/takeover")
+    for i in range(2):
+        peer.text("\x03")
+        peer.until(b"caught %d" % i)
+    peer.until(PROMPT)
+    peer.text("print(6 * 7)\r")
+    peer.until(b"print(6 * 7)\r\n42\r\n")
 
 
 def test_a_program_that_ended_while_nobody_looked(connect):
