@@ -4,11 +4,13 @@ import shutil
 
 import pytest
 from desk import PASSWORD, Desk
-from targets import Unix
+from site_of_boards import Site
+from targets import UID, Unix
 from wssctl.wire.client import Client
 from wssctl.wire.link import Credentials
 from wssctl.wire.remote import Remote
 
+HELLO = ("exec", "room1", "print(6*7)")
 TIMER = """\
 import machine
 timer = machine.Timer(1)
@@ -84,3 +86,23 @@ def test_programs_print_what_they_like(desk):
         for said in ("\x1e", "\x1e0123", "raw REPL; CTRL-B to exit\n>", ">>> ", "OK", "R\x01", "\x01", "a" * 5000):
             result = board.exec(f"print({said!r}, end='')")
             assert (result.output, result.error) == (said.replace("\n", "\r\n").encode(), ""), said
+
+
+def test_a_host_is_revoked_on_a_board_that_prints(tmp_path):
+    """The board's own word of whom it lets in is found among what is printed, too."""
+    site = Site(tmp_path, 64)
+    files, port = site.add("room1", UID)
+    board = site.boards["room1"]
+    try:
+        (files / "boot.py").write_text(f"import wss_repl\nwss_repl.start(port={port})\n" + TIMER.format(ms=5))
+        board.restart()
+        board.read_until(b"reading 21.5", 20)
+        eve, folder = site.other_host("eve")
+        assert site.run(*HELLO, env=eve).count("42") == 1
+        for _ in range(3):
+            site.run("host", "revoke", next(folder.glob("HOST_cert@*.pem")))
+            site.run(*HELLO, env=eve, status=4)
+            site.run("host", "revoke", next(folder.glob("HOST_cert@*.pem")), "--undo")
+            site.run(*HELLO, env=eve)
+    finally:
+        board.close()

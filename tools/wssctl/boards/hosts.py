@@ -9,6 +9,7 @@ from ..keys import ask, ca, hosts, trustlist
 from ..keys import commands as keys
 from ..keys.record import rows
 from ..keys.store import Store, host_id
+from ..text import shown
 from . import trust
 from .fleet import Fleet
 from .registry import Board
@@ -28,6 +29,7 @@ def list_(args: argparse.Namespace) -> int:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("host", "valid until", "state", "serial", "fingerprint"):
@@ -40,13 +42,13 @@ def list_(args: argparse.Namespace) -> int:
         pinned = [e["board"] for e in entries if e["verb"] == "pinned"]
         state += [f"pinned on {', '.join(pinned)}"] if pinned else []
         state += ["key is here"] if row["fingerprint"] in mine else []
-        table.add_row(
-            row["name"], row["not_after"][:10], ", ".join(state), row["serial"], row["fingerprint"][:16]
-        )
+        words = row["name"], row["not_after"][:10], ", ".join(state), row["serial"], row["fingerprint"][:16]
+        table.add_row(*(Text(shown(word)) for word in words))
     known = {n for row in found for n in (row["fingerprint"], row["serial"])}
     for e in listed:
         if e["verb"] == "revoked" and e["number"] not in known:
-            table.add_row(e["words"], "?", "REVOKED", "" if len(e["number"]) == 64 else e["number"], e["number"][:16])
+            serial = "" if len(e["number"]) == 64 else e["number"]
+            table.add_row(Text(shown(e["words"])), "?", "REVOKED", serial, e["number"][:16])
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     return 0
 

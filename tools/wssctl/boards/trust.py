@@ -15,6 +15,7 @@ from ..keys.record import Record, now
 from ..keys.store import Store
 from ..keys.trustlist import List
 from ..wire.client import Client
+from ..wire.remote import Remote
 from .registry import Board
 
 FILE = "wss_trust.txt"  # in the root of a board
@@ -23,7 +24,7 @@ KIND = "trust"  # in the tables of what boards hold and want
 # An older wss_repl has no place(): it looks in the folder in which it was started, which is the root but for programs
 # that go elsewhere first. Whether the board found the list, it says itself.
 _PLACE = "from wss import trust\np = getattr(trust, 'place', lambda: '/wss_trust.txt')()\n"
-_ASK = "for s, f in {who!r}:\n print(trust.listed(s, f, {name}))\n"
+_ASK = "'\\n'.join(str(trust.listed(s, f, {name})) for s, f in {who!r})"
 _RENAME = "from wss.files import replace\nreplace(p + '.new', p)\n"
 
 
@@ -65,10 +66,8 @@ def settle(
     pin_too: a certificate to be pinned wherever somebody is. Raises BoardError when the board does not take the list
     (its old one is in force then), UsageError when this host would lock itself out.
     """
-    place = client.exec(_PLACE + "print(p, end='')")
-    if place.error:
-        raise BoardError(f"{board.name} does not say where its trust list is ({_last(place.error)}).")
-    name = place.output.decode("utf-8", "replace")
+    remote = Remote(client)
+    name = remote.ask("p", "say where its trust list is", _PLACE)
     before = _read(client, name)
     theirs = trustlist.parse(before) if before else {}
     merged = plan(store.record, board.name, theirs, me, pin_too)
@@ -80,8 +79,10 @@ def settle(
     who = [me, *(known(store, e.number) for e in different[:16])]
     client.put(text, name + ".new")
     _expect(client, merged, who, "p + '.new'", board)
-    if (renamed := client.exec(_PLACE + _RENAME)).error:
-        raise BoardError(f"{board.name} cannot replace its list ({_last(renamed.error)}); the old one is in force.")
+    try:
+        remote.run(_PLACE + _RENAME, "replace its trust list")
+    except BoardError as e:
+        raise BoardError(f"{str(e).rstrip('.')}; the old one is in force.") from None
     try:
         _expect(client, merged, who, "None", board)
         proved = login()
@@ -121,18 +122,18 @@ def _read(client: Client, name: str) -> bytes | None:
 def _expect(client: Client, merged: List, who: list[Who], name: str, board: Board) -> None:
     """The board's own answer about each certificate has to be ours."""
     code = _ASK.format(who=[(w.serial, w.fingerprint) for w in who], name=name)
-    done = client.exec(_PLACE + code)
-    if done.error:
-        raise BoardError(f"{board.name} does not take the list ({_last(done.error)}); the old one is in force.")
-    wanted = [str(trustlist.verdict(merged, w.serial, w.fingerprint)) for w in who]
-    if done.output.decode("ascii", "replace").split("\r\n")[:-1] != wanted:
+    try:
+        said = Remote(client).ask(code, "take the trust list", _PLACE)
+    except BoardError as e:
+        raise BoardError(f"{str(e).rstrip('.')}; the old one is in force.") from None
+    if said.splitlines() != [str(trustlist.verdict(merged, w.serial, w.fingerprint)) for w in who]:
         raise BoardError(f"{board.name} reads the list in another way than it was meant; the old one is in force.")
 
 
 def _put_back(client: Client, name: str, before: bytes | None, board: Board) -> None:
     try:
         if before is None:
-            client.exec(f"import os\nos.remove({name!r})")
+            Remote(client).remove(name)
         else:
             client.put(before, name)
     except (Unreachable, ConnectionLost, LoginError, TrustError, BoardError) as e:
@@ -140,7 +141,3 @@ def _put_back(client: Client, name: str, before: bytes | None, board: Board) -> 
             f"{board.name} did not let this host in under the new list, and the old one could not be put back ({e}) "
             "`wssctl setup` on its cable mends it."
         ) from None
-
-
-def _last(error: str) -> str:
-    return error.strip().splitlines()[-1][:120]

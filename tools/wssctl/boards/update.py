@@ -25,7 +25,7 @@ from ..errors import (
     Unreachable,
     UsageError,
 )
-from ..text import brief
+from ..text import brief, shown
 from ..wire.client import Client
 from ..wire.remote import Remote
 from . import modules
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace, work: Callable[[Dialler], str], what: str) -> 
     if boards is not None:
         return on_each(args, boards, one, Engine(canary=True))
     outcome = Outcome(args.url, 0, one(Dialler(args)))
-    print(outcome.as_json() if args.json else f"{args.url}: {outcome.words}")
+    print(outcome.as_json() if args.json else f"{args.url}: {shown(outcome.words)}")
     return 0
 
 

@@ -21,6 +21,7 @@ from ..keys.store import Store, check_uid, write_files
 from ..text import brief, say, steps
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
+from ..wire.remote import Remote
 from .port import NEW, UNFINISHED, Cable, refuse_network
 
 _REMOVE_FOLDERS = """
@@ -528,9 +529,7 @@ def _login(args, store: Store, entry: Board, passphrase: str, password: str) -> 
             with Client.connect(
                 target, Credentials(store.find_ca_cert(), cert, key, answer), password, timeout=args.timeout
             ) as client:
-                result = client.exec("print(6*7)")
-                if result.output.strip() != b"42":
-                    raise BoardError(f"The board answers strangely over wss ({result.output!r}).")
+                Remote(client).cwd()  # code runs there, and answers
                 say(f"{client.tls_line}")
                 return
         except (Unreachable, ConnectionLost, HandshakeCut):  # it is booting

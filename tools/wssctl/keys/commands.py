@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import KeyFileError, UsageError
+from ..text import shown
 from . import ask, ca, hosts
 from .store import Store, check_uid, host_id, user_name, write_files
 
@@ -57,7 +58,7 @@ def board_init(args) -> int:
 
 def _say_names(args, cert_pem: bytes) -> None:
     report = ca.report(cert_pem, "device")
-    print(f"Valid until {report.not_after:%Y-%m-%d} for {', '.join(n for n in report.names if '://' not in n)}.")
+    print(f"Valid until {report.not_after:%Y-%m-%d} for {shown(', '.join(n for n in report.names if '://' not in n))}.")
     if not args.name and not args.ip:
         print("Without --name or --ip it is valid for these names only; add those you will type.")
 
@@ -263,9 +264,9 @@ def _show(name: str, data: bytes, role: str, ca_pem: bytes | None) -> bool:
         if days < EXPIRY_WARNING_DAYS:
             state += ": renew it soon"
     print(f"{name}: {state}")
-    print(f"  {report.subject}  serial {report.serial}")
+    print(f"  {shown(report.subject)}  serial {report.serial}")
     if role == "device" and report.names:
-        print(f"  for {', '.join(report.names)}")
+        print(f"  for {shown(', '.join(report.names))}")
     if report.signed_by_ca is False:
         print("  NOT SIGNED by this ROOT CA")
         ok = False

@@ -172,14 +172,18 @@ class Remote:
                 return match
         raise BoardError(f"The board cannot {what}: its answer is none ({brief(words)}).")
 
+    def ask(self, expression: str, what: str, before: str = "") -> str:
+        """The value of an expression that is a str, after the statements `before`. It changes nothing: it may be asked
+        for more than once."""
+        code = f"{before}\n_wssctl_say(_wssctl_hex({expression}))"
+        return _text(self._read(code, what, "((?:[0-9a-f]{2})+|-)")[1].strip("-"))
+
     def cwd(self) -> str:
-        code = "import os\n_wssctl_say(_wssctl_hex(os.getcwd()))"
-        return _text(self._read(code, "say where it is", "((?:[0-9a-f]{2})+)")[1])
+        return self.ask("os.getcwd()", "say where it is", "import os")
 
     def system(self) -> str:
         """What it runs, and on what."""
-        code = "import sys\n_wssctl_say(_wssctl_hex(sys.version+'; '+sys.implementation._machine))"
-        return _text(self._read(code, "say what it is", "((?:[0-9a-f]{2})+)")[1])
+        return self.ask("sys.version+'; '+sys.implementation._machine", "say what it is", "import sys")
 
     def chdir(self, path: str) -> str:
         self.run(f"import os;os.chdir({path!r})", f"go to {path}")
