@@ -1,6 +1,7 @@
 """`wssctl shell`: one board's files, and many boards at once."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -261,6 +262,18 @@ def test_many_boards(keys, desk, tmp_path):
         assert done.returncode == 1 and done.stdout.count("failed (1)") == 2
         assert desk.run(*WSSCTL, "shell", "@nobody", "ls").returncode == 2
         assert desk.run(*WSSCTL, "shell", "@home").returncode == 2
+        # The plain commands take several boards, too
+        done = desk.run(*WSSCTL, "exec", "@all", "print(6*7)", "--json")
+        rows = {row["board"]: row for row in map(json.loads, done.stdout.splitlines())}
+        assert done.returncode == 3 and not rows["away"]["ok"] and rows["away"]["code"] == 3
+        assert rows["kitchen"]["output"] == rows["garden"]["output"] == "42"
+        assert desk.run(*WSSCTL, "put", "@home", "hello.py", ":sub.py", cwd=tmp_path).returncode == 0
+        (tmp_path / "down").mkdir()
+        done = desk.run(*WSSCTL, "get", "@home", "sub.py", "boot.py", "down", cwd=tmp_path)
+        assert done.returncode == 0, done
+        assert (tmp_path / "down/garden/sub.py").read_bytes() == (tmp_path / "hello.py").read_bytes()
+        assert (tmp_path / "down/kitchen/boot.py").read_text() != (tmp_path / "down/garden/boot.py").read_text()
+        assert "FOLDER/BOARD/NAME" in desk.run(*WSSCTL, "get", "@home", "boot.py", "nowhere", cwd=tmp_path).stderr
 
 
 def test_unplugged_in_a_get(keys, tmp_path):

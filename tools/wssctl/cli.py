@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser(
         "exec",
-        parents=[remote],
+        parents=[remote, several],
         help="run code on a board",
         description=(
             "Runs code: its output on stdout, a traceback on stderr, exit code 1 if it raised. "
@@ -134,18 +134,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser(
         "put",
-        parents=[remote],
+        parents=[remote, several],
         help="copy files to a board",
-        usage=("wssctl put BOARD LOCAL [REMOTE]\n       wssctl put BOARD LOCAL... FOLDER/"),
+        usage=("wssctl put BOARD LOCAL [REMOTE]\n       wssctl put BOARD LOCAL... FOLDER/\n       BOARD: @group too"),
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="local files, then a name or folder on the board")
     p.set_defaults(call=_lazy("tools.transfer", "put"))
 
     p = commands.add_parser(
         "get",
-        parents=[remote],
+        parents=[remote, several],
         help="copy files from a board",
-        usage=("wssctl get BOARD REMOTE [LOCAL]\n       wssctl get BOARD REMOTE... FOLDER"),
+        usage="wssctl get BOARD REMOTE [LOCAL]\n       wssctl get BOARD REMOTE... FOLDER\n       BOARD: @group too",
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="files on the board, then a local name, folder or '-'")
     p.set_defaults(call=_lazy("tools.transfer", "get"))

@@ -4,13 +4,17 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..boards.dialler import connect
+from ..boards.dialler import Dialler, connect
+from ..boards.engine import Engine, Outcome
+from ..boards.many import named, on_each
+from ..boards.registry import Board
 from ..errors import KeyFileError, UsageError
 from ..text import say, shown
 from ..wire.client import Client
+from ..wire.remote import component
 
 # Below this a transfer is over before a bar is seen.
 _BAR_FROM = 64 * 1024
@@ -20,8 +24,18 @@ def exec_(args) -> int:
     if (args.code is None) == (args.file is None):
         raise UsageError("Give either CODE or --file FILE ('-' is standard input).")
     code = args.code if args.file is None else read_program(args.file)
+    boards = named(args)
+    if boards is not None:
+        return on_each(args, boards, lambda dial: _exec_one(dial, code), Engine())
     with connect(args) as board:
         return run(board, code)
+
+
+def _exec_one(dial: Dialler, code: str | bytes) -> Outcome:
+    with dial() as board:
+        result = board.exec(code)
+    out = result.output.decode("utf-8", "replace").replace("\r\n", "\n")
+    return Outcome("", 1 if result.error else 0, (out + result.error).rstrip("\n"))
 
 
 def read_program(file: str) -> bytes:
@@ -51,6 +65,9 @@ def put(args) -> int:
     must_be_files([local for local, _ in jobs])
     for _, name in jobs:
         board_name(name)
+    boards = named(args)
+    if boards is not None:
+        return on_each(args, boards, lambda dial: _put_one(dial, jobs), Engine())
     with connect(args) as board:
         for local, name in jobs:
             try:
@@ -60,6 +77,18 @@ def put(args) -> int:
                 raise KeyFileError(f"Cannot read {local} ({e.strerror}).") from None
             say(f"{local} -> {name}, {size} bytes")
     return 0
+
+
+def _put_one(dial: Dialler, jobs: list[tuple[Path, str]]) -> str:
+    said = []
+    with dial() as board:
+        for local, name in jobs:
+            try:
+                with local.open("rb") as f:
+                    said.append(f"{name}, {board.put(f, name)} bytes")
+            except OSError as e:
+                raise KeyFileError(f"Cannot read {local} ({e.strerror}).") from None
+    return "\n".join(said)
 
 
 def must_be_files(paths: list[Path]) -> None:
@@ -78,6 +107,9 @@ def board_name(name: str) -> str:
 
 
 def get(args) -> int:
+    boards = named(args)
+    if boards is not None:
+        return _get_many(args, boards)
     jobs = pair(args.paths, to_board=False)
     with connect(args) as board:
         for name, local in jobs:
@@ -95,6 +127,30 @@ def get(args) -> int:
                     size = f.tell()
             say(f"{name} -> {local}, {size} bytes")
     return 0
+
+
+def _get_many(args, boards: Sequence[Board]) -> int:
+    """Each board's files into a folder of its name, below the one that is named last."""
+    *names, folder = args.paths
+    if not names or not Path(folder).is_dir():
+        raise UsageError("Of several boards, files go to FOLDER/BOARD/NAME: name files, then a folder that is there.")
+    names = [_bare(n) for n in names]
+    for name in names:
+        _base(name, False)
+
+    def work(dial: Dialler) -> str:
+        said = []
+        place = Path(folder) / component(dial.board.name if dial.board else dial.target.host)
+        place.mkdir(exist_ok=True)
+        with dial() as board:
+            for name in names:
+                local = place / component(_base(name, False))
+                with replacing(local, place) as f:
+                    board.get(name, f)
+                    said.append(f"{name} -> {local}, {f.tell()} bytes")
+        return "\n".join(said)
+
+    return on_each(args, boards, work, Engine())
 
 
 def pair(paths: list[str], to_board: bool) -> list[tuple[str, str]]:
