@@ -92,8 +92,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         if log:
             _server.log = log
             log.attach()
-        _server.timer = timer
-        _server.set_period()
+        _server.start_timer(timer)
         gc.collect()
     finally:
         gc.threshold(threshold)
@@ -102,9 +101,14 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     _began = _time(), _port.ticks_ms()
     scheme = "wss" if ssl else "ws"
     _url = [("%s://[%s]:%d" if ":" in a else "%s://%s:%d") % (scheme, a, number) for a in _port.addresses(host)]
-    print("wss_repl: listening on", ", ".join(_url))
+    print("wss_repl: listening on", ", ".join(_url) + (" with " + _timer() if timer else ""))
     for lack in lacks:
         print("wss_repl: warning:", lack)
+
+
+def _timer():
+    timer = _server and _server.timer
+    return timer and repr(timer).split(",")[0].rstrip(")") + ")"
 
 
 def start_foreground(port=None, password=None, **options):
@@ -137,7 +141,8 @@ def poll():
 def status():
     """What is going on, as a dict: listening (URLs), client (address or None), pending (connections before login),
     refused ({cause: count}), last_refusal, lacks (what the board's own certificate should have), version (of this
-    bundle), update (why the latest update was taken back, "" when none was)."""
+    bundle), timer (which machine.Timer is in use, or None), update (why the latest update was taken back, "" when
+    none was)."""
     server = _server
     session = server and server.session
     return {
@@ -148,6 +153,7 @@ def status():
         "last_refusal": server and server.last_refusal,
         "lacks": _lacks,
         "version": VERSION,
+        "timer": _timer(),
         "update": _port.update_note,
     }
 

@@ -128,11 +128,11 @@ class Decoder:
             self._key = self._key[n:] + self._key[:n]
 
 
-def closing(code, received=None):
-    """A CLOSE frame with code, or the answer to one with the payload received (RFC 6455 sections 5.5.1 and 7.4)."""
+def closing(code, received=None, reason=""):
+    """A CLOSE frame with code and reason, or the answer to one whose payload was received (RFC 6455, 5.5.1 and 7.4)."""
     if received is not None:
         n = len(received)
         code = received[0] << 8 | received[1] if n > 1 else 1002 if n else 0
         if n > 1 and not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             code = 1002
-    return frame(_CLOSE, bytes((code >> 8, code & 255)) if code else b"")
+    return frame(_CLOSE, bytes((code >> 8, code & 255)) + reason.encode() if code else b"")

@@ -240,6 +240,8 @@ except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no me
     exec(_LOOK)
 
 
+TIMER_MS = const(20)  # the period of our timer
+
 # The unused timer that was found. It is kept because it could not be found again: a timer that has been stopped still
 # prints its last period (ports/esp32/machine_timer.c).
 _timer = None
@@ -261,7 +263,8 @@ def timer(which=None):
     if which is not None:
         return Timer(which) if isinstance(which, int) else which
     global _timer
-    if not _timer:
+    if not (_timer and is_ours(_timer)):
+        _timer = None
         # Each virtual timer is a new object. ESP32 up to 1.24 looks at two bits of the id: there -1 is the timer 3.
         for i in (-1, 3, 2, 1, 0):
             try:
@@ -272,6 +275,11 @@ def timer(which=None):
             except (ValueError, OSError):
                 pass
     return _timer
+
+
+def is_ours(timer):
+    """False when timer shows that a program has set it since we did."""
+    return "period=%d)" % TIMER_MS in repr(timer)
 
 
 # Whether bytecode without a jump is done before another thread runs (py/vm.c). RP2 has no global lock.

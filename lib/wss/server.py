@@ -13,9 +13,9 @@ _BACKLOG = const(4)
 
 _CALLS = const(24)  # nested calls in a step: 18 of ours, and some for mbedTLS, which does not check the stack's end
 
-_PERIOD = const(20)  # ms between steps that the timer makes
-_PERIOD_IDLE = const(100)  # the same when nobody is connected, or nothing comes in
+_PERIOD_IDLE = const(100)  # ms between steps that the timer makes when nobody is connected, or nothing comes in
 _IDLE_MS = const(2000)  # after this time without input
+_LOST_MS = const(2000)  # the timer is somebody else's when it has made no step for this long, and others have
 
 
 def _check_stack(calls):
@@ -48,7 +48,9 @@ class Server:
         self.log = None  # a wss.log.Log
         self.mode = 0  # in which the REPL is, see modes.py
         self.last_input = 0  # ticks when something last came in
-        self._period = 0
+        self._cause = None  # what called step(): the timer, a socket, or None
+        self._last_tick = 0
+        self._last_step = 0
         self.callback = self.step  # this bound method is made once, because callbacks must not allocate
         try:
             found = socket.getaddrinfo(host, number)[0]
@@ -75,15 +77,26 @@ class Server:
         except (KeyError, OSError):
             pass
 
-    def set_period(self):
-        """Set how often the timer makes a step. It does so where no socket callback can: while a program computes."""
-        timer = self.timer
+    def start_timer(self, timer):
+        """Let timer (a machine.Timer or None) make steps where no socket callback can: while a program computes.
+
+        It is set once and never again. A program may take it for itself, and then keeps it. And ESP32 1.26 to 1.28 can
+        do that only 255 times (micropython#19162).
+        """
+        self.timer = timer
         if timer:
-            idle = port.ticks_diff(port.ticks_ms(), self.last_input) > _IDLE_MS
-            period = _PERIOD_IDLE if port.has_socket_callback and idle or not self.sessions else _PERIOD
-            if period != self._period:
-                self._period = period
-                timer.init(period=period, mode=timer.PERIODIC, callback=self.callback)
+            self._last_tick = port.ticks_ms()
+            timer.init(period=port.TIMER_MS, mode=timer.PERIODIC, callback=self.callback)
+
+    def _timer_has_work(self, now):
+        # Whether a step that the timer makes is due; the others note when the timer makes none any more.
+        if self._cause is not self.timer:
+            if port.ticks_diff(now, self._last_tick) > _LOST_MS and not port.is_ours(self.timer):
+                self.start_timer(port.timer())  # a program has taken it
+            return True
+        self._last_tick = now
+        idle = port.has_socket_callback and port.ticks_diff(now, self.last_input) > _IDLE_MS or not self.sessions
+        return not idle or port.ticks_diff(now, self._last_step) >= _PERIOD_IDLE
 
     def count_refusal(self, cause):
         """Count a refusal for status()."""
@@ -94,8 +107,9 @@ class Server:
         except MemoryError:
             pass
 
-    def step(self, _=None):
+    def step(self, cause=None):
         """Do what can be done without waiting. Called by socket callbacks, the timer, the terminal and poll()."""
+        self._cause = cause
         guard = self.guard
         before = guard.owner
         try:
@@ -135,6 +149,9 @@ class Server:
         except RuntimeError:
             return  # a program is deep in its calls: an exception in the middle of a step would lose what it has read
         now = port.ticks_ms()
+        if self.timer and not self._timer_has_work(now):
+            return
+        self._last_step = now
         if not self._poll:
             poll = select.poll()
             poll.register(self.sock, select.POLLIN)
@@ -152,7 +169,6 @@ class Server:
                         self._stop_waiting(sock)
         for s in list(self.sessions) if len(self.sessions) > 1 else self.sessions:
             s.step(now)
-        self.set_period()
 
     def _accept(self, now):
         gc.collect()  # before some KB are allocated in pieces of 1 KB: see wss_repl.start()
@@ -204,9 +220,10 @@ class Server:
     def stop(self):
         """Close everything."""
         entered = self.guard.enter(True)  # no step may come in between
-        if self.timer:
-            self.timer.deinit()
-            self.timer = None
+        timer = self.timer
+        if timer and port.is_ours(timer):
+            timer.deinit()
+        self.timer = None
         self.sock.close()
         for s in list(self.sessions):
             self.end(s, "closed")

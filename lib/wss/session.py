@@ -141,7 +141,7 @@ class Session:
 
             self.close(refusal(code, cause))
         else:
-            self.close(closing(code))
+            self.close(closing(code, reason=cause))
 
     def _start_tls(self):
         # wrap_socket() leaves the handshake to the reads.

@@ -319,7 +319,10 @@ class Terminal(IOBase):
 
     def _rush(self):
         # What ends a line is sent at once, unless it's one of many: then the timer's next tick takes them along.
-        self._writes = self._writes + 1 if self._server.timer else 0
+        timer = self._server.timer
+        self._writes = self._writes + 1 if timer else 0
+        if self._writes == _RUSH + 1 and not port.is_ours(timer):
+            self._writes = 0  # a program has taken the timer: no tick will come
         if not self._open and self._writes <= _RUSH and self._session:
             try:
                 self._session.sender.send()

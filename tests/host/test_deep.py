@@ -91,5 +91,5 @@ def test_a_session_whose_terminal_a_program_takes_away_ends(connect):
     peer.text("import os; _ = os.dupterm(None)\r")
     while (frame := peer.frame())[0] != CLOSE:
         pass
-    assert frame[1] == b"\x03\xf3"
+    assert frame[1] == b"\x03\xf3no terminal"
     assert connect().login().command("1+1") == b"2\r\n"

@@ -187,7 +187,7 @@ def test_frames_that_break_the_protocol(nobody_got_in, connect, when, data, code
         op, payload = peer.frame()
         if op == CLOSE:
             break
-    assert int.from_bytes(payload, "big") == code
+    assert int.from_bytes(payload[:2], "big") == code
     with pytest.raises(Ended):
         peer.frame()
 
