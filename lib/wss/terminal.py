@@ -304,7 +304,7 @@ class Terminal(IOBase):
                     aside = self._aside  # no jump up to the next line: a callback there would add to it
                     self._aside = b""
                     self._write(aside)
-                self._writing = _KEPT
+                    self._writing = _NEW
                 self._write(data)
                 self._rush()
             finally:
@@ -345,14 +345,18 @@ class Terminal(IOBase):
         at = len(self._out)
         end = n == 2 and data == b"\r\n"
         if n == 4 or n > _SMALL or at > _OUT_MAX - _HEAD - _SMALL or not end and b"\n" in data:
+            self._writing = _KEPT
             self._write_any(data, n)
         elif end:
             self._line_end(data)
+            self._writing = _KEPT  # no jump since it was stored
         elif self._open and n + at - self._open <= _SMALL:
             self._out[self._open - 1] = n + at - self._open
             self._out.extend(data)
+            self._writing = _KEPT
         elif n:
             self._text(data)
+            self._writing = _KEPT
 
     def _write_any(self, data, n):
         self._at = 0
