@@ -3,10 +3,10 @@
 Rooms, by what they know; each imports only from those below it (tests/host/test_layout.py):
 
     cli.py      parses the command line and calls one function
-    tools/      what people use: shell, terminal, bridge, transfer, mpremote
+    tools/      what people use: shell, terminal, bridge, transfer, mpremote, keep
     cable/      a board on a serial port: its modules, its setup
     boards/     the boards one has: registry, trust, work on many
-    wire/       one connection: link (TLS, WebSocket), client (login, REPL), remote (files)
+    wire/       one connection: link (TLS, WebSocket), client (login, REPL), kept, remote (files)
     onboard/    MicroPython that is sent to boards
     keys/       ROOT CA, key files, secrets
     errors.py   what can go wrong, and its exit code

@@ -103,6 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
     remote.add_argument("--server-name", metavar="NAME", help="the name to expect in the board's certificate")
     remote.add_argument("--host-id", metavar="ID", help="use HOST_cert@ID.pem in place of your own")
     remote.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for answers (10)")
+    remote.add_argument(
+        "--keep", metavar="TIME", help="keep the connection for later commands: 5m after the last one; 0 goes without"
+    )
 
     several = argparse.ArgumentParser(add_help=False)
     several.add_argument("-j", "--jobs", type=_count, metavar="N", help="boards at work at a time, of several (32)")
@@ -164,6 +167,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as after `mpremote connect PORT`")
     p.set_defaults(call=_lazy("tools.mpremote", "main"))
     tool_commands(commands, remote, several)
+    p = commands.add_parser(
+        "keep",
+        parents=[keys],
+        help="connections kept for later commands: list, always keep, stop",
+        usage="wssctl keep [TIME|stop [BOARD]]",
+        description=(
+            "Lists the connections that are kept. With TIME (5m, 0 for no more) every command keeps its connection "
+            "from now on, to BOARD or to all; `stop` ends those that are kept."
+        ),
+    )
+    p.add_argument("what", nargs="?", metavar="TIME", help="90s, 5m, 2h, 0; or `stop`")
+    p.add_argument("board", nargs="?", metavar="BOARD", help="as for other commands; all for none")
+    p.set_defaults(call=_lazy("tools.keep", "keep"))
 
     cable, over, boards = key_commands(commands, keys, several)
     make = argparse.ArgumentParser(add_help=False, parents=[keys])

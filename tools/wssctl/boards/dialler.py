@@ -2,16 +2,17 @@
 
 import argparse
 import copy
+import os
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..keys import ask
-from ..keys.hosts import of
 from ..keys.remembered import remembered
 from ..keys.store import Store
 from ..text import say
+from ..wire import kept
 from ..wire.client import Client
 from ..wire.link import Credentials, parse_target
-from . import trust
 from .registry import Registry, server_name, warn
 
 
@@ -29,16 +30,49 @@ class Dialler:
         self.board = self._registry.find(args.url)
         self.target = parse_target(self.board.url if self.board else args.url, args.takeover)
         self.timeout = args.timeout
-        self._server_name = args.server_name or (self.board and server_name(store, self.board))
+        self._server_name = args.server_name or self._name_of_board
         self._credentials = credentials_for(args, passphrase) if self.target.secure else None
+        self._keep = self._seconds_to_keep(args)
+        self._typed, self._args = password, args
         if self.board:
             warn(self.board)
-        self._password = password or ask.given(args.password_file, "WSSCTL_PASSWORD") or remembered(
+        # a connection that is kept already needs none
+        self._password: str | Callable[[], str] = self._ask if self._is_kept() else self._ask()
+
+    def _seconds_to_keep(self, args: argparse.Namespace) -> float | None:
+        """By --keep, $WSSCTL_KEEP, or `wssctl keep` for this board or all."""
+        said = getattr(args, "keep", None)
+        if said is None:
+            said = os.environ.get("WSSCTL_KEEP") or None
+        if isinstance(said, str):
+            return kept.seconds(said) or None
+        if said is None:
+            with self._store.record.view() as db:
+                names = [f"keep:{args.url}", "keep:"]
+                rows = dict(db.execute("SELECT what, value FROM state WHERE what IN (?, ?)", names).fetchall())
+            value = next((rows[n] for n in names if n in rows), None)
+            said = float(value) if value else 0.0
+        return said or None
+
+    def _is_kept(self) -> bool:
+        if not self._keep:
+            return False
+        path = kept.path_of(self.target, self._credentials)
+        return path is not None and path.exists()
+
+    def _name_of_board(self) -> str | None:
+        return server_name(self._store, self.board) if self.board else None
+
+    def _ask(self) -> str:
+        args, store, password = self._args, self._store, self._typed
+        known = password or ask.given(args.password_file, "WSSCTL_PASSWORD") or remembered(
             store, f"password:{args.url}"
         )
-        if self._password is None:
+        if known is None:
             question = f"Password of {self.board.name if self.board else self.target.host}"
-            self._password = ask.secret(question, None, "WSSCTL_PASSWORD", option="--password-file")
+            known = ask.secret(question, None, "WSSCTL_PASSWORD", option="--password-file")
+        self._typed = known
+        return known
 
     def takeover(self) -> "Dialler":
         """The same, ending another client's session."""
@@ -49,26 +83,35 @@ class Dialler:
     def __call__(self, timeout: float | None = None) -> Client:
         """A session. What waits for the board is brought to it first. Raises what Client.connect() raises, and what
         trust.settle() does."""
-        client = self._login(timeout)
+        client = self._login(timeout, self._keep)
+        if isinstance(client.link, kept.KeptLink) and not client.link.fresh:
+            return client  # whoever logged in has seen to all that follows
         note = client.link.bundle[1]
         if note and self.told is not None and note != self.told:
             say(f"NOTE: {self.board.name if self.board else self.target.host}: {note}.")
             self.told = note
         if not self.board or not self._credentials:
             return client
+        from ..keys.hosts import of
+        from . import trust
+
         self._registry.update(self.board.name)
         if trust.pending(self._store.record, self.board.name):
+            if self._keep:  # that takes logins of its own
+                client.close()
+                client = self._login(timeout)
             me = of(self._store.read(self._credentials.cert))
             return trust.settle(self._store, self.board, client, lambda: self.takeover()._login(timeout), me)
         return client
 
-    def _login(self, timeout: float | None) -> Client:
+    def _login(self, timeout: float | None, keep: float | None = None) -> Client:
         return Client.connect(
             self.target,
             self._credentials,
             self._password,
             server_name=self._server_name,
             timeout=timeout or self.timeout,
+            keep=keep,
         )
 
 
@@ -84,13 +127,14 @@ def open_board(
     passphrase: str | None = None,
     timeout: float = 10.0,
     takeover: bool = False,
+    keep: float | None = None,
 ) -> Client:
     """A board by its name in `wssctl boards` or its address, logged in, for programs. Keys and secrets that are not
     given come as for every command: the user's key folder, the environment, what is remembered. Raises what
     Client.connect() raises."""
     args = argparse.Namespace(
         url=name, keys=keys, takeover=takeover, timeout=timeout,
-        password_file=None, passphrase_file=None, server_name=None, host_id=None,
+        password_file=None, passphrase_file=None, server_name=None, host_id=None, keep=keep,
     )  # fmt: skip
     return Dialler(args, password, passphrase)()
 
@@ -106,5 +150,6 @@ def credentials_for(args, passphrase: str | None = None) -> Credentials:
         f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
     given = passphrase or ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE")
-    known = given or remembered(store, f"passphrase:{key.name}")
-    return Credentials(ca, cert, key, known or typed)
+    if given:
+        return Credentials(ca, cert, key, given)
+    return Credentials(ca, cert, key, lambda: remembered(store, f"passphrase:{key.name}") or typed())

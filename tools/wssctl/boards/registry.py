@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ..errors import KeyFileError, UsageError
-from ..keys import ca
-from ..keys.commands import load_authority
 from ..keys.record import now
 from ..keys.remembered import remember
 from ..keys.store import Store, check_uid
+from ..wire.link import WSS_PORT
 
 WARNING_DAYS = 30  # before a certificate's end
 
@@ -22,7 +21,7 @@ class Board:
     name: str
     uid: str = ""
     host: str = ""
-    port: int = ca.WSS_PORT
+    port: int = WSS_PORT
     groups: list[str] = field(default_factory=list)
     serial: str = ""
     not_after: str = ""  # ISO 8601
@@ -59,7 +58,7 @@ class Registry:
     def port(self, name: str | None) -> int:
         """Where a board listens, as far as is known."""
         board = self.load().get(name or "")
-        return board.port if board else ca.WSS_PORT
+        return board.port if board else WSS_PORT
 
     def update(
         self,
@@ -76,6 +75,8 @@ class Registry:
         if uid:
             changes["uid"] = uid
         if cert is not None:
+            from ..keys import ca
+
             report = ca.report(cert, "device")
             changes |= {"serial": report.serial, "not_after": report.not_after.isoformat()}
         if seen:
@@ -88,7 +89,7 @@ class Registry:
                 if other:
                     db.execute("DELETE FROM boards WHERE name = ?", (name,))
                     rename(db, other["name"], name)
-            db.execute("INSERT OR IGNORE INTO boards(name, port) VALUES(?, ?)", (name, ca.WSS_PORT))
+            db.execute("INSERT OR IGNORE INTO boards(name, port) VALUES(?, ?)", (name, WSS_PORT))
             for column, value in changes.items():
                 if column not in _COLUMNS:
                     raise ValueError(column)
@@ -165,6 +166,8 @@ def server_name(store: Store, board: Board) -> str | None:
     path = store.folder / f"SSL_certificate{board.uid}.pem"
     if not board.uid or not path.exists():
         return board.name
+    from ..keys import ca
+
     names = ca.report(store.read(path), "device").names
     hosts = [n for n in names if "://" not in n and not re.fullmatch(r"[0-9.]+|[0-9a-f:]*:[0-9a-f:.]*", n)]
     return board.name if board.name in names else hosts[0] if hosts else None
@@ -203,7 +206,7 @@ def list_(args: argparse.Namespace) -> int:
             state += " EXPIRED" if left < 0 else f" ({left} days)"
             late.append(d.name)
         groups = " ".join("@" + g for g in d.groups)
-        address = d.host + ("" if d.port == ca.WSS_PORT else f":{d.port}")
+        address = d.host + ("" if d.port == WSS_PORT else f":{d.port}")
         waiting = "trust list" if trust.pending(store.record, d.name) else ""
         seen = d.last_seen[:16].replace("T", " ")
         table.add_row(d.name, address, groups, d.uid, state, seen, d.serial[:8], waiting)
@@ -241,6 +244,9 @@ def forget(args: argparse.Namespace) -> int:
 
 def revoke(args: argparse.Namespace) -> int:
     """A board that was lost or opened: hosts refuse it, by a revocation list that the ROOT CA signs (RFC 5280 5)."""
+    from ..keys import ca
+    from ..keys.commands import load_authority
+
     store = Store(args.keys)
     known = Registry(store).find(args.uid)
     path = store.device_files(known.uid if known else check_uid(args.uid.lower()))["cert_pem"]

@@ -14,7 +14,7 @@ def main(args) -> int:
         from mpremote.transport import TransportError
     except ImportError:
         raise UsageError("mpremote is not installed beside wssctl: pip install mpremote.") from None
-    names = ("keys", "password_file", "passphrase_file", "host_id", "server_name", "takeover", "timeout")
+    names = ("keys", "password_file", "passphrase_file", "host_id", "server_name", "takeover", "timeout", "keep")
     try:
         from termios import error as no_terminal
     except ImportError:  # Windows

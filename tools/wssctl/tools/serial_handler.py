@@ -82,7 +82,7 @@ def _one_sentence(kind, error, trace) -> None:
 def namespace(url: str) -> argparse.Namespace:
     """wssctl's command line for `url`, from `options`."""
     known = {"keys": None, "password_file": None, "passphrase_file": None, "host_id": None, "server_name": None}
-    return argparse.Namespace(**(known | {"takeover": False, "timeout": 10.0} | options | {"url": url}))
+    return argparse.Namespace(**(known | {"takeover": False, "timeout": 10.0, "keep": None} | options | {"url": url}))
 
 
 def first(dial: Dialler) -> Client:

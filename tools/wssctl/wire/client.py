@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from ..errors import AccessDenied, BoardError, ConnectionLost, LoginError, NoAnswer, SessionInUse, UsageError
 from ..text import brief
+from . import kept
 from .link import Credentials, Deadline, Link, Target, parse_target
 
 # WebREPL's file protocol (MicroPython extmod/modwebrepl.c): "WA", operation, flags, offset, size, name length, name.
@@ -34,6 +35,7 @@ _ACKS_AHEAD = 8
 
 _LOGGED_IN, _DENIED = b"WebREPL connected", b"Access denied"
 PROMPT = b">>> "
+_PASTE = b"\x05A\x01"
 RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n"
 
 # What a board sends in all, at the least, in bytes a second: stock WebREPL's get brings 2,600 of them. A board that
@@ -70,12 +72,21 @@ class Client:
         password: str | Callable[[], str] = "",
         *,
         takeover: bool = False,
-        server_name: str | None = None,
+        server_name: str | Callable[[], str | None] | None = None,
         timeout: float = 10.0,
+        keep: float | None = None,
     ) -> "Client":
         """Connects and logs in. `password` may be a function, called when the board asks. Raises UsageError,
-        KeyFileError, Unreachable, TrustError, AccessDenied, SessionInUse, LoginError, ConnectionLost."""
+        KeyFileError, Unreachable, TrustError, AccessDenied, SessionInUse, LoginError, ConnectionLost.
+
+        With `keep` the connection is another process's, which holds it for so many seconds after its last use and
+        lends it to one client after the other (kept.py): only the first one logs in."""
         target = parse_target(url, takeover) if isinstance(url, str) else url
+        if keep and (held := kept.open(target, credentials, password, server_name, timeout, keep)):
+            return cls(held, timeout)
+        if not keep:
+            kept.release(target, credentials)
+        server_name = server_name() if callable(server_name) else server_name
         link = Link.open(target, credentials, server_name=server_name, timeout=timeout)
         try:
             client = cls(link, timeout)
@@ -217,12 +228,16 @@ class Client:
         `timeout`: seconds that the code may take in all; None waits for ever. What else prints meanwhile is part of the
         output. Raises BoardError when the board has no room for the code, ConnectionLost when it does not answer.
         """
-        ended = False
+        ended, kept = False, self.link.clean
         try:
-            self.enter_raw()
+            if kept:
+                self.write(b"\r\x01" + _PASTE)  # a round trip less: nothing runs that would have to be stopped first
+                self._find(re.escape(RAW_BANNER), Deadline(self.timeout), "enter the raw REPL")
+            else:
+                self.enter_raw()
             mark = _FIRST + secrets.token_hex(8).encode()
             source = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
-            self._send_code(source + f"\n__import__('sys').stdout.write({mark.decode()!r})".encode())
+            self._send_code(source + f"\n__import__('sys').stdout.write({mark.decode()!r})".encode(), kept)
             limit = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
             try:
                 result = self._outcome(output, mark, limit)
@@ -259,18 +274,20 @@ class Client:
         except ConnectionLost:
             pass  # the session is over either way, and what it said before counts
 
-    def _send_code(self, code: bytes) -> None:
+    def _send_code(self, code: bytes, offered: bool = False) -> None:
         deadline = Deadline(self.timeout + len(code) / _SLOWEST)
-        if (window := self.offer_code(deadline)) is not None:
+        if (window := self.offer_code(deadline, offered)) is not None:
             self._raw_paste(code, window, deadline)
         else:
             self.write(code + b"\x04")
             self._find(b"OK", deadline, "take the code")
 
-    def offer_code(self, deadline: Deadline | None = None) -> int | None:
-        """Begins raw paste. Returns its window in bytes, of which two may be sent at once; None for a board without."""
+    def offer_code(self, deadline: Deadline | None = None, offered: bool = False) -> int | None:
+        """Begins raw paste, unless it is `offered` already. Returns its window in bytes, of which two may be sent at
+        once; None for a board without."""
         deadline = deadline or Deadline(self.timeout)
-        self.write(b"\x05A\x01")
+        if not offered:
+            self.write(_PASTE)
         if self._find(rb"R[\x00\x01]", deadline, "take code") == b"R\x00":
             return None
         # the window's size, 16 bits, and the first window besides it, in one write
@@ -347,6 +364,7 @@ class Client:
             if progress:
                 progress(done)
         self._answer(f"write {name}")
+        self.link.transfer = False
         return size
 
     def get(
@@ -422,6 +440,7 @@ class Client:
             if progress:
                 progress(done)
         self._answer(f"read {name}")
+        self.link.transfer = False
         return bytes(data)
 
     def version(self) -> tuple[int, int, int]:
@@ -430,6 +449,7 @@ class Client:
         self._need(3, "version")
         data = tuple(self.link.binary[:3])
         del self.link.binary[:3]
+        self.link.transfer = False
         return data
 
     def _request(self, operation: int, name: str, size: int) -> None:
@@ -439,6 +459,7 @@ class Client:
         if b"\0" in raw:
             raise UsageError("A file name cannot hold a zero byte.")
         del self.link.binary[:]
+        self.link.transfer = True
         self.link.send_binary(_REQUEST.pack(b"WA", operation, 0, 0, size, len(raw), raw))
 
     def _answer(self, action: str) -> None:
@@ -451,6 +472,7 @@ class Client:
                 f"The board lost the thread of the transfer (it sent {head!r}); connect again and retry."
             )
         if code:
+            self.link.transfer = False
             raise BoardError(f"The board cannot {action}: {errno_words(code)}.")
 
     def _need(self, n: int, what: str, deadline: Deadline | None = None) -> None:

@@ -17,14 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus
-from websockets.frames import Frame, Opcode
-from websockets.http11 import Response
-from websockets.protocol import State
-from websockets.uri import parse_uri
 
 from ..errors import (
     ConnectionLost,
@@ -36,8 +30,10 @@ from ..errors import (
     Unreachable,
     UsageError,
 )
-from ..keys.ca import report
 from ..text import brief
+
+if TYPE_CHECKING:  # a command that goes through a kept connection (kept.py) starts without these
+    from websockets.http11 import Response
 
 WSS_PORT, WS_PORT = 8833, 8266
 
@@ -191,7 +187,13 @@ class Link:
         self._want_write = False
         self._broken = False  # nothing more can be sent; there may still be something to read
         self._lost: ConnectionLost | TrustError | None = None
-        self._protocol = ClientProtocol(parse_uri(target.url), max_size=_MAX_FRAME)
+        self._begin()
+
+    def _begin(self) -> None:
+        from websockets.client import ClientProtocol
+        from websockets.uri import parse_uri
+
+        self._protocol = ClientProtocol(parse_uri(self.target.url), max_size=_MAX_FRAME)
 
     @classmethod
     def open(
@@ -230,6 +232,8 @@ class Link:
             raise
         return link
 
+    transfer = False  # whether a file is on its way
+    clean = False  # whether the board is known to be at its friendly prompt, with nothing typed
     _credentials: Credentials | None = None
     _server_name: str | None = None
 
@@ -304,6 +308,8 @@ class Link:
         """Says goodbye (close code 1000) and waits briefly for the answer, so that the board's session ends at once."""
         if self.closed:
             return
+        from websockets.protocol import State
+
         deadline = time.monotonic() + _CLOSE_WAIT
         with contextlib.suppress(ConnectionLost, TrustError):
             if self._protocol.state is State.OPEN and self._lost is None:
@@ -323,6 +329,9 @@ class Link:
         self.close()
 
     def _upgrade(self, deadline: Deadline) -> None:
+        from websockets.exceptions import InvalidStatus
+        from websockets.protocol import State
+
         self._protocol.send_request(self._protocol.connect())
         self._queue()
         while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
@@ -399,6 +408,9 @@ class Link:
 
     def _receive(self) -> bool:
         """Reads what has arrived, one gulp. False when nothing has."""
+        from websockets.frames import Opcode
+        from websockets.http11 import Response
+
         if self._lost is not None:
             return False
         try:
@@ -419,16 +431,17 @@ class Link:
             if isinstance(event, Response):
                 self.response = event
             elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-                if event.opcode is not Opcode.CONT:
-                    self._kind = self._kind_of(event)
-                self._keep(event.data)
+                self._take(None if event.opcode is Opcode.CONT else event.opcode is Opcode.TEXT, event.data)
         self._queue()  # pongs, and the answer to a close frame
         self._push()
         if not data or self._protocol.close_rcvd or self._protocol.parser_exc:
             self._end(None)
         return True
 
-    def _keep(self, data: bytes) -> None:
+    def _take(self, is_text: bool | None, data: bytes) -> None:
+        """A frame of the board's; None: the one before goes on."""
+        if is_text is not None:
+            self._kind = self._kind_of(is_text, data)
         self._kind += data
         self.arrived += len(data)
         if len(self.text) > _MAX_TEXT:
@@ -437,15 +450,15 @@ class Link:
             self._lost = NoAnswer(f"{self.target} sends files that nobody asked for; is it a board?")
             self._out.clear()
 
-    def _kind_of(self, event: Frame) -> bytearray:
+    def _kind_of(self, is_text: bool, data: bytes) -> bytearray:
         """What the board printed and is not UTF-8 comes in binary frames that begin with 0x80 or more, as no answer of
         the file protocol does; it sends none of them with the pieces of a file (lib/wss/utf8.py)."""
-        if event.opcode is Opcode.TEXT:
+        if is_text:
             return self.text
         if self.receiving:
-            self.receiving = event.data != b"\0\0"  # the piece without data is the last one
+            self.receiving = data != b"\0\0"  # the piece without data is the last one
             return self.binary
-        if event.data[:1] >= b"\x80":
+        if data[:1] >= b"\x80":
             return self.text
         self.text_before = len(self.text)
         return self.binary
@@ -457,6 +470,8 @@ class Link:
             # TLS 1.3: the board looks at our certificate after we are done, so its refusal arrives here
             self._lost = _tls_problem(error, self.target, self._server_name or self.target.host, self._credentials)
             return
+        from websockets.protocol import State
+
         broken = self._protocol.parser_exc
         if self._protocol.state is State.CONNECTING:
             text = f"{self.target} closed the connection without answering; "
@@ -654,6 +669,8 @@ def _by_two_clocks(alert: str, credentials: Credentials | None) -> str | None:
     says."""
     if alert not in ("CERTIFICATE_EXPIRED", "CERTIFICATE_UNKNOWN") or credentials is None:
         return None
+    from ..keys.ca import report
+
     try:
         ours = report(credentials.cert.read_bytes(), "host")
     except (OSError, KeyFileError):
@@ -676,7 +693,7 @@ def _by_two_clocks(alert: str, credentials: Credentials | None) -> str | None:
     )
 
 
-def _refused(response: Response, target: Target) -> ConnectionLost | SessionInUse:
+def _refused(response: "Response", target: Target) -> ConnectionLost | SessionInUse:
     body = brief((response.body or b"").strip().split(b"\n")[0])
     said = brief(f"{response.status_code} {response.reason_phrase}") + (f": {body}" if body else "")
     if response.status_code in (409, 503):

@@ -1,0 +1,393 @@
+"""One login, many commands (wssctl --keep): on a board, through a network that counts."""
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
+from desk import WSSCTL, Desk
+from targets import UID, Unix
+from wssctl.boards.dialler import open_board
+from wssctl.keys.ca import Authority
+
+
+class Counter:
+    """A network on the way to a board: connections, and each time that the board's answer is followed by a client's
+    next word, a round trip."""
+
+    def __init__(self, port: int, delay: float = 0.02):
+        self.board, self.delay = port, delay
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.connections = self.trips = 0
+        self.open: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
+
+    def _pass_on(self, client):
+        last = None
+        with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.board)) as board:
+            self.open.append(client)
+            while True:
+                for sock in select.select([client, board], [], [])[0]:
+                    if not (data := sock.recv(65536)):
+                        return
+                    if sock is client and last is not client:
+                        self.trips += 1
+                    last = sock
+                    time.sleep(self.delay / 2)
+                    (board if sock is client else client).sendall(data)
+
+    def cut(self):
+        for sock in self.open:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
+
+
+@pytest.fixture(scope="module")
+def board(keys, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keep")
+    shutil.copytree(keys.board, folder / "board")
+    with Desk(keys, Unix("unix"), folder / "board") as desk:
+        yield desk
+
+
+@pytest.fixture
+def desk(board, tmp_path):
+    """The board behind a Counter, and a runtime folder of this test's own."""
+    run = tmp_path / "run"
+    run.mkdir(0o700)
+    counter = Counter(board.port)
+    old = dict(board.env)
+    board.env |= {"XDG_RUNTIME_DIR": str(run)}
+    board.counter, board.run_folder = counter, run
+    board.at = f"wss://127.0.0.1:{counter.port}"
+    yield board
+    board.run(*WSSCTL, "keep", "stop")
+    counter.close()
+    board.env.clear()
+    board.env |= old
+
+
+def exec_(desk, code, *options, **more):
+    return desk.run(*WSSCTL, "exec", "--keep", "5m", *options, desk.at, code, **more)
+
+
+def start(desk, *words):
+    return subprocess.Popen(
+        [*WSSCTL, *words], env=desk.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def holder(desk):
+    (line,) = desk.run(*WSSCTL, "keep").stdout.splitlines()
+    return int(line.split("process ")[-1].split(",")[0])
+
+
+def test_ten_commands_one_login(desk):
+    first = exec_(desk, "print(0)")
+    assert (first.returncode, first.stdout) == (0, "0\n"), first
+    assert desk.counter.connections == 1
+    env = {"WSSCTL_PASSWORD": "", "WSSCTL_PASSPHRASE": ""}  # nobody is asked again
+    for i in range(1, 10):
+        before = desk.counter.trips
+        done = exec_(desk, f"print({i})", env=env)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{i}\n", ""), done
+        assert desk.counter.trips - before <= 3
+    assert desk.counter.connections == 1
+
+
+def test_what_a_command_through_it_imports(desk):
+    exec_(desk, "pass")
+    done = desk.run(sys.executable, "-X", "importtime", "-m", "wssctl", "exec", "--keep", "5m", desk.at, "print(1)")
+    assert done.stdout == "1\n"
+    names = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "ssl" in names  # the list is one
+    assert not names & {"cryptography", "rich", "websockets", "prompt_toolkit", "mpremote"}
+
+
+def test_a_file_goes_and_comes(desk, tmp_path):
+    data = os.urandom(70_000)
+    (tmp_path / "a").write_bytes(data)
+    for words in (("put", desk.at, tmp_path / "a", "kept.bin"), ("get", desk.at, "kept.bin", tmp_path / "b")):
+        done = desk.run(*WSSCTL, words[0], "--keep", "5m", *words[1:])
+        assert done.returncode == 0, done
+    assert (tmp_path / "b").read_bytes() == data
+    assert desk.run(*WSSCTL, "status", "--keep", "5m", desk.at).returncode == 0
+    assert desk.counter.connections == 1
+
+
+def test_the_next_one_waits_and_is_told_for_whom(desk):
+    exec_(desk, "pass")
+    one = start(desk, "exec", "--keep", "5m", desk.at, "print('runs')\nwhile True: pass")
+    assert one.stdout.readline() == b"runs\n"
+    two = exec_(desk, "print(2)", "--timeout", "1")
+    assert two.returncode == 5 and f"waiting for wssctl exec, process {one.pid}" in two.stderr, two
+    three = start(desk, "exec", "--keep", "5m", "--timeout", "60", desk.at, "print(3)")
+    assert b"waiting for" in three.stderr.readline()
+    one.kill()
+    out, err = three.communicate(timeout=60)
+    assert (three.returncode, out) == (0, b"3\n"), err
+    one.communicate()
+
+
+def test_many_at_once_and_some_are_killed(desk):
+    processes, commands = map(int, os.environ.get("CROWD", "6x8").split("x"))
+    exec_(desk, "pass")
+    wrong = []
+
+    def work(n):
+        for i in range(commands):
+            mark = f"{n}-{i}"
+            code = f"for k in range(50): print({mark!r}, k)"
+            p = start(desk, "exec", "--keep", "5m", "--timeout", "600", desk.at, code)
+            if (n + i) % 5 == 0:
+                p.stdout.read(4)
+                p.kill()
+                p.communicate()
+                continue
+            out, err = p.communicate(timeout=900)
+            if p.returncode or out.decode().split("\n") != [f"{mark} {k}" for k in range(50)] + [""]:
+                wrong.append((mark, p.returncode, out, err))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(processes)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_a_connection_that_broke_is_made_again_unasked(desk):
+    exec_(desk, "pass")
+    desk.counter.cut()
+    done = exec_(desk, "print(1)", env={"WSSCTL_PASSWORD": "", "WSSCTL_PASSPHRASE": ""})
+    assert (done.returncode, done.stdout) == (0, "1\n"), done
+    assert desk.counter.connections == 2
+
+
+def test_a_takeover_ends_it(desk):
+    exec_(desk, "pass")
+    pid = holder(desk)
+    end = os.pidfd_open(pid)
+    other = desk.run(*WSSCTL, "exec", "--takeover", desk.url, "print(5)")
+    assert other.stdout == "5\n"
+    assert select.select([end], [], [], 30)[0]
+    os.close(end)
+    assert desk.counter.connections == 1
+
+
+def test_a_login_of_ones_own_goes_around_it(desk):
+    exec_(desk, "pass")
+    done = desk.run(*WSSCTL, "exec", "--keep", "0", desk.at, "print(1)")
+    assert (done.returncode, done.stdout) == (0, "1\n"), done
+    assert exec_(desk, "print(2)").stdout == "2\n"
+    assert desk.counter.connections == 3
+
+
+def test_a_holder_that_is_stopped_does_not_hang_anybody(desk):
+    exec_(desk, "pass")
+    pid = holder(desk)
+    os.kill(pid, signal.SIGSTOP)
+    done = exec_(desk, "print(1)", "--timeout", "1")
+    assert done.returncode == 6 and "wssctl keep stop" in done.stderr, done
+    assert desk.run(*WSSCTL, "keep", "stop").returncode == 0
+    desk.counter.cut()
+    assert exec_(desk, "print(2)").stdout == "2\n"
+
+
+def test_what_others_put_there(desk):
+    folder = desk.run_folder / "wssctl"
+    elsewhere = desk.run_folder / "elsewhere"
+    elsewhere.mkdir(0o700)
+    folder.symlink_to(elsewhere)
+    done = exec_(desk, "print(1)")
+    assert done.returncode == 7 and "not a folder of yours alone" in done.stderr
+    folder.unlink()
+    folder.mkdir(0o755)
+    assert exec_(desk, "print(1)").returncode == 7
+    folder.chmod(0o700)
+    assert exec_(desk, "print(1)").stdout == "1\n"
+    (path,) = [p for p in folder.iterdir() if not p.suffix]
+    pid = holder(desk)
+    os.kill(pid, signal.SIGKILL)  # what it leaves is a stale socket
+    end = os.pidfd_open(pid) if os.path.exists(f"/proc/{pid}") else None
+    if end is not None:
+        select.select([end], [], [], 30)
+        os.close(end)
+    assert path.exists()
+    assert exec_(desk, "print(2)").stdout == "2\n"
+    desk.run(*WSSCTL, "keep", "stop")
+    path.unlink(missing_ok=True)
+    path.symlink_to(folder / "other")
+    done = exec_(desk, "print(1)")
+    assert done.returncode == 7 and "no socket of yours" in done.stderr
+    path.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
+def test_another_user_gets_nothing(desk):
+    exec_(desk, "pass")
+    (path,) = [p for p in (desk.run_folder / "wssctl").iterdir() if not p.suffix]
+    assert as_nobody(path) == "no way"
+    folders = [path, *path.parents]
+    modes = {p: p.stat().st_mode for p in folders}
+    try:
+        for p in folders:  # even if the folders let him in, the peer is checked
+            p.chmod(modes[p] | (0o007 if p == path else 0o001))
+        assert as_nobody(path) == "b''"
+    finally:
+        for p in folders:
+            p.chmod(modes[p])
+
+
+def as_nobody(path) -> str:
+    """What another user hears there who asks what is held."""
+    here, there = os.pipe()
+    if not (pid := os.fork()):
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(20)
+                try:
+                    s.connect(str(path))
+                except PermissionError:
+                    os.write(there, b"no way")
+                    return ""
+                try:
+                    s.sendall(b"L\0\0\0\0")
+                    said = s.recv(100)
+                except OSError as e:
+                    said = b"" if isinstance(e, ConnectionError) else repr(e).encode()
+                os.write(there, repr(said).encode())
+        finally:
+            os._exit(0)
+    os.close(there)
+    os.waitpid(pid, 0)
+    with open(here, "rb") as f:
+        return f.read().decode()
+
+
+def test_another_board_at_the_same_address_is_refused(desk, keys):
+    exec_(desk, "pass")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    foreign = Authority.create("Another ROOT CA").device(UID, names=["board"], addresses=["127.0.0.1"], ports=[8833])
+    pem = desk.run_folder / "foreign.pem"
+    key = load_der_private_key(foreign.key_der, None)
+    pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + foreign.cert_pem)
+    context.load_cert_chain(pem)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        heard = []
+
+        def serve():
+            with contextlib.suppress(OSError):
+                sock, _ = server.accept()
+                with context.wrap_socket(sock, server_side=True) as s:
+                    heard.append(s.recv(1000))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        desk.counter.board = server.getsockname()[1]
+        desk.counter.cut()
+        done = exec_(desk, "print(1)")
+        assert done.returncode == 4 and "did not sign" in done.stderr, done
+        thread.join(30)
+        assert not heard or heard == [b""]  # no word of the password
+
+
+def test_mpremote_through_it_with_soft_resets(desk, tmp_path):
+    (tmp_path / "f").write_text("over a kept connection")
+    for words, said in (
+        (("exec", "print(6*7)"), "42"),  # begins with a soft reset
+        (("fs", "cp", str(tmp_path / "f"), ":f"), ""),
+        (("resume", "fs", "cat", ":f"), "over a kept connection"),
+        (("soft-reset", "exec", "print(1)"), "1"),
+    ):
+        done = desk.run(*WSSCTL, "mpremote", "--keep", "5m", desk.at, *words)
+        assert done.returncode == 0 and said in done.stdout, done
+    assert exec_(desk, "print(2)").stdout == "2\n"
+    assert len(desk.run(*WSSCTL, "keep").stdout.splitlines()) == 1
+
+
+def test_a_program_can_keep_it_too(desk, keys, monkeypatch):
+    for name, value in desk.env.items():
+        monkeypatch.setenv(name, value)
+    for n in range(2):
+        with open_board(desk.at, keep=60.0) as client:
+            assert client.exec(f"print({n})").output == b"%d\r\n" % n
+            assert client.exec("print(9)").output == b"9\r\n"
+    assert desk.counter.connections == 1
+
+
+def test_no_secret_is_to_be_seen(desk):
+    exec_(desk, "pass")
+    pid = holder(desk)
+    seen = b""
+    for name in ("cmdline", "environ"):
+        with contextlib.suppress(PermissionError), open(f"/proc/{pid}/{name}", "rb") as f:
+            seen += f.read()
+    assert b"tools.keep" in seen
+    assert desk.keys.passphrase.encode() not in seen and b"WSSCTL_PASS" not in seen
+    with open(f"/proc/{pid}/limits") as f:
+        assert "Max core file size        0                    0" in f.read()
+    dumpable = "import ctypes; from wssctl.tools import keep; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)); "
+    dumpable += "keep._private(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    assert desk.run(sys.executable, "-c", dumpable).stdout.split() == ["1", "0"]
+
+
+def test_it_ends_with_its_socket_and_with_new_keys(desk, keys, tmp_path):
+    copy = tmp_path / "keys"
+    shutil.copytree(keys.directory, copy)
+    for change in ("socket", "certificate"):
+        exec_(desk, "pass", env={"WSSCTL_KEYS": str(copy)})
+        (path,) = [p for p in (desk.run_folder / "wssctl").iterdir() if not p.suffix]
+        end = os.pidfd_open(holder(desk))
+        if change == "socket":
+            path.unlink()
+        else:
+            (cert,) = copy.glob("HOST_cert@*.pem")
+            cert.write_bytes(cert.read_bytes())
+        assert select.select([end], [], [], 30)[0]
+        os.close(end)
+
+
+def test_json_of_the_protocol_is_checked(desk):
+    """What is no message costs its sender the connection, and nobody else."""
+    exec_(desk, "pass")
+    (path,) = [p for p in (desk.run_folder / "wssctl").iterdir() if not p.suffix]
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    for nonsense in (request, b"H\0\0\0\x02[]", b"H\0\0\0\x01{", b"T\0\0\0\x01x", b"Q\0\0\0\0"):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(30)
+            s.connect(str(path))
+            s.sendall(nonsense)
+            with contextlib.suppress(ConnectionResetError):
+                s.recv(100)
+    assert exec_(desk, "print(7)").stdout == "7\n"
