@@ -43,7 +43,8 @@ def test_power_cut_while_keys_are_replaced(target, keys, tmp_path, kind, row):
         (folder / "ROOT_CA_cert.pem").write_bytes(authority.cert_pem)
         (folder / f"SSL_key{UID}.der").write_bytes(device.key_der)
         (folder / f"SSL_certificate{UID}.der").write_bytes(device.cert_der)
-    printed = run(target.bits, "power.py", kind, tmp_path, cable._RENAME)
+    (tmp_path / "rename").write_text(cable._RENAME)  # as an argument it is too long for the unix port
+    printed = run(target.bits, "power.py", kind, tmp_path)
     lines = [line.split() for line in printed if line.startswith("KEYS")]
     assert [len(line) for line in lines] == [10, 10, 2, 2] and [line[1] for line in lines[2:]] == ["28", "30"], lines
     name = {"lfs": "littlefs", "fat": "FAT"}[kind] + f", {target.bits} bits"

@@ -1,7 +1,7 @@
 # ruff: noqa: E501, I001, SIM105
 """Puts on a real file system (littlefs or FAT in memory) whose power fails at each write in turn, that is full, or read-only.
 
-`micropython power.py lfs|fat [FOLDER RENAME]`: with the two, a replacement of keys (FOLDER/old, FOLDER/new) instead of puts, with the bundle in MICROPYPATH. After each failure the image is mounted anew, as after a boot.
+`micropython power.py lfs|fat [FOLDER]`: with a folder, a replacement of keys (FOLDER/old, FOLDER/new, the code FOLDER/rename) instead of puts, with the bundle in MICROPYPATH. After each failure the image is mounted anew, as after a boot.
 """
 
 import os
@@ -170,7 +170,7 @@ def send(files, contents, rename):
         with open(name + ".new", "wb") as f:
             for i in range(0, len(content), 512):
                 f.write(content[i : i + 512])
-    exec(rename % (files,), {})
+    exec(rename % (files,), {"print": lambda *a, **k: None})  # it tells as it goes
 
 
 def boot(disk, names):
@@ -216,10 +216,12 @@ def leave():
     vfs.umount("/d")
 
 
-def keys(folder, rename):
+def keys(folder):
     """Every write of a replacement of key, certificate and CA; and every write of finishing it at the next boot."""
     names = credentials.places(port.uid())
     files = [n[0] for n in names]
+    with open(folder + "/rename") as f:
+        rename = f.read()
     old = load(folder + "/old", files)
     new = load(folder + "/new", files)
     first = image(160)
@@ -305,7 +307,7 @@ def keys(folder, rename):
 if __name__ != "__main__":
     pass  # update.py takes put()
 elif len(sys.argv) > 2:
-    keys(*sys.argv[2:])
+    keys(sys.argv[2])
 else:
     power()
     full()
