@@ -79,6 +79,7 @@ def context(key=None, cert=None, ca=None):
     ca, ca_name = read(ca, names[2], "CA certificate")
     ctx = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
     ctx.verify_mode = tls.CERT_REQUIRED
+    port.aead_only(ctx)
     name += " with " + key_name
     try:
         ctx.load_cert_chain(cert[0], key[0])

@@ -79,8 +79,9 @@ class Decoder:
         return i
 
     def binary_left(self):
-        """How many bytes are still to come of the binary frame in progress, 0 when there is none."""
-        return self._left if self._op == _BINARY and self._left > 0 else 0
+        """How many bytes are still to come of the binary frame in progress, 0 when there is none; at most 65,535. It
+        becomes the length of a slice, and at 32 bits a frame of 2 GB is longer than a slice may be."""
+        return min(self._left, 65535) if self._op == _BINARY and self._left > 0 else 0
 
     def _header(self):
         # True when the frame has no payload: then it has to be delivered at once.

@@ -87,7 +87,7 @@ class Receiver:
         end = request_end(request)
         if not end:
             return
-        response, path = answer(request[:end])
+        response, path = answer(request[:end], b"https" if server.context else b"http")
         if not path:
             session.send_page(response)
             return

@@ -134,6 +134,10 @@ class Server:
         except MemoryError:
             port.remove_failed_imports()
             self.last_refusal = "out of memory"  # the next step tries again
+        except RuntimeError:
+            raise  # no stack
+        except Exception as e:  # nobody has thought of it: the server goes on with the next step
+            self.last_refusal = ("internal error: %r" % e)[:100]
         if self.input_left:
             self.input_left = False
             port.schedule(self.callback)
@@ -190,11 +194,12 @@ class Server:
                 family, address, number = socket.sockaddr(address)[:3]
                 address = (socket.inet_ntop(family, address), number)
             if len(self.sessions) - bool(self.session) >= _PENDING_MAX:
-                # The connection that has got least far gives way, and of several the oldest, but never the open one.
-                # One from another address counts as two stages further: a flood from one address displaces itself,
-                # and not the silent connection of somebody else that came in between.
+                # Never the open one gives way. Of the others first one of the newcomer's own address, whatever its
+                # stage: who floods or guesses from one address displaces himself, and nobody else. Then the one that
+                # has got least far, and of several the oldest.
                 n = address[0]
-                self.end(min(self.sessions, key=lambda s: s.stage + 2 * (s.address[0] != n)), "displaced")
+                pending = [s for s in self.sessions if s is not self.session]
+                self.end(min(pending, key=lambda s: s.rank() + 16 * (s.address[0] != n)), "displaced")
             self.sessions.append(Session(self, sock, address, now))
             self.last_input = now
         except MemoryError:

@@ -9,7 +9,7 @@ from wss.receiver import Receiver
 from wss.sender import Sender
 from wss.terminal import Terminal
 
-# Stages in the order of progress: a newcomer takes the place of the lowest.
+# Stages in the order of progress: see rank().
 _CLOSING = const(0)  # the last words are on their way
 _SILENT = const(1)  # no byte has come yet. There is no TLS object either: the connection costs a socket, not 30 KB.
 _REQUEST = const(2)  # TLS handshake, then the HTTP request
@@ -17,7 +17,7 @@ _LOGIN = const(3)  # "Password: " has been sent
 _DENIED = const(4)  # the password is wrong, and the peer is told so when the delay is over
 _DELAYED = const(5)  # the password is judged when the delay of earlier wrong ones is over
 _RIVAL = const(6)  # the password is right, but another session has the terminal and is asked for a sign of life
-_OPEN = const(9)  # the gap below is for server.py, which adds two to some stages
+_OPEN = const(7)
 
 _SILENT_MS = const(10000)
 _REQUEST_MS = const(15000)  # an ESP32 needs 1 to 5 s for the handshake with ECDSA on both sides
@@ -50,6 +50,11 @@ class Session:
 
     def is_open(self):
         return self.stage == _OPEN
+
+    def rank(self):
+        """How far it has got, for server.py: the lowest gives way. One whose password was wrong has got nowhere. It
+        loses nothing but its denial, since the delay is kept for its address (login.py)."""
+        return 0 if _DENIED <= self.stage <= _DELAYED else self.stage
 
     def close(self, last):
         """Send the last words, then wait until the peer has closed its side: else a reset would overtake them."""
@@ -129,6 +134,11 @@ class Session:
                 why = trust.reason() or ("TLS: %s" % (e.args[-1] if e.args else e), None)
             server.end(self, why[0])
             server.last_refusal = why[1] or server.last_refusal
+        except RuntimeError:
+            raise  # there is no stack, or the queue of callbacks is full: the next step tries again
+        except Exception as e:  # nobody has thought of it: it ends this session, and must not end the server
+            server.end(self, "internal error")
+            server.last_refusal = ("internal error: %r" % e)[:100]
 
     def _refuse(self, code, cause):
         server = self.server

@@ -26,15 +26,16 @@ def accept_key(key):
 
 
 def headers(lines):
-    """{lower-case name: value} of header lines (bytes). Raises Refused for a malformed line and for a second key."""
+    """{lower-case name: value} of header lines (bytes). Raises Refused for a malformed line, and for a second one of
+    those that decide something."""
     found = {}
     for line in lines:
         name, colon, value = line.partition(b":")
         name = name.lower()
         if not colon or not name or name != name.strip():
             raise Refused(400, "malformed header")
-        if name == b"sec-websocket-key" and name in found:
-            raise Refused(400, "repeated key")
+        if name in found and name in (b"sec-websocket-key", b"host", b"origin"):
+            raise Refused(400, "repeated header")
         found[name] = value.strip()
     return found
 
@@ -51,11 +52,16 @@ def request_end(data):
     return 0
 
 
-def answer(request):
+def answer(request, scheme=None):
     """The 101 response and the path for a whole request (bytes, the empty line at its end included).
 
+    scheme: b"https" or b"http", with which a browser has come here if it did. A page of another origin, in a browser
+    that holds a certificate, could guess passwords: its upgrade is refused (RFC 6455 section 10.2). Browsers always
+    send Origin, and programs do not.
+
     A browser's plain GET of / gets the page, where the firmware has it, and then the path is None.
-    Raises Refused: 400 not HTTP or no key, 405 not GET, 426 not an upgrade or another version, 431 too long.
+    Raises Refused: 400 not HTTP or no key, 403 another origin,
+    405 not GET, 426 not an upgrade or another version, 431 too long.
     """
     if len(request) > REQUEST_MAX:
         raise Refused(431, "request too long")
@@ -75,6 +81,11 @@ def answer(request):
             pass
     if found.get(b"upgrade", b"").lower() != b"websocket" or b"upgrade" not in found.get(b"connection", b"").lower():
         raise Refused(426, "this is a MicroPython WebREPL: open it with a WebSocket client")
+    origin = found.get(b"origin")
+    host = found.get(b"host")
+    # Browsers leave out the same ports in both, and write both in lower case (RFC 6454 section 6.2).
+    if scheme and origin is not None and (not host or origin.lower() != scheme + b"://" + host.lower()):
+        raise Refused(403, "a page of another origin may not open a REPL")
     key = found.get(b"sec-websocket-key", b"")
     if not 0 < len(key) <= _KEY_MAX:
         raise Refused(400, "missing or bad Sec-WebSocket-Key")
