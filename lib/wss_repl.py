@@ -47,7 +47,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     printed are kept for `wssctl log`, 64 to 65536, with no session too; that takes a quarter more of heap.
 
     Raises ValueError when port, password, key, certificate or CA are missing or unusable, OSError when the port is
-    taken; then nothing listens.
+    taken; then a server that runs goes on (but for one at the same port that is taken meanwhile).
     """
     global _server, _url, _lacks, _began, listen_s
     # When its heap of 56 KB is full or too fragmented, an ESP32 doubles it (py/gc.c). It takes that from the memory in
@@ -61,7 +61,6 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         if not _port.frozen:
             # To load these in a socket's callback would take time, and heap for the compiler.
             from wss import files, session, upgrade  # noqa: F401
-        stop()
         if password is None:
             try:
                 from webrepl_cfg import PASS as password
@@ -71,6 +70,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         number = port or (8833 if ssl else 8266)
         if not 0 < number < 65536:
             raise ValueError("a port is 1 to 65535")
+        found = _port.resolve(host, number)
         context = None
         lacks = []
         if ssl:
@@ -88,7 +88,12 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             from wss.log import Log
 
             log = Log(log)
-        _server = Server(host, number, context, password, write_timeout, _changed)
+        # All that is given has been looked at: up to here a server that runs goes on
+        if _server and _url[0].endswith(":%d" % number):
+            stop()
+        new = Server(found, context, password, write_timeout, _changed)
+        stop()
+        _server = new
         if log:
             _server.log = log
             log.attach()
@@ -139,7 +144,8 @@ def poll():
 
 
 def status():
-    """What is going on, as a dict: listening (URLs), client (address or None), pending (connections before login),
+    """What is going on, as a dict: listening (URLs), client (address or None), host (name and serial in the certificate
+    of who is in), logins ({host's name: count}), pending (connections before login),
     refused ({cause: count}), last_refusal, lacks (what the board's own certificate should have), version (of this
     bundle), timer (which machine.Timer is in use, or None), update (why the latest update was taken back, "" when
     none was)."""
@@ -152,6 +158,8 @@ def status():
         "refused": server.refusals if server else {},
         "last_refusal": server and server.last_refusal,
         "lacks": _lacks,
+        "host": session and session.host,
+        "logins": server.logins if server else {},
         "version": VERSION,
         "timer": _timer(),
         "update": _port.update_note,

@@ -39,9 +39,6 @@ except OSError:
 except NameError:  # this firmware has no __file__
     frozen = False
 
-# The folder of the files that trust.py reads, as it was at the start. A program's os.chdir() must not hide them.
-home = ""
-
 
 def memory_to_spare():
     """Whether a buffer may be allocated for the sake of speed.
@@ -104,6 +101,14 @@ def uid():
         return hexlify(unique_id()).decode()
     except ImportError:
         return ""
+
+
+def resolve(host, number):
+    """What getaddrinfo() knows of an address of this board. Raises ValueError."""
+    try:
+        return socket.getaddrinfo(host, number)[0]
+    except (OSError, IndexError, TypeError):
+        raise ValueError("host is an address of this board, and the firmware knows none like %s" % (host,))
 
 
 def addresses(host):

@@ -27,12 +27,12 @@ def _check_stack(calls):
 class Server:
     """The listener and its connections.
 
-    context: a tls.SSLContext that requires client certificates, or None for plain ws. password: bytes. write_ms: how
-    long output may wait for a peer that does not read. changed(session or None) is called when a session begins or
-    ends. Raises OSError when the port cannot be listened on.
+    found: where to listen, as from getaddrinfo(). context: a tls.SSLContext that requires client certificates, or
+    None for plain ws. password: bytes. write_ms: how long output may wait for a peer that does not read.
+    changed(session or None) is called when a session begins or ends. Raises OSError when it can't listen there.
     """
 
-    def __init__(self, host, number, context, password, write_ms, changed):
+    def __init__(self, found, context, password, write_ms, changed):
         self.context = context
         self.password = password
         self.write_ms = write_ms
@@ -43,6 +43,7 @@ class Server:
         self.guard = Guard()
         self.input_left = False  # input was left unread, perhaps inside mbedTLS, where no socket event tells of it
         self.refusals = {}
+        self.logins = {}  # by the host's name
         self.last_refusal = None
         self.timer = None
         self.log = None  # a wss.log.Log
@@ -52,12 +53,7 @@ class Server:
         self._last_tick = 0
         self._last_step = 0
         self.callback = self.step  # this bound method is made once, because callbacks must not allocate
-        try:
-            found = socket.getaddrinfo(host, number)[0]
-            sock = socket.socket(found[0])  # for IPv6, where host is such an address
-        except (OSError, IndexError):
-            raise ValueError("host is an address of this board, and the firmware knows none like " + host)
-        self.sock = sock
+        self.sock = sock = socket.socket(found[0])  # for IPv6, where host is such an address
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(found[-1])
@@ -101,9 +97,13 @@ class Server:
     def count_refusal(self, cause):
         """Count a refusal for status()."""
         self.last_refusal = cause
+        self.count(self.refusals, cause)
+
+    def count(self, counts, what):
+        """One more of what, in a dict of at most 16."""
         try:
-            if cause in self.refusals or len(self.refusals) < 16:
-                self.refusals[cause] = self.refusals.get(cause, 0) + 1
+            if what in counts or len(counts) < 16:
+                counts[what] = counts.get(what, 0) + 1
         except MemoryError:
             pass
 

@@ -43,6 +43,7 @@ class Session:
         self.is_alive = False  # whether something has come since it was last asked for a sign of life
         self.close_answer = None  # the answer to the peer's CLOSE
         self.rival = None  # the session that was asked for a sign of life
+        self.host = None  # (name, serial) of the peer's certificate
         self.takeover = False  # whether the peer wants the terminal even from a session that is alive
         self.terminal = None
         self.receiver = Receiver(self)
@@ -113,6 +114,7 @@ class Session:
                     self._deadline_passed()
                 if self.stream:
                     self.receiver.receive()
+                    self._take_peer()
                     if self.close_answer and self.stage != _CLOSING:
                         # ioctl(3, 1) asks whether there is something to read (py/stream.h).
                         if (
@@ -182,9 +184,16 @@ class Session:
         self.close(response)
         self._set_stage(_CLOSING, _REQUEST_MS)
 
+    def _take_peer(self):
+        # Whose certificate it is, when the handshake was in the reads just made.
+        if trust.peer:
+            self.host = trust.peer
+            trust.peer = None
+
     def ask_password(self, response, takeover):
         """Accept the WebSocket with response, and ask."""
         self.takeover = takeover
+        self._take_peer()
         self.sender.replies.append(response)
         self.sender.replies.append(frame(_TEXT, b"Password: "))
         self._set_stage(_LOGIN, _LOGIN_MS)
@@ -233,6 +242,8 @@ class Session:
         self.terminal = Terminal(server, self)
         self.stage = _OPEN
         server.session = self
+        if self.host:
+            server.count(server.logins, self.host[0])
         if server.context:
             trust.remember()
         self.terminal.attach()

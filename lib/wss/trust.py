@@ -11,12 +11,16 @@ from wss import port
 FILE = "wss_trust.txt"
 _CLOCK = const("wss_time.txt")
 
-_FILE_MAX = const(16384)  # bytes: 200 fingerprints
+_FILE_MAX = const(204800)  # bytes: 1,000 fingerprints with names, read line by line
+_LINE_MAX = const(160)
+_CHAIN_MAX = const(4)  # certificates above a host's own that are looked for in the list
 _DAY = const(86400)
 _REFUSE = const(-0x3000)  # MBEDTLS_ERR_X509_FATAL_ERROR: the peer gets the alert access_denied
 
 _why = None  # (cause, details) of the latest refusal
 _depth = 0
+_above = []  # serials and fingerprints of the certificates above a host's own
+peer = None  # (name, serial) of the host that verify() has let in; session.py takes it
 
 
 class Damaged(ValueError):
@@ -47,6 +51,8 @@ def fields(cert):
         t, start, end = _tlv(cert, i)
         if t == 0xA0:  # version
             _, start, end = _tlv(cert, end, 2)
+        if end - start > 21:  # RFC 5280 section 4.1.2.2: 20 bytes, and a zero in front
+            raise ValueError("not a certificate")
         serial = hexlify(cert[start:end]).decode().lstrip("0")
         for _ in range(3):  # signature algorithm, issuer, validity
             _, start, end = _tlv(cert, end, 0x30)
@@ -56,6 +62,16 @@ def fields(cert):
         return serial, first, _date(t, bytes(cert[a:b]))
     except IndexError:
         raise ValueError("not a certificate")
+
+
+def _name(cert):
+    # The common name in the subject, which comes after the issuer and the dates: for people, and of any sender.
+    cert = bytes(cert)
+    i = cert.find(b"\x06\x03\x55\x04\x03", cert.find(b"\x17\x0d"))
+    if i < 0:
+        return "?"
+    _, a, b = _tlv(cert, i + 5)
+    return "".join([chr(c) if 32 <= c < 127 else "?" for c in cert[a : min(b, a + 40)]])
 
 
 def _date(tag, text):
@@ -70,13 +86,21 @@ def show(date):
     return "%04d-%02d-%02d %02d:%02d UTC" % date[:5]
 
 
-def place():
-    """The name of the list, whatever folder a program on the board has gone to."""
-    return port.home + FILE
+def place(name=FILE):
+    """The absolute name of the list: one place, whatever folder a program on the board has gone to."""
+    try:
+        if os.statvfs("/")[0]:
+            return "/" + name
+    except OSError:
+        pass  # the root is no file system: WiPy, pyboard
+    return "/flash/" + name
 
 
-def listed(serial="", fingerprint="", name=None):
-    """(revoked, pinned) for a certificate, both False when there is no list. Raises Damaged, OSError.
+def listed(serial="", fingerprint="", name=None, above=()):
+    """(revoked, pinned) for a certificate; (False, None) when there is no list. Raises Damaged, OSError.
+
+    above: serials and fingerprints of the certificates between it and the root: who revokes one of them revokes all
+    below it.
 
     The list is read for each login, so a change that arrives over wss counts from the next login on. It is read line
     by line, which takes no memory. pinned is None when the list pins nobody.
@@ -95,7 +119,7 @@ def listed(serial="", fingerprint="", name=None):
     with f:
         while True:
             try:
-                line = f.readline(200)
+                line = f.readline(_LINE_MAX + 1)
             except UnicodeError:
                 line = "\xff"  # refused below, which names the line
             if not line:
@@ -105,10 +129,15 @@ def listed(serial="", fingerprint="", name=None):
             total += len(line)
             if total > _FILE_MAX:
                 raise Damaged("%s is over %d bytes" % (name, _FILE_MAX))
+            if len(line) > _LINE_MAX:
+                raise Damaged("%s is malformed in line %d" % (name, n))
             words = line.split("#")[0].split()
             if not words:
                 continue
             if words == ["end"]:
+                for line in f:
+                    if line.split("#")[0].strip():
+                        raise Damaged("%s has text behind its end" % name)
                 return revoked, pinned
             if words == ["pinned"]:  # only pinned hosts are let in, even if none is listed
                 pinned = pinned or False
@@ -122,7 +151,7 @@ def listed(serial="", fingerprint="", name=None):
             which = which.lstrip("0") if len(which) < 64 else which
             hit = which == serial or which == fingerprint
             if words[0] == "revoked":
-                revoked = revoked or hit
+                revoked = revoked or hit or which in above
             else:
                 pinned = pinned or hit
 
@@ -133,10 +162,11 @@ def verify(cert, depth):
     Must not raise: its caller is C code through which no exception may pass (extmod/modtls_mbedtls.c,
     ssl_sock_cert_verify).
     """
-    global _why, _depth
+    global _why, _depth, peer
     try:
         if depth >= _depth:
             _why = None
+            _above.clear()
         _depth = depth
         serial, first, last = fields(cert)
         now = time.gmtime()[:6]
@@ -146,14 +176,18 @@ def verify(cert, depth):
             _why = when, "%s certificate %s is %s: it is valid from %s to %s, and here it is %s" % (
                 "CA" if depth else "host", serial, when, show(first), show(last), show(now)
             )  # fmt: skip
+        fingerprint = hexlify(sha256(cert).digest()).decode()
         if depth:
+            if len(_above) < 2 * _CHAIN_MAX:
+                _above.extend((serial, fingerprint))
             return 0
-        revoked, pinned = listed(serial, hexlify(sha256(cert).digest()).decode())
+        revoked, pinned = listed(serial, fingerprint, None, _above)
         if revoked:
             _why = "revoked", "host certificate %s is revoked in %s" % (serial, FILE)
         elif pinned is False:
             _why = "not pinned", "host certificate %s is not pinned in %s" % (serial, FILE)
         else:
+            peer = _name(cert), serial
             return 0
     except Damaged as e:
         _why = "trust list", "%s: send it again" % e
@@ -175,14 +209,13 @@ def install(context, cert):
 
     cert: the board's own certificate in DER. Raises ValueError when there is a list that cannot be honoured.
     """
-    port.home = os.getcwd().rstrip("/") + "/"
     try:
         listed()
     except (ValueError, OSError) as e:
         raise ValueError("%s: send it again, or remove it" % e)
     if not port.set_verify_callback(context, None):  # session.py sets verify() for each connection
         try:
-            open(port.home + FILE).close()
+            open(place()).close()
         except OSError:
             return _clock(cert)
         raise ValueError("this firmware can't look at certificates, so %s can't be honoured: use 1.23 or later" % FILE)
@@ -196,9 +229,11 @@ def _clock(cert):
         _, first, last = fields(cert)
     except ValueError:
         return ["the dates of the board's certificate can't be read"]
-    floor = max(first, _stored())
     now = time.gmtime()[:6]
-    if now < floor:
+    if now < first:  # a clock within the certificate's dates may be right, and is left alone
+        floor = _stored()
+        if not first <= floor <= last:
+            floor = first
         if not port.set_clock(floor):
             return ["the clock shows %s, it is %s or later, and it can't be set" % (show(now), show(floor))]
         now = time.gmtime()[:6]
@@ -209,9 +244,12 @@ def _clock(cert):
 
 def _stored():
     try:
-        with open(port.home + _CLOCK) as f:
+        with open(place(_CLOCK)) as f:
             date = tuple([int(x) for x in f.read(40).split()])
-            return date if len(date) == 6 else ()
+        for n, least, most in zip(date, (2000, 1, 1, 0, 0, 0), (2099, 12, 31, 23, 59, 59)):
+            if not least <= n <= most:
+                return ()
+        return date if len(date) == 6 else ()
     except (OSError, ValueError):
         return ()
 
@@ -220,10 +258,10 @@ def remember():
     """Store the time after a login, at most once a day, because flash wears."""
     now = time.gmtime()[:6]
     stored = _stored()
-    if stored[:3] >= now[:3]:
+    if stored[:3] == now[:3]:
         return
     try:
-        with open(port.home + _CLOCK, "w") as f:
+        with open(place(_CLOCK), "w") as f:
             f.write("%d %d %d %d %d %d\n" % now)
     except OSError:
         pass  # a login is possible with a full flash, too

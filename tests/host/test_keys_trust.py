@@ -65,7 +65,9 @@ def test_pinned_mode_lets_in_the_listed_hosts_alone(board, connect, keys):
         ("revoked\nend\n", "malformed in line 1"),
         ("allow 12\nend\n", "malformed in line 1"),
         ("revoked " + "1" * 65 + "\nend\n", "malformed in line 1"),
-        ("# filler\n" * 2000 + "end\n", "over 16384 bytes"),
+        ("# filler\n" * 30000 + "end\n", "over 204800 bytes"),
+        ("revoked 12\nend\nrevoked 34\n", "text behind its end"),
+        ("# " + "x" * 200 + "\nend\n", "malformed in line 1"),
         (b"revoked 12\n\xff\xfe\nend\n", "malformed in line 2"),
     ],
 )

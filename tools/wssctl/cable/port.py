@@ -39,7 +39,7 @@ try:
     import wss_repl
     a["bundle"] = True
     from wss.port import addresses
-    a["addresses"] = [i for i in addresses() if i != "0.0.0.0"]
+    a["addresses"] = [i for i in addresses("0.0.0.0") if i != "0.0.0.0"]
 except ImportError as e:
     a["bundle"] = False
     a["why"] = str(e)

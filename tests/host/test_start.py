@@ -1,0 +1,84 @@
+"""start(): whatever it is given and finds on the flash, a server that runs goes on, and a right clock stays right."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+
+pytestmark = pytest.mark.needs("quick")
+
+GARBAGE = [
+    b"99999999999999999999 1 1 0 0 0\n",
+    b"2147483648 1 1 0 0 0\n",
+    b"3000000000 1 1 1 1 1\n",
+    b"2027 13 45 99 99 99\n",
+    b"2027 0 0 0 0 0\n",
+    b"-1 -1 -1 -1 -1 -1\n",
+    b"2099 1 1 0 0 0\n",
+    b"\xff\xfe\x00",
+    b"",
+    b"x" * 5000,
+]
+
+
+@pytest.mark.parametrize("text", [*GARBAGE, None], ids=str)
+def test_nothing_that_is_stored_stops_it_or_moves_a_clock_that_may_be_right(target, provisioned, text):
+    """trust-07. None: a folder of that name."""
+    if text is None:
+        (provisioned / "wss_time.txt").mkdir()
+    else:
+        (provisioned / "wss_time.txt").write_bytes(text)
+    with target.board(provisioned) as board:
+        shown = eval(board.run("import time; print(time.gmtime()[:6])"))
+        assert abs(datetime(*shown, tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=2)
+        assert b"wss_repl: listening" in board.console.log and b"Traceback" not in board.console.log
+
+
+def test_a_day_ahead_that_is_stored_moves_no_clock_within_the_certificate(target, provisioned):
+    ahead = datetime.now(UTC) + timedelta(days=300)
+    (provisioned / "wss_time.txt").write_text(f"{ahead:%Y %m %d} 0 0 0\n")
+    with target.board(provisioned) as board:
+        shown = eval(board.run("import time; print(time.gmtime()[:6])"))
+        assert abs(datetime(*shown, tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("password=''", "password must have"),
+        ("password='x' * 65", "password must have"),
+        ("port=99999", "1 to 65535"),
+        ("port=-1", "1 to 65535"),
+        ("timer=99", ""),
+        ("host='no such host'", "address of this board"),
+        ("host='no such host', port=PORT", "address of this board"),
+        ("key='boot.py'", "boot.py"),
+        ("ca=b'junk'", "CA"),
+        ("log=1", "log"),
+    ],
+)
+def test_a_wrong_start_leaves_the_server_and_its_session_alone(connect, board, words, says):
+    peer = connect().login()
+    words = words.replace("PORT", str(board.address[1]))
+    words = words if "password" in words else words + ", password='secret'"
+    code = f"import wss_repl\ntry: wss_repl.start({words})\nexcept Exception as e: print('refused:', e)"
+    said = peer.command(f"exec({code!r})").decode()
+    assert "refused:" in said and says in said
+    assert peer.command("1+1") == b"2\r\n"
+    assert connect().login(path=b"/takeover").command("1+1") == b"2\r\n"
+
+
+def test_status_tells_which_host_is_in_and_counts_logins(connect, board, keys):
+    cert = x509.load_pem_x509_certificate(keys.host.cert.read_bytes())
+    name = cert.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+    for _ in range(2):
+        connect().login(path=b"/takeover")
+    said = board.run("import wss_repl; s = wss_repl.status(); print(s['host'], s['logins'])")
+    assert name in said and f"{cert.serial_number:x}" in said and re.search(rf"'{re.escape(name)}': 2", said), said
+
+
+def test_a_thousand_entries_are_read(connect, board, keys):
+    lines = [f"revoked {i:064x} #1 HOST user{i:04}@a-laptop-somewhere" for i in range(1, 1001)]
+    (board.directory / "wss_trust.txt").write_text("\n".join([*lines, "end", ""]))
+    assert connect().login(path=b"/takeover").command("1+1") == b"2\r\n"
