@@ -150,6 +150,8 @@ class Terminal(IOBase):
             if self._break < self._start:
                 self._break = -1
             return 1
+        except Exception:  # no stack, no memory: nothing for now
+            return None
         except:  # a KeyboardInterrupt, the console's and the program's: it is given on  # noqa: E722
             buf[0] = _CTRL_C
             return 1
