@@ -168,8 +168,9 @@ def test_power_is_cut_at_a_write_and_the_next_attempt_succeeds(desk, cut):
     assert before == cut + 1
     assert "v1.25.0 -> v1.26.0" in desk.firmware(CUT)
     assert desk.runs() == "v1.26.0"
-    # all of it was there already when set_boot() was cut
-    assert desk.writes() - before == (1 if cut == WRITES - 1 else WRITES)
+    # all of it was there already when set_boot() was cut, and when a half of the last block was enough
+    whole = cut == WRITES - 1 or cut == WRITES - 2 and len(CUT) % 4096 <= 2048
+    assert desk.writes() - before == (1 if whole else WRITES)
 
 
 def test_the_connection_is_cut_at_each_record(desk):
