@@ -93,5 +93,5 @@ size: $(VENV)/.stamp ## flash and heap of each module, against its budget
 evidence: $(VENV)/.stamp ## attacks, conformance, faults, load: a table in build/evidence (30 minutes)
 	@$(VENV)/bin/python tools/dev/firmware.py build
 	@$(VENV)/bin/python tools/dev/evidence.py
-evidence-publish: ## put the table of the latest `make evidence` into SECURITY.md
+evidence-publish: ## put the table of the latest `make evidence` into docs/evidence.md
 	@$(VENV)/bin/python tools/dev/evidence.py --publish

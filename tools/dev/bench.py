@@ -840,7 +840,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         draw(rows, about, a.out / "bench.png")
     except ImportError:
-        print("bench: no picture, because matplotlib is missing: pip install 'wss-repl-tools[bench]'", file=sys.stderr)
+        print("bench: no picture, because matplotlib is missing: pip install 'wssctl[bench]'", file=sys.stderr)
     return 0
 
 

@@ -5,7 +5,7 @@ The evidence as one table: runs tests/evidence in its long cut, two things at a 
 build/evidence/evidence.md. Exit status 1 when a test failed; the table says so too.
 
 JOB...: runs these again, by the names that it prints; the rows of the others are those of the latest run, which must
-have been of the same code. --publish puts the latest table into SECURITY.md, between its marks, and runs nothing.
+have been of the same code. --publish puts the latest table into docs/evidence.md, between its marks, and runs nothing.
 
 EVIDENCE_SECONDS: seconds of fuzzing for a target, at most (300). EVIDENCE_SOAK: seconds of logins, at most (600).
 EVIDENCE_RATE: bytes/s of the slow reader (10,000).
@@ -29,7 +29,7 @@ import firmware
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "build" / "evidence"
-SECURITY = ROOT / "SECURITY.md"
+PAGE = ROOT / "docs/evidence.md"
 MARKS = "<!-- evidence: tools/dev/evidence.py writes from here -->\n", "<!-- evidence: to here -->\n"
 
 TESTS = "tests/evidence/test_"
@@ -149,12 +149,12 @@ def cell(text: str) -> str:
 
 def publish() -> int:
     table = (OUT / "evidence.md").read_text().partition("\n")[2]
-    before, mark, rest = SECURITY.read_text().partition(MARKS[0])
+    before, mark, rest = PAGE.read_text().partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not mark or not end:
-        print(f"evidence: {SECURITY.name} has lost its marks: {MARKS}", file=sys.stderr)
+        print(f"evidence: {PAGE.name} has lost its marks: {MARKS}", file=sys.stderr)
         return 1
-    SECURITY.write_text(before + mark + table.replace("\n## ", "\n### ") + end + after)
+    PAGE.write_text(before + mark + table.replace("\n## ", "\n### ") + end + after)
     return 0
 
 

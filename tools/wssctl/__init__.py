@@ -14,4 +14,4 @@ Rooms, by what they know; each imports only from those below it (tests/host/test
 
 from importlib.metadata import version as _version
 
-__version__ = _version("wss-repl-tools")  # pyproject.toml takes it from the bundle: lib/wss/port.py
+__version__ = _version("wssctl")  # pyproject.toml takes it from the bundle: lib/wss/port.py

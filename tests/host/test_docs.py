@@ -1,0 +1,52 @@
+"""What README, SECURITY, CONTRIBUTING and docs/ say: their links lead somewhere, and their commands are ones."""
+
+import re
+import shlex
+
+import pytest
+from targets import ROOT
+from wssctl.cli import build_parser
+
+PAGES = [ROOT / n for n in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "tools/ansible/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+
+
+def test_the_front_page_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert "://" in link or (page.parent / link).exists(), link
+
+
+def commands(parser, words=()):
+    """(words, parser) of all commands."""
+    yield words, parser
+    for action in parser._actions:
+        for name, below in (action.choices or {}).items() if hasattr(action, "_parser_class") else ():
+            yield from commands(below, (*words, name))
+
+
+KNOWN = {words for words, _ in commands(build_parser())}
+assert len(KNOWN) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_are_ones(page):
+    """Every `wssctl WORD WORD` in code names a command that there is, as far as it names one."""
+    for said in re.findall(r"(?:^|[`$(] ?| {4})wssctl ([^`#\n|&]+)", page.read_text(), re.M):
+        try:
+            words = shlex.split(said)
+        except ValueError:
+            words = said.split()
+        words = [w for w in words if not w.startswith(("-", "$"))]
+        if not words or not re.fullmatch(r"[a-z]+", words[0]):
+            continue
+        assert (words[0],) in KNOWN, said
+        deeper = {k[1] for k in KNOWN if len(k) == 2 and k[0] == words[0]}
+        if deeper and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
+            for word in words[1].split("|"):
+                assert word in deeper, said
