@@ -135,9 +135,12 @@ def listed(serial="", fingerprint="", name=None, above=()):
             if not words:
                 continue
             if words == ["end"]:
-                for line in f:
-                    if line.split("#")[0].strip():
-                        raise Damaged("%s has text behind its end" % name)
+                try:
+                    for line in f:
+                        if line.split("#")[0].strip():
+                            raise UnicodeError
+                except UnicodeError:
+                    raise Damaged("%s has text behind its end" % name)
                 return revoked, pinned
             if words == ["pinned"]:  # only pinned hosts are let in, even if none is listed
                 pinned = pinned or False

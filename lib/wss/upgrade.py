@@ -83,7 +83,10 @@ def answer(request, scheme=None):
         raise Refused(426, "this is a MicroPython WebREPL: open it with a WebSocket client")
     origin = found.get(b"origin")
     host = found.get(b"host")
-    # Browsers leave out the same ports in both, and write both in lower case (RFC 6454 section 6.2).
+    # Browsers leave out the same ports in both, and write both in lower case (RFC 6454 section 6.2). upydev sends one,
+    # with http; it sends no User-Agent, which a browser always does and a page cannot take away.
+    if b"user-agent" not in found and origin and origin.startswith(b"http:"):
+        scheme = b"http"
     if scheme and origin is not None and (not host or origin.lower() != scheme + b"://" + host.lower()):
         raise Refused(403, "a page of another origin may not open a REPL")
     key = found.get(b"sec-websocket-key", b"")

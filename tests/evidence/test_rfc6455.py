@@ -57,7 +57,7 @@ def closes(peer, code: int | None):
         op, payload = peer.frame()
         if op == CLOSE:
             break
-    assert payload == (b"" if code is None else code.to_bytes(2, "big"))
+    assert payload[:2] == (b"" if code is None else code.to_bytes(2, "big"))  # a reason may follow
     if LONG:  # the board waits a second for us to hang up first
         with pytest.raises(Ended):
             while True:

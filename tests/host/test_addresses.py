@@ -63,7 +63,7 @@ def test_every_interface_is_named(target, provisioned, what, host):
         said = board.console.read_until(b">>> ", 20).decode()
         said = board.console.log.decode()
         want = ", ".join(f"wss://{a}:{board.port}" for a in (four if host == "0.0.0.0" else six))
-        assert f"wss_repl: listening on {want}\r\n" in said, said
+        assert f"wss_repl: listening on {want} with Timer" in said, said
         assert "begun anew" not in said
 
 
@@ -74,7 +74,7 @@ def test_ethernet_on_esp32_is_asked_for(target, provisioned):
         "_lan = [Interface('192.0.2.8')]\nnetwork.LAN = lambda: _lan[0]\n"
     )
     with target.board(provisioned, boot=boot) as board:
-        assert f"listening on wss://192.0.2.8:{board.port}\r\n" in board.console.log.decode()
+        assert f"listening on wss://192.0.2.8:{board.port} with Timer" in board.console.log.decode()
 
 
 def has_ipv6() -> bool:
@@ -98,7 +98,7 @@ def test_ipv6(target, provisioned, keys, host):
         "WSSCTL_PASSWORD": "secret",
     }
     with target.board(provisioned, options=f", host={host!r}") as board:
-        assert f"listening on wss://[{host}]:{board.port}\r\n".encode() in board.console.log
+        assert f"listening on wss://[{host}]:{board.port} with Timer".encode() in board.console.log
         code = "import wss_repl; print(wss_repl.status()['client'][0])"
         done = subprocess.run(
             [*WSSCTL, "exec", f"wss://[::1]:{board.port}", code], env=env, capture_output=True, timeout=60

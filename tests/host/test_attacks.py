@@ -28,7 +28,8 @@ def request(origin: bytes | None, host: bytes | None = HOST) -> bytes:
         (b"HTTPS://Room1.LOCAL:8833", HOST, 101),
         (b"https://[fd00::7]:8833", b"[FD00::7]:8833", 101),
         (b"https://room1.local", b"room1.local", 101),  # port 443, left out in both
-        (b"http://room1.local:8833", HOST, 403),  # the page came without TLS
+        (b"http://room1.local:8833", HOST, 101),  # upydev
+        (b"http://room1.local:8833\r\nUser-Agent: Mozilla/5.0", HOST, 403),  # a page that came without TLS
         (b"https://room1.local:8834", HOST, 403),
         (b"https://evil.example", HOST, 403),
         (b"https://room1.local:8833.evil.example", HOST, 403),
