@@ -40,6 +40,10 @@ except NameError:  # this firmware has no __file__
     frozen = False
 
 
+# The current folder at start(), where boot.py is: for updates.
+home = ""
+
+
 def memory_to_spare():
     """Whether a buffer may be allocated for the sake of speed.
 

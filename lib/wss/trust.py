@@ -212,6 +212,7 @@ def install(context, cert):
 
     cert: the board's own certificate in DER. Raises ValueError when there is a list that cannot be honoured.
     """
+    port.home = os.getcwd().rstrip("/") + "/"
     try:
         listed()
     except (ValueError, OSError) as e:

@@ -146,7 +146,7 @@ def test_a_list_that_the_board_refuses_is_taken_back(site):
             board.exec(
                 "from wss import trust\nold = globals().get('old', trust.listed)\n"
                 "def no(*a): raise ValueError('too long for me')\n"
-                f"trust.listed = lambda s='', f='', n=None: {listed_now}"
+                f"trust.listed = lambda s='', f='', n=None, above=(): {listed_now}"
             )
         assert words in site.run("host", "revoke", "cd" * 32, status=1)
         assert listed(files) == before

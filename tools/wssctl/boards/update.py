@@ -49,7 +49,7 @@ def _wssctl_survey():
  import os,sys,wss
  u=sys.modules.get('wss_update')
  p=wss.__path__
- h=u.HOME if u else '/'
+ h=u.HOME if u else wss.port.home or '/'
  s=os.statvfs(h)
  def text(n):
   try:
