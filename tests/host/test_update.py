@@ -111,8 +111,12 @@ def test_updates_take_turns_and_leave_no_third_bundle(desk, newer):
 
 BROKEN = {
     "its import raises": ("wss_repl.py", "_server = None", "1 // 0", "its import fails: ZeroDivisionError"),
-    "start() raises": ("wss_repl.py", "        new = Server(", "        1 // 0; new = Server(", "start raises ZeroDivisionError"),
-    "start() hangs": ("wss_repl.py", "        new = Server(", "        while 1: pass\n        Server(", "no login proved it in 5 s"),
+    "start() raises": (
+        "wss_repl.py", "        new = Server(", "        1 // 0; new = Server(", "start raises ZeroDivisionError",
+    ),
+    "start() hangs": (
+        "wss_repl.py", "        new = Server(", "        while 1: pass\n        Server(", "no login proved it in 5 s",
+    ),
     "its import hangs": ("wss/port.py", "has_gil =", "while 1: pass\nhas_gil =", "no login proved it in 5 s"),
     "a callback hangs": (
         "wss/server.py", "        now = port.ticks_ms()\n", "        while 1: pass\n", "no login proved it in 5 s",
