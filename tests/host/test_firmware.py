@@ -265,4 +265,4 @@ def test_a_build_folder_copied_from_elsewhere_is_not_built_on(made, tmp_path):
     (out / "root").write_text("/elsewhere")
     next(tmp_path.rglob("64.stamp")).unlink()
     firmware.firmware(64)
-    assert not (out / "genhdr").exists() and (out / "root").read_text() == f"{ROOT}"
+    assert not (out / "genhdr").exists() and (out / "root").read_text().split()[0] == f"{ROOT}"
