@@ -19,10 +19,8 @@ from wssctl.keys import ca, store
 
 @pytest.fixture
 def site(target, tmp_path):
-    site = Site(tmp_path, target.bits)
-    yield site
-    for board in site.boards.values():
-        board.close()
+    with Site(tmp_path, target.bits) as site:
+        yield site
 
 
 @pytest.fixture
@@ -297,6 +295,8 @@ def test_names_and_groups(site, room1):
     site.run("boards", "add", "far", "far.example:9000", "--group", "@greenhouse")
     listing = site.run("boards", "list", "@greenhouse")
     assert "far.example:9000" in listing and "room1" not in listing
+    listing = site.run("boards", "list", "@all")  # everybody, whatever groups there are
+    assert "far.example:9000" in listing and "room1" in listing
     assert "no group" in site.run("boards", "list", "@nowhere", status=2)
     assert "is no name" in site.run("boards", "add", "../x", "a", status=2)
     assert "already the name of" in site.run("boards", "add", "room1", "a", "--uid", SECOND, status=2)

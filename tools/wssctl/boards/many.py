@@ -13,17 +13,15 @@ from .registry import Board, Registry
 def named(args: argparse.Namespace) -> list[Board] | None:
     """What BOARD stands for when it stands for several; None for one. Raises UsageError for an unknown name."""
     registry = Registry(Store(args.keys))
-    if getattr(args, "all", False) or args.url == "@all":
-        found = registry.select([])
-        if not found:
-            raise UsageError("There are no boards yet; `wssctl boards add` adds one.")
-        return found
-    if "," not in args.url and not args.url.startswith("@"):
+    said = "@all" if getattr(args, "all", False) else args.url
+    if "," not in said and not said.startswith("@"):
         return None
     by_name: dict[str, Board] = {}
-    for word in filter(None, args.url.split(",")):
+    for word in filter(None, said.split(",")):
         for board in registry.select([word]) if word[0] == "@" else [registry.find(word) or Board(word)]:
             by_name[board.name] = board
+    if not by_name:
+        raise UsageError("There are no boards yet; `wssctl boards add` adds one.")
     return list(by_name.values())
 
 

@@ -113,11 +113,13 @@ class Registry:
         return self.load().get(text) if "://" not in text else None
 
     def select(self, words: list[str]) -> list[Board]:
-        """Boards by name and @group, all of them for no words. Raises UsageError for an unknown one."""
+        """Boards by name and @group, all of them for @all and for no words. Raises UsageError for an unknown one."""
         boards = self.load()
         found = {} if words else dict(boards)
         for word in words:
-            if word.startswith("@"):
+            if word == "@all":
+                found |= boards
+            elif word.startswith("@"):
                 members = {n: d for n, d in boards.items() if word[1:] in d.groups}
                 if not members:
                     raise UsageError(f"There is no group {word}; `wssctl boards` lists what there is.")
