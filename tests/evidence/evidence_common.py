@@ -4,6 +4,7 @@ import mmap
 import os
 import struct
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +14,15 @@ from targets import ROOT
 HERE = Path(__file__).parent
 LONG = os.environ.get("EVIDENCE") == "long"
 SILENCE = 60  # seconds without a sign of life: it hangs (an input over a second is told by itself)
+
+
+def run_more_of(test, select, **env):
+    """The long cut of a test in tests/host, which an environment variable makes long."""
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/host/{test}", "-k", select]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=3000
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def run(bits, script, *arguments, heap="2M", env=None, binary=None):

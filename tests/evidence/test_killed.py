@@ -1,15 +1,9 @@
 """The record of a key folder under eight processes that are killed at random, a thousand times; and the merging of
 trust lists, in many more sequences than the suite tries."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+from evidence_common import LONG, run_more_of
 from killed import torture
-from targets import ROOT
-
-LONG = os.environ.get("EVIDENCE") == "long"
 
 
 def test_killed_at_random(tmp_path, row):
@@ -20,8 +14,5 @@ def test_killed_at_random(tmp_path, row):
 
 @pytest.mark.skipif(not LONG, reason="the long cut of a test in tests/host: EVIDENCE=long")
 def test_sequences_of_three_hosts(row):
-    env = os.environ | {"EXAMPLES": "1000"}
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/host/test_trust.py", "-k", "sequence"]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=3000)
-    assert done.returncode == 0, done.stdout[-3000:]
+    run_more_of("test_trust.py", "sequence", EXAMPLES="1000")
     row("Trust", "1,000 sequences of revoke, undo, pin, setup by three hosts, boards off at random", "no entry lost")

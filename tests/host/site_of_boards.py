@@ -27,6 +27,13 @@ class Site:
         self.run("ca", "init")
         self.run("host", "init")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for board in self.boards.values():
+            board.close()
+
     def run(self, *words, status=0, env=None, **more):
         done = subprocess.run(
             [sys.executable, "-m", "wssctl", *map(str, words)], env=self.env | (env or {}), capture_output=True,

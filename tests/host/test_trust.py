@@ -26,10 +26,8 @@ HELLO = ("exec", "room1", "print(6*7)")
 
 @pytest.fixture
 def site(target, tmp_path):
-    site = Site(tmp_path, target.bits)
-    yield site
-    for board in site.boards.values():
-        board.close()
+    with Site(tmp_path, target.bits) as site:
+        yield site
 
 
 def certificate(folder):

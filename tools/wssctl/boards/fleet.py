@@ -129,6 +129,12 @@ class Fleet:
 
         return trust.settle(self.store, board, client, login, hosts.of(self.store.read(credentials.cert)), pin_too)
 
+    def prove(self, board: Board, pem: bytes, credentials: Credentials | None = None) -> None:
+        """A login after a restart, to a board that shows this certificate. Raises BoardError, and as connect() does."""
+        with self.connect(board, credentials, wait=self.args.timeout * 2) as client:
+            if client.link.certificate != der(pem):
+                raise BoardError("It shows another certificate than the one it was sent; is its boot.py naming one?")
+
     def restart(self, client: Client) -> None:
         """A soft reset: the server starts with what is on the board now, and so does main.py."""
         with contextlib.suppress(ConnectionLost):
@@ -196,10 +202,7 @@ def renew(args) -> int:
         with fleet.connect(board) as client:
             client.put(der(pem), f"SSL_certificate{board.uid}.der")
             fleet.restart(client)
-        with fleet.connect(board, wait=args.timeout * 2) as client:
-            shown = client.link.certificate
-            if shown != der(pem):
-                raise BoardError("It shows another certificate than the one it was sent; is its boot.py naming one?")
+        fleet.prove(board, pem)
         _keep(fleet, board, pem)
         return "renewed"
 
@@ -280,11 +283,8 @@ def rotate(args) -> int:
             client.put(der(pem), f"SSL_certificate{board.uid}.der")
             client.put(authority.cert_pem, "ROOT_CA_cert.pem")
             fleet.restart(client)
-        with fleet.connect(board, fleet.credentials(ca_file=later[store.ca_cert]), wait=args.timeout * 2) as client:
-            if client.link.certificate != der(pem):
-                raise BoardError("It shows another certificate than the one it was sent; is its boot.py naming one?")
+        fleet.prove(board, pem, fleet.credentials(ca_file=later[store.ca_cert]))
         _keep(fleet, board, pem)
-        fleet.connect(board, fleet.credentials(ca_file=later[store.ca_cert]), wait=args.timeout * 2).close()
         return done(board, "has its new certificate, trusts the new ROOT CA alone")
 
     fleet.must(fleet.each(drop_old, pending()), "run it again.")

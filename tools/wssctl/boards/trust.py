@@ -68,7 +68,7 @@ def settle(
     """
     remote = Remote(client)
     name = remote.ask("p", "say where its trust list is", _PLACE)
-    before = _read(client, name)
+    before = client.get_if_there(name)
     theirs = trustlist.parse(before) if before else {}
     merged = plan(store.record, board.name, theirs, me, pin_too)
     text = trustlist.render(merged.values()) if merged else b""
@@ -108,15 +108,6 @@ def plan(record: Record, board: str, theirs: List, me: Who, pin_too: Who | None 
             "this one first."
         )
     return merged
-
-
-def _read(client: Client, name: str) -> bytes | None:
-    try:
-        return client.get(name)
-    except BoardError as e:
-        if "no such file" in str(e):
-            return None
-        raise
 
 
 def _expect(client: Client, merged: List, who: list[Who], name: str, board: Board) -> None:

@@ -51,12 +51,8 @@ def setup(args) -> int:
     store = Store(args.keys)
     registry = Registry(store)
     with Cable(args.port) as board:
-        about = _about(board, args)
+        about, known, name = _identify(board, args, registry)
         uid = about["uid"]
-        known = registry.name_of(uid)
-        name = args.name[0] if args.name else known or f"board-{uid[-6:]}"
-        registry.refuse_taken(name, uid)
-        args.wss_port = args.wss_port or registry.port(known)
         say(f"{about['machine'] or 'A board'}, id {uid}, as {name}")
         files, old = _missing_bundle(board, about)
         room = sum(map(len, files.values())) + _SPACE
@@ -106,12 +102,8 @@ def enrol(args) -> int:
     store = Store(args.keys)
     registry = Registry(store)
     with Cable(args.port) as board:
-        about = _about(board, args)
-        uid = about["uid"]
-        known = registry.name_of(uid)
-        names = args.name or ([known] if known else [f"board-{uid[-6:]}"])
-        registry.refuse_taken(names[0], uid)
-        args.wss_port = args.wss_port or registry.port(known)
+        about, known, name = _identify(board, args, registry)
+        uid, names = about["uid"], [name, *args.name[1:]]
         addresses = _addresses(args, about, registry.addresses(known))
         authority = keys.load_authority(args, store)
         _confirm_foreign(args, board, about, authority)
@@ -217,6 +209,16 @@ def _addresses(args, about: dict, before: list[str]) -> list[str]:
 
 
 # What the board is
+
+
+def _identify(board: Cable, args, registry: Registry) -> tuple[dict, str | None, str]:
+    """(what the board is, the name it had here, the name it is to have); the port it listens at goes into args."""
+    about = _about(board, args)
+    known = registry.name_of(about["uid"])
+    name = args.name[0] if args.name else known or f"board-{about['uid'][-6:]}"
+    registry.refuse_taken(name, about["uid"])
+    args.wss_port = args.wss_port or registry.port(known)
+    return about, known, name
 
 
 def _about(board: Cable, args) -> dict:

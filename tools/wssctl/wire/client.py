@@ -378,6 +378,15 @@ class Client:
         BoardError when more than `limit` bytes come: 256 MB to a sink, 16 MB into memory, unless told otherwise."""
         return self._get(_GET, name, sink, progress, limit)
 
+    def get_if_there(self, name: str) -> bytes | None:
+        """As get(), but None where there is no such file."""
+        try:
+            return self.get(name)
+        except BoardError as e:
+            if "no such file" in str(e):
+                return None
+            raise
+
     def about(self) -> dict[str, Any]:
         """What the board says of itself (lib/wss/about.py), without an interruption of its program. Raises BoardError
         for a board that does not know the question: an older wss_repl, or one without about.py."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.wssctl.boards.plugins.plugin_utils.board import BoardAction, content, diff
+from ansible_collections.wssctl.boards.plugins.plugin_utils.board import BoardAction, diff
 
 
 class ActionModule(BoardAction):
@@ -21,7 +21,7 @@ class ActionModule(BoardAction):
             data = str(given["content"]).encode()
         name = given["dest"] + (source.name if given["dest"].endswith("/") and given.get("src") else "")
         with self.board() as client:
-            before = content(client, name)
+            before = client.get_if_there(name)
             if before != data and not self._task.check_mode:
                 client.put(data, name)
         return {"changed": before != data, "dest": name, "size": len(data)} | (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible_collections.wssctl.boards.plugins.plugin_utils.board import BoardAction, content, diff
+from ansible_collections.wssctl.boards.plugins.plugin_utils.board import BoardAction, diff
 from wssctl.tools.transfer import replacing
 
 
@@ -22,7 +22,7 @@ class ActionModule(BoardAction):
         elif given["dest"].endswith("/"):
             to = to / parts[-1]
         with self.board() as client:
-            data = content(client, given["src"])
+            data = client.get_if_there(given["src"])
         if data is None:
             if boolean(given.get("fail_on_missing", True)):
                 return {"failed": True, "msg": f"there is no {given['src']} on the board"}

@@ -6,8 +6,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from wssctl.boards.dialler import open_board
-from wssctl.errors import BoardError, WssctlError
-from wssctl.wire.client import Client
+from wssctl.errors import WssctlError
 
 
 class BoardAction(ActionBase):
@@ -51,16 +50,6 @@ class BoardAction(ActionBase):
             takeover=bool(template(self.vars.get("wssctl_takeover", False))),
         ) as client:
             yield client
-
-
-def content(client: Client, name: str) -> bytes | None:
-    """The board's file, or None where it has none. Nothing on the board is interrupted for this."""
-    try:
-        return client.get(name)
-    except BoardError as e:
-        if "no such file" in str(e):
-            return None
-        raise
 
 
 def diff(before: bytes | None, after: bytes, name: str) -> dict[str, str]:
