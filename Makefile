@@ -13,7 +13,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 # The host tools and what the tests need, in a virtual environment of their own.
-$(VENV)/.stamp: pyproject.toml lib/wss/port.py
+$(VENV)/.stamp: pyproject.toml hatch_build.py lib/wss/port.py
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "make: no virtual environment: Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]' >&2 || \
@@ -75,6 +75,11 @@ dist: $(VENV)/.stamp ## a release in build/dist: .mpy files and package.json for
 	@$(VENV)/bin/python tools/dev/dist.py
 dist-check: ## compare the files on a board with that release: PORT=/dev/ttyUSB0
 	@$(VENV)/bin/python tools/dev/dist.py --check "$(PORT)"
+
+.PHONY: release
+release: $(VENV)/.stamp ## wheel, sdist and mip index of the last commit in build/release: built twice, compared, checked on a board
+	@$(PYTHON) tools/dev/firmware.py build
+	@$(VENV)/bin/python tools/dev/release.py
 
 .PHONY: bench size
 $(VENV)/.bench: $(VENV)/.stamp
