@@ -1,14 +1,18 @@
 """The device's modules, by their path under lib/: as sources, and as bytecode for a board."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import re
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from ..errors import KeyFileError
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class NoCompiler(Exception):
@@ -24,6 +28,10 @@ def _root() -> Path:
         if (root / "wss_repl.py").exists():
             return root
     raise KeyFileError("This installation of wssctl lacks the board's modules; install it again.")
+
+
+class DoesNotCompile(NoCompiler):
+    """A source that mpy-cross refuses."""
 
 
 def sources() -> dict[str, bytes]:
@@ -63,16 +71,35 @@ def prebuilt_folder() -> str:
 
 def compile_all(version: int | None = None) -> dict[str, bytes]:
     """The sources through mpy-cross -O3. version: as in compiled(). Raises NoCompiler."""
+    return {other(name): bytecode(data, name, version, level=3) for name, data in sources().items()}
+
+
+def bytecode(source: bytes, name: str, version: int | None, machine: str = "", level: int = 0) -> bytes:
+    """One source through mpy-cross. name: as tracebacks on the board show it. machine: mpy-cross's name of the
+    processor, for code that asks for machine code. level: 3 drops line numbers and assertions. Raises NoCompiler, and
+    DoesNotCompile for what is wrong in the source."""
+    with _ONE_AT_A_TIME:
+        return _bytecode(source, name, version, machine, level)
+
+
+@functools.lru_cache(maxsize=1024)  # for many boards a file is compiled once
+def _bytecode(source: bytes, name: str, version: int | None, machine: str, level: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder) / "x.py", Path(folder) / "x.mpy"
-        made = {}
-        for name, data in sources().items():
-            source.write_bytes(data)
-            _compile(source, name, out)
-            made[other(name)] = out.read_bytes()
-            makes = made[other(name)][1]  # the version is the second byte of a .mpy file (tools/mpy-tool.py)
-            if version not in (None, makes):
-                raise NoCompiler(f"mpy-cross makes version {makes} and the board reads {version}")
+        file, out = Path(folder) / "x.py", Path(folder) / "x.mpy"
+        file.write_bytes(source)
+        options = [f"-O{level}", *([f"-march={machine}"] if machine else [])]
+        try:
+            done = subprocess.run([mpy_cross(), *options, "-s", name, "-o", out, file], capture_output=True, text=True)
+        except OSError as e:
+            raise NoCompiler(f"mpy-cross does not run ({e.strerror}): {e.filename}") from None
+        if done.returncode:
+            said = done.stderr.strip() or f"mpy-cross ended with {done.returncode}"
+            line = re.search(r", line (\d+)", said)
+            where = f" ({line[0][2:]})" if line else ""
+            raise DoesNotCompile(f"{name} does not compile: {said.splitlines()[-1]}{where}")
+        made = out.read_bytes()
+    if version not in (None, made[1]):  # the second byte of a .mpy file (tools/mpy-tool.py)
+        raise NoCompiler(f"mpy-cross makes version {made[1]} and the board reads {version}")
     return made
 
 
@@ -89,15 +116,6 @@ def loader() -> bytes:
 def without_comments(source: str) -> str:
     """Python for a board: comments and docstrings would take flash and heap."""
     return re.sub(r'^\s*(#.*|""".*?"""|"""(?:.|\n)*?""")?\n', "", source, flags=re.M)
-
-
-def _compile(source: Path, name: str, to: Path) -> None:
-    try:
-        done = subprocess.run([mpy_cross(), "-O3", "-s", name, "-o", to, source], capture_output=True, text=True)
-    except OSError as e:
-        raise NoCompiler(f"mpy-cross does not run ({e.strerror}): {e.filename}") from None
-    if done.returncode:
-        raise NoCompiler(f"{name} does not compile: {done.stderr.strip()}")
 
 
 def mpy_cross() -> str:
