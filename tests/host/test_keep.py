@@ -2,15 +2,12 @@
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from cryptography.hazmat.primitives.serialization import (
@@ -20,53 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 from desk import WSSCTL, Desk
+from keeping import End, exec_, holder, its_socket, keeping, start
 from targets import UID, Unix
 from wssctl.boards.dialler import open_board
 from wssctl.keys.ca import Authority
-
-
-class Counter:
-    """A network on the way to a board: connections, and each time that the board's answer is followed by a client's
-    next word, a round trip."""
-
-    def __init__(self, port: int, delay: float = 0.02):
-        self.board, self.delay = port, delay
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.connections = self.trips = 0
-        self.open: list[socket.socket] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.listener.accept()
-                self.connections += 1
-                threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
-
-    def _pass_on(self, client):
-        last = None
-        with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.board)) as board:
-            self.open.append(client)
-            while True:
-                for sock in select.select([client, board], [], [])[0]:
-                    if not (data := sock.recv(65536)):
-                        return
-                    if sock is client and last is not client:
-                        self.trips += 1
-                    last = sock
-                    time.sleep(self.delay / 2)
-                    (board if sock is client else client).sendall(data)
-
-    def cut(self):
-        for sock in self.open:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.cut()
 
 
 @pytest.fixture(scope="module")
@@ -79,47 +33,21 @@ def board(keys, tmp_path_factory):
 
 @pytest.fixture
 def desk(board, tmp_path):
-    """The board behind a Counter, and a runtime folder of this test's own."""
-    run = tmp_path / "run"
-    run.mkdir(0o700)
-    counter = Counter(board.port)
-    old = dict(board.env)
-    board.env |= {"XDG_RUNTIME_DIR": str(run)}
-    board.counter, board.run_folder = counter, run
-    board.at = f"wss://127.0.0.1:{counter.port}"
-    yield board
-    board.run(*WSSCTL, "keep", "stop")
-    counter.close()
-    board.env.clear()
-    board.env |= old
-
-
-def exec_(desk, code, *options, **more):
-    return desk.run(*WSSCTL, "exec", "--keep", "5m", *options, desk.at, code, **more)
-
-
-def start(desk, *words):
-    return subprocess.Popen(
-        [*WSSCTL, *words], env=desk.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def holder(desk):
-    (line,) = desk.run(*WSSCTL, "keep").stdout.splitlines()
-    return int(line.split("process ")[-1].split(",")[0])
+    with keeping(board, tmp_path) as desk:
+        yield desk
 
 
 def test_ten_commands_one_login(desk):
     first = exec_(desk, "print(0)")
     assert (first.returncode, first.stdout) == (0, "0\n"), first
-    assert desk.counter.connections == 1
+    assert desk.network.connections == 1
     env = {"WSSCTL_PASSWORD": "", "WSSCTL_PASSPHRASE": ""}  # nobody is asked again
     for i in range(1, 10):
-        before = desk.counter.trips
+        before = desk.network.trips
         done = exec_(desk, f"print({i})", env=env)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{i}\n", ""), done
-        assert desk.counter.trips - before <= 3
-    assert desk.counter.connections == 1
+        assert desk.network.trips - before <= 3  # two, and one that the holder sees to when it has gone
+    assert desk.network.connections == 1
 
 
 def test_what_a_command_through_it_imports(desk):
@@ -127,19 +55,19 @@ def test_what_a_command_through_it_imports(desk):
     done = desk.run(sys.executable, "-X", "importtime", "-m", "wssctl", "exec", "--keep", "5m", desk.at, "print(1)")
     assert done.stdout == "1\n"
     names = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert "ssl" in names  # the list is one
-    assert not names & {"cryptography", "rich", "websockets", "prompt_toolkit", "mpremote"}
+    assert "socket" in names  # the list is one
+    assert not names & {"cryptography", "rich", "ssl", "websockets", "prompt_toolkit", "mpremote", "dataclasses"}
 
 
 def test_a_file_goes_and_comes(desk, tmp_path):
     data = os.urandom(70_000)
     (tmp_path / "a").write_bytes(data)
-    for words in (("put", desk.at, tmp_path / "a", ":kept.bin"), ("get", desk.at, "kept.bin", tmp_path / "b")):
+    for words in (("put", desk.at, tmp_path / "a", "kept.bin"), ("get", desk.at, "kept.bin", tmp_path / "b")):
         done = desk.run(*WSSCTL, words[0], "--keep", "5m", *words[1:])
         assert done.returncode == 0, done
     assert (tmp_path / "b").read_bytes() == data
     assert desk.run(*WSSCTL, "status", "--keep", "5m", desk.at).returncode == 0
-    assert desk.counter.connections == 1
+    assert desk.network.connections == 1
 
 
 def test_the_next_one_waits_and_is_told_for_whom(desk):
@@ -185,21 +113,20 @@ def test_many_at_once_and_some_are_killed(desk):
 
 def test_a_connection_that_broke_is_made_again_unasked(desk):
     exec_(desk, "pass")
-    desk.counter.cut()
+    desk.network.cut()
     done = exec_(desk, "print(1)", env={"WSSCTL_PASSWORD": "", "WSSCTL_PASSPHRASE": ""})
     assert (done.returncode, done.stdout) == (0, "1\n"), done
-    assert desk.counter.connections == 2
+    assert desk.network.connections == 2
 
 
 def test_a_takeover_ends_it(desk):
     exec_(desk, "pass")
     pid = holder(desk)
-    end = os.pidfd_open(pid)
+    end = End(pid)
     other = desk.run(*WSSCTL, "exec", "--takeover", desk.url, "print(5)")
     assert other.stdout == "5\n"
-    assert select.select([end], [], [], 30)[0]
-    os.close(end)
-    assert desk.counter.connections == 1
+    assert end.wait()
+    assert desk.network.connections == 1
 
 
 def test_a_login_of_ones_own_goes_around_it(desk):
@@ -207,7 +134,44 @@ def test_a_login_of_ones_own_goes_around_it(desk):
     done = desk.run(*WSSCTL, "exec", "--keep", "0", desk.at, "print(1)")
     assert (done.returncode, done.stdout) == (0, "1\n"), done
     assert exec_(desk, "print(2)").stdout == "2\n"
-    assert desk.counter.connections == 3
+    assert desk.network.connections == 3
+
+
+def test_secrets_that_are_given_are_not_ignored(desk):
+    """A holder lends its connection to who could have made it: the board judges every other secret."""
+    exec_(desk, "pass")
+    for secret, code in (("WSSCTL_PASSWORD", 5), ("WSSCTL_PASSPHRASE", 7)):
+        done = exec_(desk, "print(1)", env={secret: "wrong guess"})
+        assert (done.returncode, done.stdout) == (code, "") and "Wrong pass" in done.stderr, done
+    done = exec_(desk, "print(1)", "--server-name", "other.example")
+    assert done.returncode == 4 and "not for other.example" in done.stderr, done
+    assert exec_(desk, "print(2)", "--server-name", "kitchen").stdout == "2\n"
+    logins = desk.network.connections
+    assert exec_(desk, "print(3)", env={"WSSCTL_PASSWORD": "", "WSSCTL_PASSPHRASE": ""}).stdout == "3\n"
+    assert desk.network.connections == logins
+
+
+def test_other_key_files_never_use_a_connection_that_is_kept(desk, keys, tmp_path):
+    """Neither a certificate that the board refuses nor one of a ROOT CA that did not sign the board's."""
+    exec_(desk, "pass")
+    copy = tmp_path / "keys"
+    shutil.copytree(keys.directory, copy)
+    shutil.copy(keys.foreign.cert, copy / "HOST_cert@66.pem")
+    shutil.copy(keys.foreign.key, copy / "HOST_key@66.pem")
+    done = exec_(desk, "print(1)", "--host-id", "66", "--keys", copy)
+    assert done.returncode == 4 and "refuses this HOST certificate" in done.stderr, done
+    (copy / "ROOT_CA_cert.pem").write_bytes(Authority.create("Another ROOT CA").cert_pem)
+    done = exec_(desk, "print(1)", "--keys", copy)
+    assert done.returncode == 4 and "did not sign" in done.stderr, done
+    shutil.copy(keys.second.cert, copy / "HOST_cert@67.pem")
+    shutil.copy(keys.second.key, copy / "HOST_key@67.pem")
+    shutil.copy(keys.ca_file, copy)
+    # one that may come in gets a connection of its own, for which the other one gives way
+    done = exec_(desk, "import wss_repl; print(wss_repl.status()['host'])", "--host-id", "67", "--keys", copy)
+    assert done.returncode == 0, done
+    assert exec_(desk, "import wss_repl; print(wss_repl.status()['host'])").stdout != done.stdout
+    with contextlib.suppress(FileNotFoundError):
+        assert len(desk.run(*WSSCTL, "keep").stdout.splitlines()) == 2
 
 
 def test_a_holder_that_is_stopped_does_not_hang_anybody(desk):
@@ -217,7 +181,7 @@ def test_a_holder_that_is_stopped_does_not_hang_anybody(desk):
     done = exec_(desk, "print(1)", "--timeout", "1")
     assert done.returncode == 6 and "wssctl keep stop" in done.stderr, done
     assert desk.run(*WSSCTL, "keep", "stop").returncode == 0
-    desk.counter.cut()
+    desk.network.cut()
     assert exec_(desk, "print(2)").stdout == "2\n"
 
 
@@ -233,13 +197,11 @@ def test_what_others_put_there(desk):
     assert exec_(desk, "print(1)").returncode == 7
     folder.chmod(0o700)
     assert exec_(desk, "print(1)").stdout == "1\n"
-    (path,) = [p for p in folder.iterdir() if not p.suffix]
+    path = its_socket(desk)
     pid = holder(desk)
+    end = End(pid)
     os.kill(pid, signal.SIGKILL)  # what it leaves is a stale socket
-    end = os.pidfd_open(pid) if os.path.exists(f"/proc/{pid}") else None
-    if end is not None:
-        select.select([end], [], [], 30)
-        os.close(end)
+    assert end.wait()
     assert path.exists()
     assert exec_(desk, "print(2)").stdout == "2\n"
     desk.run(*WSSCTL, "keep", "stop")
@@ -253,7 +215,7 @@ def test_what_others_put_there(desk):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
 def test_another_user_gets_nothing(desk):
     exec_(desk, "pass")
-    (path,) = [p for p in (desk.run_folder / "wssctl").iterdir() if not p.suffix]
+    path = its_socket(desk)
     assert as_nobody(path) == "no way"
     folders = [path, *path.parents]
     modes = {p: p.stat().st_mode for p in folders}
@@ -314,8 +276,8 @@ def test_another_board_at_the_same_address_is_refused(desk, keys):
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        desk.counter.board = server.getsockname()[1]
-        desk.counter.cut()
+        desk.network.to = server.getsockname()[1]
+        desk.network.cut()
         done = exec_(desk, "print(1)")
         assert done.returncode == 4 and "did not sign" in done.stderr, done
         thread.join(30)
@@ -343,7 +305,7 @@ def test_a_program_can_keep_it_too(desk, keys, monkeypatch):
         with open_board(desk.at, keep=60.0) as client:
             assert client.exec(f"print({n})").output == b"%d\r\n" % n
             assert client.exec("print(9)").output == b"9\r\n"
-    assert desk.counter.connections == 1
+    assert desk.network.connections == 1
 
 
 def test_no_secret_is_to_be_seen(desk):
@@ -353,12 +315,12 @@ def test_no_secret_is_to_be_seen(desk):
     for name in ("cmdline", "environ"):
         with contextlib.suppress(PermissionError), open(f"/proc/{pid}/{name}", "rb") as f:
             seen += f.read()
-    assert b"tools.keep" in seen
+    assert b"wire.holder" in seen
     assert desk.keys.passphrase.encode() not in seen and b"WSSCTL_PASS" not in seen
     with open(f"/proc/{pid}/limits") as f:
         assert "Max core file size        0                    0" in f.read()
-    dumpable = "import ctypes; from wssctl.tools import keep; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)); "
-    dumpable += "keep._private(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    dumpable = "import ctypes; from wssctl.wire import holder; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)); "
+    dumpable += "holder.private(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
     assert desk.run(sys.executable, "-c", dumpable).stdout.split() == ["1", "0"]
 
 
@@ -367,21 +329,20 @@ def test_it_ends_with_its_socket_and_with_new_keys(desk, keys, tmp_path):
     shutil.copytree(keys.directory, copy)
     for change in ("socket", "certificate"):
         exec_(desk, "pass", env={"WSSCTL_KEYS": str(copy)})
-        (path,) = [p for p in (desk.run_folder / "wssctl").iterdir() if not p.suffix]
-        end = os.pidfd_open(holder(desk))
+        path = its_socket(desk)
+        end = End(holder(desk))
         if change == "socket":
             path.unlink()
         else:
             (cert,) = copy.glob("HOST_cert@*.pem")
             cert.write_bytes(cert.read_bytes())
-        assert select.select([end], [], [], 30)[0]
-        os.close(end)
+        assert end.wait()
 
 
 def test_json_of_the_protocol_is_checked(desk):
     """What is no message costs its sender the connection, and nobody else."""
     exec_(desk, "pass")
-    (path,) = [p for p in (desk.run_folder / "wssctl").iterdir() if not p.suffix]
+    path = its_socket(desk)
     request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     for nonsense in (request, b"H\0\0\0\x02[]", b"H\0\0\0\x01{", b"T\0\0\0\x01x", b"Q\0\0\0\0"):
         with socket.socket(socket.AF_UNIX) as s:

@@ -18,14 +18,14 @@ sys.path.insert(0, str(ROOT / "tests" / "interop"))
 import venvs
 
 NEWEST, YEAR_OLD = "1.29.0", "1.25.0"
-PAIRS = [(NEWEST, "unix32"), (YEAR_OLD, "unix")]
+PAIRS = [(NEWEST, "unix32", "0"), (YEAR_OLD, "unix", "5m")]  # the second one over a connection that is kept
 SERIAL = 11520  # bytes a second at 115200 baud
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids=lambda p: "-".join(p))
 def desk(request, keys, tmp_path_factory):
     """A board, and a machine where mpremote's config.py has the one line that the README names."""
-    version, target = request.param
+    version, target, keep = request.param
     try:
         commands = venvs.make(f"mpremote-{version}-wss", f"mpremote=={version}\n-e {ROOT}\n")
     except venvs.NoClient as e:
@@ -38,10 +38,11 @@ def desk(request, keys, tmp_path_factory):
     config.mkdir(parents=True)
     (config / "config.py").write_text("from wssctl import protocol_wss; protocol_wss.install()\n")
     with Desk(keys, Unix(target), folder / "board") as running:
-        running.env["XDG_CONFIG_HOME"] = str(folder / "config")
+        running.env |= {"XDG_CONFIG_HOME": str(folder / "config"), "XDG_RUNTIME_DIR": str(folder), "WSSCTL_KEEP": keep}
         running.mpremote = commands / "mpremote"
         running.version = version
         yield running
+        assert running.run(*WSSCTL, "keep", "stop").returncode == (0 if keep != "0" else 2)
 
 
 def both(desk, tmp_path, name, *words, **more):

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -157,7 +156,7 @@ def test_again_without_options_keeps_the_address_and_the_port_and_a_remembered_p
     assert done.returncode == 0 and "as room1" in done.stderr and "Connected over wss" in done.stderr, done.stderr
     after = desk.listing(), Registry(Store(desk.keys)).load()["room1"]
     assert [n for n in after[0] if after[0][n] != before[0][n]] == ["webrepl_cfg.py"]
-    assert replace(after[1], last_seen="") == replace(before[1], last_seen="")
+    assert after[1]._replace(last_seen="") == before[1]._replace(last_seen="")
     assert desk.run("exec", "room1", "print(6*7)", env={"WSSCTL_PASSWORD": ""}).strip() == "42"
 
 

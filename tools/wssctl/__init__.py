@@ -6,16 +6,18 @@ Rooms, by what they know; each imports only from those below it (tests/host/test
     tools/      what people use: shell, terminal, bridge, transfer, mpremote, keep
     cable/      a board on a serial port: its modules, its setup
     boards/     the boards one has: registry, trust, work on many
-    wire/       one connection: link (TLS, WebSocket), client (login, REPL), kept, remote (files)
+    wire/       one connection: link, websocket, tls, client (login, REPL), kept, holder, remote (files)
     onboard/    MicroPython that is sent to boards
     keys/       ROOT CA, key files, secrets
     errors.py   what can go wrong, and its exit code
 """
 
 
+
 def __getattr__(name: str) -> str:
+    """`__version__`, which is looked up when somebody asks: that takes longer than most commands' other imports."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib.metadata import version  # not before it is asked for: the build imports this, too
+    from importlib.metadata import version
 
     return version("wssctl")  # pyproject.toml takes it from the bundle: lib/wss/port.py

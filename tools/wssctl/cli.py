@@ -5,7 +5,6 @@ import contextlib
 import os
 import sys
 
-from . import __version__
 from .errors import KeyFileError, WssctlError
 
 DESCRIPTION = """\
@@ -84,10 +83,18 @@ class _Parser(argparse.ArgumentParser):
             self._nested = False
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from . import __version__
+
+        print(f"wssctl {__version__}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser("wssctl", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
-    parser.add_argument("--version", action="version", version=f"wssctl {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     keys = argparse.ArgumentParser(add_help=False)
@@ -139,10 +146,9 @@ def build_parser() -> argparse.ArgumentParser:
         "put",
         parents=[remote, several],
         help="copy files to a board",
-        usage="wssctl put [-r] BOARD LOCAL... [FOLDER]\n       wssctl put BOARD LOCAL :NAME\n       BOARD: @group too",
+        usage=("wssctl put BOARD LOCAL [REMOTE]\n       wssctl put BOARD LOCAL... FOLDER/\n       BOARD: @group too"),
     )
-    p.add_argument("paths", nargs="+", metavar="PATH", help="local files, then a folder on the board, or :NAME there")
-    p.add_argument("-r", "--recursive", action="store_true", help="folders, too; that interrupts the board's program")
+    p.add_argument("paths", nargs="+", metavar="PATH", help="local files, then a name or folder on the board")
     p.set_defaults(call=_lazy("tools.transfer", "put"))
 
     p = commands.add_parser(

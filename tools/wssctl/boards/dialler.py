@@ -4,7 +4,6 @@ import argparse
 import copy
 import os
 from collections.abc import Callable
-from dataclasses import replace
 
 from ..keys import ask
 from ..keys.remembered import remembered
@@ -33,11 +32,13 @@ class Dialler:
         self._server_name = args.server_name or self._name_of_board
         self._credentials = credentials_for(args, passphrase) if self.target.secure else None
         self._keep = self._seconds_to_keep(args)
-        self._typed, self._args = password, args
+        self._typed: str | None = None
+        self._args = args
         if self.board:
             warn(self.board)
+        given = password or ask.given(args.password_file, "WSSCTL_PASSWORD")
         # a connection that is kept already needs none
-        self._password: str | Callable[[], str] = self._ask if self._is_kept() else self._ask()
+        self._password: str | Callable[[], str] = given or (self._ask if self._is_kept() else self._ask())
 
     def _seconds_to_keep(self, args: argparse.Namespace) -> float | None:
         """By --keep, $WSSCTL_KEEP, or `wssctl keep` for this board or all."""
@@ -57,27 +58,26 @@ class Dialler:
     def _is_kept(self) -> bool:
         if not self._keep:
             return False
-        path = kept.path_of(self.target, self._credentials)
-        return path is not None and path.exists()
+        try:
+            return kept.path_of(self.target, self._credentials).exists()
+        except kept.NoPlace:
+            return False
 
     def _name_of_board(self) -> str | None:
         return server_name(self._store, self.board) if self.board else None
 
     def _ask(self) -> str:
-        args, store, password = self._args, self._store, self._typed
-        known = password or ask.given(args.password_file, "WSSCTL_PASSWORD") or remembered(
-            store, f"password:{args.url}"
-        )
-        if known is None:
+        if self._typed is None:
+            self._typed = remembered(self._store, f"password:{self._args.url}")
+        if self._typed is None:
             question = f"Password of {self.board.name if self.board else self.target.host}"
-            known = ask.secret(question, None, "WSSCTL_PASSWORD", option="--password-file")
-        self._typed = known
-        return known
+            self._typed = ask.secret(question, None, "WSSCTL_PASSWORD", option="--password-file")
+        return self._typed
 
     def takeover(self) -> "Dialler":
         """The same, ending another client's session."""
         other = copy.copy(self)
-        other.target = replace(self.target, path="/takeover")
+        other.target = self.target._replace(path="/takeover")
         return other
 
     def __call__(self, timeout: float | None = None) -> Client:

@@ -19,7 +19,8 @@ from typing import Any
 
 from ..errors import BoardError, ConnectionLost, HandshakeCut, Unreachable, WssctlError
 from ..text import say, shown
-from ..wire.link import Target, tcp_connect
+from ..wire.link import Target
+from ..wire.tls import tcp_connect
 from .registry import Board
 
 JOBS = 32  # boards at work at a time: most of that time they compute, and we wait

@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError, WssctlError
 from ..keys.store import Store
 from .dialler import Dialler
-from .engine import Engine, Outcome, tell, worst
 from .registry import Board, Registry
+
+if TYPE_CHECKING:  # one board needs none of it
+    from .engine import Engine, Outcome
 
 
 def named(args: argparse.Namespace) -> list[Board] | None:
@@ -28,12 +31,15 @@ def named(args: argparse.Namespace) -> list[Board] | None:
 def on_each(
     args: argparse.Namespace,
     boards: Sequence[Board],
-    work: Callable[[Dialler], Outcome | str | None],
-    engine: Engine,
+    work: "Callable[[Dialler], Outcome | str | None]",
+    engine: "Engine | None" = None,
     columns: Sequence[str] = ("output",),
 ) -> int:
     """Runs `work` with a Dialler for each board. Secrets are asked for first, one after the other. Returns the worst
     exit code."""
+    from .engine import Engine, Outcome, tell, worst
+
+    engine = engine or Engine()
     diallers: dict[str, Dialler | WssctlError] = {}
     for board in boards:
         try:
@@ -41,7 +47,7 @@ def on_each(
         except WssctlError as e:
             diallers[board.name] = e
 
-    def one(board: Board) -> Outcome | str | None:
+    def one(board: Board) -> "Outcome | str | None":
         dial = diallers[board.name]
         if isinstance(dial, WssctlError):
             raise dial

@@ -4,8 +4,8 @@ import argparse
 import re
 import sqlite3
 import sys
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from ..errors import KeyFileError, UsageError
 from ..keys.record import now
@@ -16,13 +16,12 @@ from ..wire.link import WSS_PORT
 WARNING_DAYS = 30  # before a certificate's end
 
 
-@dataclass(frozen=True)
-class Board:
+class Board(NamedTuple):
     name: str
     uid: str = ""
     host: str = ""
     port: int = WSS_PORT
-    groups: list[str] = field(default_factory=list)
+    groups: tuple[str, ...] = ()
     serial: str = ""
     not_after: str = ""  # ISO 8601
     last_seen: str = ""
@@ -139,7 +138,7 @@ def _boards(db: sqlite3.Connection) -> dict[str, Board]:
     for row in db.execute("SELECT board, name FROM groups ORDER BY name"):
         groups.setdefault(row["board"], []).append(row["name"])
     rows = map(dict, db.execute("SELECT * FROM boards ORDER BY name"))
-    return {row["name"]: Board(**row, groups=groups.get(row["name"], [])) for row in rows}
+    return {row["name"]: Board(**row, groups=tuple(groups.get(row["name"], ()))) for row in rows}
 
 
 def _refuse_taken(other: Board | None, uid: str) -> None:

@@ -1,7 +1,6 @@
 """Where secrets come from: a file named on the command line, the environment, else a question without echo. Never
 argv."""
 
-import getpass
 import os
 import sys
 from collections.abc import Callable
@@ -82,6 +81,8 @@ def _typed(question: str) -> str:
             pass
     except OSError:  # no controlling terminal: getpass would fall back to echoing standard input
         raise EOFError from None
+    import getpass
+
     return getpass.getpass(f"{question}: ")
 
 

@@ -17,14 +17,12 @@ import os
 import re
 import sqlite3
 import stat
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..errors import KeyFileError
-from . import trustlist
 
 NAME = "wssctl.db"
 _PATIENCE = 60.0  # seconds to wait for other processes: each holds the lock for some milliseconds
@@ -233,6 +231,8 @@ _LISTED = re.compile(r"(revoked|pinned)\s+([0-9a-fA-F]{1,64})\s*(?:#\s*(.*))?")
 def _take_over(db: sqlite3.Connection, folder: Path) -> list[Path]:
     """Takes in what the files of earlier versions hold and the record does not; returns those files. Raises
     KeyFileError for one that cannot be read: what it says would be lost."""
+    from . import trustlist
+
     taken = []
     for name in _OLD:
         path = folder / name
@@ -274,7 +274,7 @@ def _take_over(db: sqlite3.Connection, folder: Path) -> list[Path]:
 
 def private(path: Path) -> None:
     """Refuses what others can change. Raises KeyFileError."""
-    if not hasattr(os, "geteuid"):  # Windows
+    if os.name != "posix":
         return
     try:
         info = os.lstat(path) if path.name == NAME else os.stat(path)
@@ -305,6 +305,8 @@ def exists(present: list[str], folder: Path) -> KeyFileError:
 
 def stage(files: dict[Path, bytes]) -> list[tuple[Path, Path]]:
     """Each beside its name, synced, 0600: (temporary, name). None of them is left when one fails. Raises OSError."""
+    import tempfile
+
     staged: list[tuple[Path, Path]] = []
     try:
         for path, data in files.items():

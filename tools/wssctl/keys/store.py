@@ -5,7 +5,6 @@ SSL_certificate<uid>.der/.pem. Files are 0600, in a folder of 0700, written besi
 Nothing is overwritten unasked. What else there is to know is in one record beside them (record.py).
 """
 
-import getpass
 import os
 from pathlib import Path
 
@@ -22,8 +21,12 @@ def default_folder() -> Path:
 
 
 def user_name() -> str:
+    if user := os.environ.get("USER"):  # upydev goes by this alone
+        return user
+    import getpass
+
     try:
-        return os.environ.get("USER") or getpass.getuser()  # upydev goes by $USER alone
+        return getpass.getuser()
     except (OSError, KeyError, ImportError):
         return "user"
 

@@ -9,11 +9,9 @@ import errno
 import json
 import os
 import re
-import secrets
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import AccessDenied, BoardError, ConnectionLost, LoginError, NoAnswer, SessionInUse, UsageError
 from ..text import brief
@@ -47,11 +45,11 @@ _MAX_LOG = 128 << 10
 _MAX_OUTPUT = 16 << 20  # bytes of output that exec() keeps
 _LONGEST = 64  # bytes of an answer that is looked for
 _FIRST = b"\x1e"  # of a marker: programs do not print it, so that nothing of theirs waits for what follows
+_AT_ONCE = 4096  # bytes of code that go to a board with what leads to it
 _ENTER_AGAIN = 3.0  # s; a program may have caught the KeyboardInterrupt, or a timer of it
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What exec() brought back: standard output, and the traceback ("" when the code ended well)."""
 
     output: bytes
@@ -63,6 +61,7 @@ class Client:
         self.link = link
         self.timeout = timeout
         self._before = 0  # bytes of the terminal's that came before the file in transfer was read
+        self._leaving = False  # the raw REPL: said, and the answer has not been waited for
 
     @classmethod
     def connect(
@@ -85,9 +84,11 @@ class Client:
         if keep and (held := kept.open(target, credentials, password, server_name, timeout, keep)):
             return cls(held, timeout)
         if not keep:
-            kept.release(target, credentials)
+            kept.release(target)
+        from .websocket import WebSocketLink
+
         server_name = server_name() if callable(server_name) else server_name
-        link = Link.open(target, credentials, server_name=server_name, timeout=timeout)
+        link = WebSocketLink.open(target, credentials, server_name=server_name, timeout=timeout)
         try:
             client = cls(link, timeout)
             client._login(password)
@@ -147,10 +148,12 @@ class Client:
 
     def write(self, data: bytes, block: bool = True) -> None:
         """Types `data` at the board's REPL."""
+        self._settle()
         self.link.send_text(data, block)
 
     def read(self, timeout: float | None = None) -> bytes:
         """What the board printed since the last read; waits for at least a byte, b"" after `timeout` seconds."""
+        self._settle()
         deadline = Deadline(timeout)
         while not self.link.text:
             if not self.link.wait(deadline.left):
@@ -162,6 +165,7 @@ class Client:
     def read_until(self, end: bytes, timeout: float | None) -> bytes:
         """Returns what precedes `end`, which is taken too. Raises ConnectionLost when it has not come in `timeout`
         seconds, whatever else has."""
+        self._settle()
         said = bytearray()
         self._find(re.escape(end), Deadline(timeout), "answer", said.extend)
         return bytes(said)
@@ -228,16 +232,15 @@ class Client:
         `timeout`: seconds that the code may take in all; None waits for ever. What else prints meanwhile is part of the
         output. Raises BoardError when the board has no room for the code, ConnectionLost when it does not answer.
         """
-        ended, kept = False, self.link.clean
+        mark = _FIRST + os.urandom(8).hex().encode()
+        source = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
+        source += f"\n__import__('sys').stdout.write({mark.decode()!r})".encode()
+        ended = False
+        self._settle()
         try:
-            if kept:
-                self.write(b"\r\x01" + _PASTE)  # a round trip less: nothing runs that would have to be stopped first
-                self._find(re.escape(RAW_BANNER), Deadline(self.timeout), "enter the raw REPL")
-            else:
+            if not self._sent_at_once(source):
                 self.enter_raw()
-            mark = _FIRST + secrets.token_hex(8).encode()
-            source = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
-            self._send_code(source + f"\n__import__('sys').stdout.write({mark.decode()!r})".encode(), kept)
+                self._send_code(source)
             limit = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
             try:
                 result = self._outcome(output, mark, limit)
@@ -255,7 +258,7 @@ class Client:
     def enter_raw(self) -> None:
         deadline = Deadline(self.timeout)
         while True:
-            self.write(b"\r\x03\x03")  # as mpremote: end the line that is typed, stop the program that runs
+            self.write(b"\x03\x03")  # give up the line that is typed, which may be half a command; stop what runs
             self.write(b"\r\x01")
             left = deadline.left or 0.0
             again = Deadline(min(left, _ENTER_AGAIN))
@@ -270,24 +273,51 @@ class Client:
         """`ended`: the code has. Otherwise it is interrupted, or what the board has of it is given up."""
         try:
             self.write(b"\r\x02" if ended else b"\x03\r\x02")
-            self._find(PROMPT, Deadline(self.timeout if ended else min(1.0, self.timeout)), "leave the raw REPL")
+            self._leaving = True
+            if not (ended and self.link.lingers):
+                self._settle(self.timeout if ended else min(1.0, self.timeout))
         except ConnectionLost:
             pass  # the session is over either way, and what it said before counts
 
-    def _send_code(self, code: bytes, offered: bool = False) -> None:
+    def _settle(self, seconds: float | None = None) -> None:
+        """Waits for the prompt that leaving the raw REPL ends with."""
+        if self._leaving:
+            self._leaving = False
+            self._find(PROMPT, Deadline(seconds or self.timeout), "leave the raw REPL")
+
+    def _sent_at_once(self, code: bytes) -> bool:
+        """Sends a short program to a board at its prompt together with what leads to it: nothing runs that would have
+        to be stopped first, and our server, unlike a UART, loses nothing that comes early. Ctrl-D waits for the board's
+        word that it is in raw mode, which its server has to know when code begins to run (lib/wss/modes.py). False for
+        other boards and for those that are not at their prompt after all; nothing has run there."""
+        if not self.link.clean or not self.link.bundle[0] or len(code) > _AT_ONCE:
+            return False
+        deadline = Deadline(self.timeout)
+        self.write(b"\r\x01" + _PASTE + code)
+        try:
+            self._find(re.escape(RAW_BANNER), Deadline(min(self.timeout, _ENTER_AGAIN)), "enter the raw REPL")
+        except NoAnswer:
+            return False
+        window = self._window(deadline)
+        self.write(b"\x04")
+        # without raw paste, which is newer than raw mode, it has taken the code as any other
+        self._find(b"OK" if window is None else b"\x04", deadline, "take the code")
+        return True
+
+    def _send_code(self, code: bytes) -> None:
         deadline = Deadline(self.timeout + len(code) / _SLOWEST)
-        if (window := self.offer_code(deadline, offered)) is not None:
+        if (window := self.offer_code(deadline)) is not None:
             self._raw_paste(code, window, deadline)
         else:
             self.write(code + b"\x04")
             self._find(b"OK", deadline, "take the code")
 
-    def offer_code(self, deadline: Deadline | None = None, offered: bool = False) -> int | None:
-        """Begins raw paste, unless it is `offered` already. Returns its window in bytes, of which two may be sent at
-        once; None for a board without."""
-        deadline = deadline or Deadline(self.timeout)
-        if not offered:
-            self.write(_PASTE)
+    def offer_code(self, deadline: Deadline | None = None) -> int | None:
+        """Begins raw paste. Returns its window in bytes, of which two may be sent at once; None for a board without."""
+        self.write(_PASTE)
+        return self._window(deadline or Deadline(self.timeout))
+
+    def _window(self, deadline: Deadline) -> int | None:
         if self._find(rb"R[\x00\x01]", deadline, "take code") == b"R\x00":
             return None
         # the window's size, 16 bits, and the first window besides it, in one write
@@ -467,6 +497,7 @@ class Client:
             raise UsageError(f"The name {name!r} has {len(raw)} bytes; WebREPL's protocol carries 1 to {MAX_NAME}.")
         if b"\0" in raw:
             raise UsageError("A file name cannot hold a zero byte.")
+        self._settle()
         del self.link.binary[:]
         self.link.transfer = True
         self.link.send_binary(_REQUEST.pack(b"WA", operation, 0, 0, size, len(raw), raw))

@@ -1,15 +1,13 @@
-"""A connection that another process of this user keeps logged in (tools/keep.py), as a Link.
+"""A connection that another process of this user keeps logged in (holder.py), as a Link.
 
 The two talk over a socket in the user's runtime folder, in messages of a letter, a length (32 bits, big-endian) and so
-many bytes. To the holder: H who we are (JSON), T and B a frame of text or binary data, Q we leave (with a byte: in
-the middle of a file). From it: W who has
-the connection now, O it is ours (JSON: what a Link knows of the board), T and B, E it ended (JSON: which error and its
-sentence), G the holder is about to end: start another.
+many bytes. To the holder: H who we are and what we would log in with (JSON), T and B a frame of text or binary data, Q
+we leave (with a byte: in the middle of a file). From it: W who has the connection now, O it is ours (JSON: what a Link
+knows of the board), T and B, E it ended (JSON: which error and its sentence), G the holder ends: start another.
 """
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,6 +16,7 @@ import stat
 import struct
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,35 +29,44 @@ from .link import Credentials, Deadline, Link, Target
 HEAD = struct.Struct(">cI")
 MAX_MESSAGE = 1 << 21
 _PIECE = 1 << 16
-_ENDING = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|)")
+_LONGEST_KEEP = 7 * 86400
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(text: str) -> float:
     """`90`, `90s`, `5m`, `2h`, `1d` in seconds; 0 for not at all. Raises UsageError."""
-    if (found := _ENDING.fullmatch(text.strip())) and (value := float(found[1]) * _UNITS[found[2]]) <= 7 * 86400:
+    if (found := _TIME.fullmatch(text.strip())) and (value := float(found[1]) * _UNITS[found[2]]) <= _LONGEST_KEEP:
         return value
     raise UsageError(f"{text!r} is no time to keep a connection: give 90s, 5m or 2h, a week at most, or 0.")
 
 
-def folder(make: bool = False) -> Path | None:
-    """Where the sockets are; None where there is no runtime folder. Raises KeyFileError for one that others can reach
-    or that is no folder of this user's."""
+# Where holders are found
+
+
+class NoPlace(Exception):
+    """No connection can be kept here; why, for the user."""
+
+
+def folder(make: bool = False) -> Path:
+    """Where the sockets are. Raises NoPlace where none can be, KeyFileError for a folder that others can reach or that
+    is not this user's."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise NoPlace("this system has no sockets between its processes (AF_UNIX)")
     base = os.environ.get("XDG_RUNTIME_DIR") or (os.environ.get("TMPDIR") if sys.platform == "darwin" else None)
-    if not base and Path(usual := f"/run/user/{os.geteuid()}").is_dir():
-        base = usual
-    if not base:
-        return None
+    if not base or not os.path.isabs(base):  # XDG base directory specification: one that is relative is not valid
+        base = f"/run/user/{os.geteuid()}"
     path = Path(base) / "wssctl"
     try:
+        above = os.stat(base)
         if make:
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o700)
         info = os.lstat(path)
     except OSError as e:
-        if make:
-            raise KeyFileError(f"Cannot make {path} ({e.strerror}); give --keep 0.") from None
-        return None
+        raise NoPlace(f"there is no runtime folder {path}, $XDG_RUNTIME_DIR names one ({e.strerror})") from None
+    if above.st_uid not in (os.geteuid(), 0) or above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX:
+        raise KeyFileError(f"{base} can be changed by others, so no connection is kept there; give --keep 0.")
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
         raise KeyFileError(
             f"{path} is not a folder of yours alone (mode 0700), so no connection is kept there; look who made it and "
@@ -67,14 +75,17 @@ def folder(make: bool = False) -> Path | None:
     return path
 
 
-def name(target: Target, credentials: Credentials | None) -> str:
-    """The socket's: one for each board's address and HOST certificate (by its folder and id)."""
-    cert = os.path.realpath(credentials.cert) if credentials else ""
-    return hashlib.sha256(f"{target}\0{cert}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+def identity(target: Target, credentials: Credentials | None) -> list[str]:
+    """What a holder is for: one board's address, and one set of key files to log in with."""
+    return [str(target), *(os.path.realpath(path) for path in (credentials or ())[:3])]
 
 
-def path_of(target: Target, credentials: Credentials | None, make: bool = False) -> Path | None:
-    return where / name(target, credentials) if (where := folder(make)) else None
+def path_of(target: Target, credentials: Credentials | None, make: bool = False) -> Path:
+    """Two check sums, of the address and of all that identity() has. A name has to be short (sun_path, 104 bytes on
+    some systems), and two that are alike do no harm: holders are told the identity. Raises as folder() does."""
+    said = identity(target, credentials)
+    sums = [zlib.crc32("\0".join(words).encode("utf-8", "surrogateescape")) for words in (said[:1], said)]
+    return folder(make) / "{:08x}-{:08x}".format(*sums)
 
 
 def peer(sock: socket.socket) -> tuple[int, int]:
@@ -89,7 +100,7 @@ def peer(sock: socket.socket) -> tuple[int, int]:
 
 def dial(path: Path) -> socket.socket | None:
     """A connection to the holder at `path`; None when there is none. Raises KeyFileError for what is no socket of this
-    user's."""
+    user's, NoPlace for a path that no socket can have."""
     try:
         info = os.lstat(path)
         if not stat.S_ISSOCK(info.st_mode) or info.st_uid != os.geteuid():
@@ -105,6 +116,8 @@ def dial(path: Path) -> socket.socket | None:
             raise
     except (FileNotFoundError, ConnectionRefusedError):
         return None
+    except OSError as e:
+        raise NoPlace(f"{path} cannot be connected to ({e.strerror or e})") from None
 
 
 def message(kind: bytes, data: bytes) -> bytes:
@@ -125,22 +138,24 @@ def messages(buffer: bytearray) -> Iterator[tuple[bytes, bytes]]:
 
 
 class KeptLink(Link):
-    """A Link whose other end is a holder. It begins logged in, at the friendly prompt."""
+    """A Link whose other end is a holder. It begins logged in."""
 
     fresh = False  # whether this process started the holder
+    lingers = True
 
-    def _begin(self) -> None:
+    def __init__(self, sock: socket.socket, target: Target, timeout: float = 10.0):
+        super().__init__(sock, target, timeout)
         self._in = bytearray()
         self._info: dict[str, Any] | None = None
         self._gone = False
         self._waits = ""
-        self._sock.setblocking(False)
+        sock.setblocking(False)
 
     def greet(self, hello: dict[str, Any], deadline: Deadline) -> bool:
         """Until the connection is ours. False when the holder ends. Raises what connecting raises, SessionInUse when
         another command does not leave it in time, NoAnswer."""
         _, pid = peer(self._sock)
-        self._put(b"H", json.dumps(hello).encode())
+        self._out += message(b"H", json.dumps(hello).encode())
         self._flush(False)
         while self._info is None:
             received = self._receive()
@@ -157,7 +172,7 @@ class KeptLink(Link):
                     "`wssctl keep stop` ends it, --keep 0 goes around it."
                 )
             self.select((), deadline.left)
-        self.clean = True
+        self.clean = bool(self._info["clean"])
         return True
 
     @property
@@ -175,37 +190,19 @@ class KeptLink(Link):
         version, note = (self._info or {}).get("bundle", ("", ""))
         return version, note
 
-    def send_text(self, data: bytes, block: bool = True) -> None:
-        self.clean = False
-        self._send(b"T", data, block)
-
-    def send_binary(self, data: bytes) -> None:
-        self._send(b"B", data, True)
-
-    def _send(self, kind: bytes, data: bytes, block: bool) -> None:
-        self._check()
-        self._put(kind, data)
-        self._flush(block)
-
     def close(self) -> None:
         if self.closed:
             return
         if self._lost is None:
-            self._put(b"Q", b"!" if self.transfer else b"")
+            self._out += message(b"Q", b"!" if self.transfer else b"")
             self._sock.settimeout(1.0)
             with contextlib.suppress(OSError):
                 self._sock.sendall(self._out)
         self.closed = True
         self._sock.close()
 
-    def _put(self, kind: bytes, data: bytes) -> None:
-        self._out += message(kind, data)
-
-    def _queue(self) -> None:
-        pass
-
-    def _notice_silence(self) -> None:
-        pass
+    def _put(self, is_text: bool, data: bytes) -> None:
+        self._out += message(b"T" if is_text else b"B", data)
 
     def _receive(self) -> bool:
         if self._lost is not None:
@@ -254,28 +251,35 @@ def open(
 ) -> KeptLink | None:
     """The kept connection to a board, which is made if there is none yet. None where there can be none, which is said.
     Raises what Client.connect() raises."""
-    if not hasattr(socket, "AF_UNIX") or (path := path_of(target, credentials, make=True)) is None:
-        say("NOTE: this system has no runtime folder for --keep (XDG_RUNTIME_DIR); the connection is not kept.")
-        return None
     deadline, fresh = Deadline(timeout), False
-    hello = {"who": who(), "keep": keep, "path": target.path, "timeout": timeout}
-    if isinstance(server_name, str):
-        hello["server_name"] = server_name
-    for _ in range(20):
-        if (sock := dial(path)) is None:
-            fresh = _start(path, target, credentials, password, server_name, timeout, keep) or fresh
-            deadline = Deadline(timeout)
-            continue
-        link = KeptLink(sock, target, timeout)
-        try:
-            if link.greet(hello, deadline):
-                link.fresh = fresh
-                return link
-        except BaseException:
+    hello: dict[str, Any] = {"who": who(), "keep": keep, "path": target.path, "timeout": timeout}
+    hello["identity"] = identity(target, credentials)
+    # What is given, and not only asked for when needed, has to be what the holder has logged in with
+    given = {"password": password, "server_name": server_name}
+    given["passphrase"] = credentials.passphrase if credentials else None
+    hello |= {what: value for what, value in given.items() if isinstance(value, str) and value}
+    try:
+        path = path_of(target, credentials, make=True)
+        for _ in range(20):
+            if (sock := dial(path)) is None:
+                from .start import start
+
+                fresh = start(path, target, credentials, password, server_name, timeout, keep) or fresh
+                deadline = Deadline(timeout)
+                continue
+            link = KeptLink(sock, target, timeout)
+            try:
+                if link.greet(hello, deadline):
+                    link.fresh = fresh
+                    return link
+            except BaseException:
+                sock.close()
+                raise
             sock.close()
-            raise
-        sock.close()
-        time.sleep(0.02)  # it is about to take its socket away
+            time.sleep(0.02)  # it is about to take its socket away
+    except NoPlace as e:
+        say(f"NOTE: The connection is not kept: {e}.")
+        return None
     raise NoAnswer(f"The connection to {target} can't be kept: each holder ends at once. --keep 0 goes without.")
 
 
@@ -289,97 +293,21 @@ def who() -> str:
     return shown(" ".join(words))[:40]
 
 
-def release(target: Target, credentials: Credentials | None) -> None:
-    """A login of our own is about to begin: a connection that is kept gives way, if nobody uses it."""
-    if not hasattr(socket, "AF_UNIX"):
-        return
+def release(target: Target) -> None:
+    """A login of our own is about to begin: connections that are kept to that address, with whatever keys, give way if
+    nobody uses them."""
     try:
-        path = path_of(target, credentials)
-        if path is None or (sock := dial(path)) is None:
-            return
-    except (KeyFileError, OSError):
+        path = path_of(target, None)
+        paths = list(path.parent.glob(f"{path.name[:8]}-????????"))
+    except (NoPlace, KeyFileError):
         return  # what is there concerns only those who want it
-    with sock:
-        sock.settimeout(2.0)
-        with contextlib.suppress(OSError):
-            sock.sendall(message(b"R", b""))
-            sock.recv(1)
-
-
-def _start(
-    path: Path,
-    target: Target,
-    credentials: Credentials | None,
-    password: str | Callable[[], str],
-    server_name: str | Callable[[], str | None] | None,
-    timeout: float,
-    keep: float,
-) -> bool:
-    """Starts a holder, unless somebody else just does. Secrets are asked for here, and reach it through a pipe."""
-    import fcntl  # POSIX
-    import subprocess
-
-    asked: list[str] = []
-    if credentials:
-        if callable(ask := credentials.passphrase):
-
-            def passphrase() -> str:
-                asked.append(ask())
-                return asked[0]
-
-            Credentials(credentials.ca, credentials.cert, credentials.key, passphrase).context()
-        elif isinstance(ask, str):
-            credentials.context()
-            asked.append(ask)
-        else:
-            credentials.context()
-    spec = {
-        "target": [target.secure, target.host, target.port],
-        "files": [os.path.abspath(p) for p in (credentials.ca, credentials.cert, credentials.key)]
-        if credentials
-        else None,
-        "passphrase": asked[0] if asked else None,
-        "password": password if isinstance(password, str) else password(),
-        "server_name": server_name() if callable(server_name) else server_name,
-        "timeout": timeout,
-        "keep": keep,
-        "socket": str(path),
-    }
-    lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = Deadline(timeout)
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if deadline.over:
-                    raise NoAnswer(f"Another command does not get on with starting a holder for {target}.") from None
-                time.sleep(0.02)
-        if (sock := dial(path)) is not None:
-            sock.close()
-            return False
-        holder = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__.partition('.')[0]}.tools.keep"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-            env={k: v for k, v in os.environ.items() if not k.startswith(("WSSCTL_PASS",))},
-        )
-        assert holder.stdin and holder.stdout
-        with contextlib.suppress(BrokenPipeError):
-            holder.stdin.write(json.dumps(spec).encode())
-            holder.stdin.close()
-        with holder.stdout:
-            said = holder.stdout.readline()
-        holder.returncode = 0  # it lives on; the one who reaps it is init
-        if said != b"ready\n":
-            raise KeyFileError(f"The process that is to keep the connection does not start ({shown(repr(said))}).")
-        return True
-    finally:
-        os.close(lock)
+    for path in paths:
+        with contextlib.suppress(NoPlace, KeyFileError, OSError):
+            if (sock := dial(path)) is not None:
+                with sock:
+                    sock.settimeout(2.0)
+                    sock.sendall(message(b"R", b""))
+                    sock.recv(1)
 
 
 def error_of(e: WssctlError) -> bytes:
