@@ -35,7 +35,9 @@
 #define TIMERS (4) // SOC_TIMER_GROUP_TOTAL_TIMERS of an ESP32
 #define VIRTUAL_TIMERS (32) // an ESP32 has as many as its memory holds
 #define FIFO_SIZE (4096)
-#define SIG_POKE (SIGRTMIN + 6)
+// Not a real-time signal: those queue, and a full queue (it is one for all processes of a user) would make the garbage
+// collector of another board wait for ever for a thread that never got its signal (ports/unix/mpthreadport.c).
+#define SIG_POKE SIGUSR2
 
 static bool board_mode; // whether _board.run() was called; otherwise this is a plain unix MicroPython with extras
 static char **saved_argv;
@@ -704,11 +706,11 @@ static mp_obj_t unique_id(void) {
 MP_DEFINE_CONST_FUN_OBJ_0(board_unique_id_obj, unique_id);
 
 // Starts the program again in the same process, which keeps its id, stdin and stdout and loses everything else.
-// A soft reset keeps the stdin ring and the kind of REPL, as on ESP32.
+// A soft reset keeps the stdin ring and the kind of REPL, as on ESP32. The caller holds hw_lock, for good: from here on
+// the hardware thread must neither read the UART nor wake anybody, as its event's descriptor is about to be closed.
 static void restart(bool soft) {
     int state[2] = { -1, -1 };
     if (soft && pipe(state) == 0) {
-        pthread_mutex_lock(&hw_lock); // for good: the UART must not be read from here on
         uint8_t mode = pyexec_mode_kind;
         int c;
         bool ok = write(state[1], &mode, 1) == 1;
@@ -735,7 +737,9 @@ static void restart(bool soft) {
     sigset_t none;
     sigemptyset(&none);
     pthread_sigmask(SIG_SETMASK, &none, NULL); // the hardware thread blocks all, and the new program would inherit that
-    signal(SIG_POKE, SIG_IGN); // one that the hardware thread sent just now would end the new program before its main()
+    // One that was sent just now would end the new program before its main(). The other is the garbage collector's.
+    signal(SIG_POKE, SIG_IGN);
+    signal(SIGRTMIN + 5, SIG_IGN);
     execv("/proc/self/exe", saved_argv);
     _exit(1);
 }
@@ -779,6 +783,7 @@ static mp_obj_t too_late(mp_obj_t arg) {
 static MP_DEFINE_CONST_FUN_OBJ_1(too_late_obj, too_late);
 
 static mp_obj_t reset(void) {
+    pthread_mutex_lock(&hw_lock);
     restart(false);
     return mp_const_none;
 }
@@ -808,6 +813,7 @@ static mp_obj_t run(void) {
     board_heap_is_gone = true;
     mp_sched_schedule(MP_OBJ_FROM_PTR(&too_late_obj), mp_const_none);
     board_stdout_tx_str("MPY: soft reboot\r\n");
+    pthread_mutex_lock(&hw_lock);
     restart(true);
     return mp_const_none;
 }

@@ -845,3 +845,21 @@ def test_soft_resets_with_timers_running(desk):
         board.write(b"\x04")
         board.read_until(b"soft reboot")
         board.read_until(PROMPT)
+
+
+def test_resets_with_a_watchdog_a_thread_and_timers_running(desk):
+    """The hardware thread once poked a main thread that was about to start anew as fast as it could. That never got
+    there, and the signals filled the queue that all processes of a user share: other boards hung as well."""
+    (desk.path / "boot.py").write_text(
+        "import machine, time, _thread\n"
+        "machine.WDT(timeout=600000)\n"
+        "for i in (0, 1):\n    machine.Timer(i).init(period=1, callback=lambda _: None)\n"
+        "def wait():\n    while True:\n        time.sleep_ms(3)\n"
+        "_thread.start_new_thread(wait, ())\n"
+        "print('booted')\n"
+    )
+    board = desk()
+    for _ in range(100):
+        board.write(b"import machine; machine.reset()\r")
+        board.read_until(b"booted", 60)
+        board.read_until(PROMPT)
