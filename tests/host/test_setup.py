@@ -176,6 +176,49 @@ def test_the_server_starts_whatever_the_other_lines_of_boot_py_do(desk, lines):
     assert desk.listing() == {"boot.py": lines.encode()}
 
 
+NETWORK = """
+import os
+STA_IF, AP_IF = 0, 1
+name = 'mpy-esp32'
+def said(*words):
+ with open('said', 'a') as f: print(*words, file=f)
+class WLAN:
+ def __init__(self, i): pass
+ def active(self, *on): return True
+ def ifconfig(self): return ('127.0.0.1',)
+ def connect(self, *a): said('connect as', name)
+"""
+HOSTNAME = "def hostname(*n):\n global name\n if n:\n  name = n[0]\n return name\n"
+JOIN = "network.WLAN(network.STA_IF).connect('ssid', 'key')\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "boot", "called"),
+    [
+        (NETWORK + HOSTNAME, "import network\n" + JOIN, "room1"),
+        (NETWORK + HOSTNAME, "import network\nnetwork.hostname('mine')\n" + JOIN, "mine"),
+        (NETWORK, "import network\n" + JOIN, "mpy-esp32"),  # MicroPython before 1.20
+    ],
+    ids=["ours", "the user's", "none"],
+)
+def test_the_board_has_its_name_before_it_joins_the_network(desk, module, boot, called):
+    """As room1.local is found; with a network module that stands in for one."""
+    (desk.files / "network.py").write_text(module)
+    (desk.files / "boot.py").write_text(boot)
+    desk.start()
+    desk.run("setup", "PORT")
+    (desk.files / "said").unlink()
+    desk.board.restart()
+    desk.board.read_until(b"wss_repl: listening", 10)
+    desk.board.read_until(PROMPT, 10)
+    assert (desk.files / "said").read_text() == f"connect as {called}\n"
+
+
+def test_a_name_that_a_network_does_not_take_is_told(capsys):
+    assert "hostname('room1')" in provision._hostname("room1.example.org") and not capsys.readouterr().err
+    assert provision._hostname("r" * 33) == "" and "will not be found" in capsys.readouterr().err
+
+
 def test_lines_of_ours_behind_those_of_the_user_move_to_the_front(desk):
     ours = "# wssctl setup begin\nraise ValueError\n# wssctl setup end (...)\n"
     (desk.files / "boot.py").write_text(f"x = 1\n{ours}y = x\n")

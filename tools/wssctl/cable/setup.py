@@ -71,7 +71,7 @@ def setup(args) -> int:
         addresses = _addresses(args, about, registry.addresses(known))
         _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
         _send_trust(store, board, name)
-        _configure(board, about, args, password, bool(files or old))
+        _configure(board, about, args, name, password, bool(files or old))
         _clock(board, about)
         report = board.restart(b"wss_repl:")
         if "wss_repl: listening" not in report:
@@ -461,7 +461,7 @@ def _start():
         os.remove('{unfinished}')
     except OSError:
         pass
-    try:
+{hostname}    try:
         import wss_repl
         wss_repl.start({port})
     except Exception as e:  # the board must boot all the same
@@ -472,7 +472,27 @@ del _start
 """
 
 
-def _configure(board: Cable, about: dict, args, password: str, installed: bool) -> None:
+# Before anything joins a network, because DHCP and mDNS are told then; lines of boot.py behind this block may set
+# another one. network.hostname is there from MicroPython 1.20 on, where there is a network at all.
+_HOSTNAME = """\
+    try:
+        import network
+        network.hostname('{}')
+    except Exception:  # no network, no names in it, or not this one
+        pass
+"""
+_MAX_HOSTNAME = 32  # bytes (MICROPY_PY_NETWORK_HOSTNAME_MAX_LEN in extmod/modnetwork.h)
+
+
+def _hostname(name: str) -> str:
+    label = name.partition(".")[0]
+    if len(label) > _MAX_HOSTNAME or not re.fullmatch("[A-Za-z0-9_-]+", label):
+        say(f"NOTE: {label} is longer than a board's name on the network may be, so {label}.local will not be found")
+        return ""
+    return _HOSTNAME.format(label)
+
+
+def _configure(board: Cable, about: dict, args, name: str, password: str, installed: bool) -> None:
     files = {}
     config = b"PASS = %a\n" % password
     there = board.read("webrepl_cfg.py")
@@ -487,7 +507,8 @@ def _configure(board: Cable, about: dict, args, password: str, installed: bool) 
     added |= ({"lib"} if installed else set()) | ({"boot"} if boot is None else set())
     port = "" if args.wss_port == ca.WSS_PORT else f"port={args.wss_port}"
     head = f"{BEGIN}: {' '.join(sorted(added))}".rstrip(": ")
-    new = _START.format(begin=head, unfinished=UNFINISHED, port=port, end=END) + _BLOCK.sub("", text)
+    new = _START.format(begin=head, unfinished=UNFINISHED, hostname=_hostname(name), port=port, end=END)
+    new += _BLOCK.sub("", text)
     if re.search(r"^\s*webrepl\.start", text, re.M):
         say("NOTE: boot.py starts plain WebREPL (webrepl.start) as well: it listens unencrypted; take it out there.")
     if re.search(r"^\s*wss_repl\.start", _BLOCK.sub("", text), re.M):
