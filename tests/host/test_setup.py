@@ -290,6 +290,37 @@ def modules_on(desk):
     return {p.relative_to(lib).as_posix(): p.read_bytes() for p in lib.rglob("*") if p.is_file()}
 
 
+RELAY = "open('/ran', 'w').close()\nimport ws_client\n_default_url = 'wss://relay.example/relay'\ndef start(): pass\n"
+
+
+@pytest.mark.parametrize("where", ["lib/wss_repl.py", "wss_repl.py", "lib/wss_repl.mpy", "wss_repl/__init__.py"])
+def test_a_foreign_wss_repl_is_told_before_anything_is_changed(desk, where):
+    path = desk.files / where
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(RELAY)
+    before = desk.listing()
+    desk.start()
+    name = "/wss_repl" if "init" in where else "/" + where
+    for command in ("setup", "enrol"):
+        said = desk.run(command, "PORT", status=1)
+        assert f"{name} on the board is another program of that name" in said and "Nothing was changed" in said
+        assert said.count("\n") == 1
+    assert desk.listing() == before and not desk.keys.exists(), "and it has not run"
+    path.unlink()
+    shutil.rmtree(desk.files / "wss_repl", ignore_errors=True)
+    desk.run("setup", "PORT")
+    assert b"wss_repl.start(ssl=True" in desk.listing()["boot.py"]
+
+
+def test_a_foreign_wss_repl_that_came_meanwhile_is_told_at_the_login(desk):
+    (desk.files / "lib").mkdir()
+    (desk.files / "boot.py").write_text(f"with open('/lib/wss_repl.py', 'w') as f: f.write({RELAY!r})\n")
+    desk.start().read_until(b">>> ", 20)
+    (desk.files / "lib/wss_repl.py").unlink()
+    said = desk.run("setup", "PORT", status=1)
+    assert "/lib/wss_repl.py on the board is another program" in said and "then reset the board" in said
+
+
 def test_without_a_fitting_mpy_cross_sources_are_installed(desk, tmp_path):
     (desk.files / "boot.py").write_text("import sys\nsys.path.remove('.frozen')\n")
     before = desk.listing()

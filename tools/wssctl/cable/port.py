@@ -52,6 +52,33 @@ import json
 print(json.dumps(a))
 """
 
+# Another program of that name, ViperIDE's for one, would be imported in place of ours, and is not imported here either.
+# Ours names one of its modules, as source and as bytecode; what `wssctl update` puts in front of it names itself.
+FOREIGN = """
+def _wssctl_foreign():
+    import os, sys
+    for p in sys.path:
+        if p.startswith(".frozen"):
+            continue
+        for end in ("", ".py", ".mpy"):
+            n = (p or os.getcwd()).rstrip("/") + "/wss_repl" + end
+            try:
+                if os.stat(n)[0] & 0x4000:
+                    if end:
+                        continue
+                    return n
+                with open(n, "rb") as f:
+                    seen = last = f.read(256)
+                    while last and b"wss.server" not in seen and b"wss_update" not in seen:
+                        last = f.read(256)
+                        seen = seen[-16:] + last
+                    if seen and not last:
+                        return n
+            except OSError:
+                pass
+    return ""
+"""
+
 # On slow or full flash a rename takes seconds, and mpremote gives up when it has heard nothing for 10 s: so each file
 # is a dot. The list takes its place by a rename, too: there is all of it or none.
 _RENAME = """
@@ -169,6 +196,10 @@ class Cable:
         with self._words():
             got = self.transport.exec(code, data_consumer=consumer)
         return got.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def foreign(self) -> str:
+        """Where on its path the board has another program that is called wss_repl; "" when it has none."""
+        return self.exec(FOREIGN + "print(_wssctl_foreign())").strip()
 
     def about(self) -> dict:
         """uid, bundle (whether wss_repl imports), why (not), addresses, files, free (bytes), time, path, machine, mpy

@@ -22,7 +22,7 @@ from ..text import brief, say, steps
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
 from ..wire.remote import Remote
-from .port import NEW, UNFINISHED, Cable, refuse_network
+from .port import FOREIGN, NEW, UNFINISHED, Cable, refuse_network
 
 _REMOVE_FOLDERS = """
 import os
@@ -221,7 +221,16 @@ def _identify(board: Cable, args, registry: Registry) -> tuple[dict, str | None,
     return about, known, name
 
 
+def _refuse_foreign(name: str, then: str) -> None:
+    if name:
+        raise BoardError(
+            f"{brief(name)} on the board is another program of that name (ViperIDE's viper-tools has one that lets a "
+            f"relay in, unchecked), which takes the place of this one: `mpremote rm :{brief(name)}`, {then}"
+        )
+
+
 def _about(board: Cable, args) -> dict:
+    _refuse_foreign(board.foreign(), "then run this again. Nothing was changed.")
     if board.finish():
         say("Finished what an earlier command was cut off in: its files were whole, and are in their places now")
     about = board.about()
@@ -505,7 +514,7 @@ def _configure(board: Cable, about: dict, args, name: str, password: str, instal
         files["webrepl_cfg.py"] = config
     added = set(re.findall(r"\w+", block[0].split("\n", 1)[0].partition(":")[2])) if block else set()
     added |= ({"lib"} if installed else set()) | ({"boot"} if boot is None else set())
-    port = "" if args.wss_port == ca.WSS_PORT else f"port={args.wss_port}"
+    port = "ssl=True" if args.wss_port == ca.WSS_PORT else f"ssl=True, port={args.wss_port}"
     head = f"{BEGIN}: {' '.join(sorted(added))}".rstrip(": ")
     new = _START.format(begin=head, unfinished=UNFINISHED, hostname=_hostname(name), port=port, end=END)
     new += _BLOCK.sub("", text)
@@ -552,7 +561,8 @@ def _login(args, store: Store, entry: Board, passphrase: str, password: str) -> 
             with Client.connect(
                 target, Credentials(store.find_ca_cert(), cert, key, answer), password, timeout=args.timeout
             ) as client:
-                Remote(client).cwd()  # code runs there, and answers
+                found = Remote(client).ask("_wssctl_foreign()", "say which wss_repl it has", FOREIGN)
+                _refuse_foreign(found, "then reset the board.")
                 say(f"{client.tls_line}")
                 return
         except (Unreachable, ConnectionLost, HandshakeCut):  # it is booting
