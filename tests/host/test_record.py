@@ -185,3 +185,18 @@ def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
     Store(tmp_path)
     assert {(tmp_path / n).read_bytes() for n in NAMES} == {b"old"}
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*NAMES, "wssctl.db"])
+
+
+def test_a_record_of_the_version_before_goes_on(tmp_path):
+    store = Store(tmp_path)
+    with store.record.change() as db:
+        trustlist.learn(db, "", {e.key: e for e in [trustlist.Entry("revoked", "ab")]})
+    with sqlite3.connect(tmp_path / "wssctl.db") as db:  # as it was
+        db.execute("ALTER TABLE trust DROP COLUMN seal")
+        db.execute("CREATE TABLE wanted(board TEXT)")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    with store.record.view() as db:
+        assert {e.number for e in trustlist.entries(db, "x").values()} == {"ab"}
+    Registry(store).update("b", host="h")
+    Registry(store).forget("b")

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import firmware
@@ -12,12 +13,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from site_of_boards import SECOND, Site, in_row
+from site_of_boards import PASSPHRASE, SECOND, Site, in_row
 from targets import UID
 from wssctl.boards import trust
 from wssctl.cable.port import Cable
 from wssctl.errors import KeyFileError, UsageError
-from wssctl.keys import hosts, trustlist
+from wssctl.keys import ca, hosts, trustlist
 from wssctl.keys.store import Store
 from wssctl.keys.trustlist import Entry
 
@@ -56,6 +57,71 @@ def test_a_second_host_drops_no_revocation_of_the_first(site):
     site.run("host", "revoke", "cd" * 32)
     assert f"#undone revoked {hosts.of(certificate(zoes).read_bytes()).fingerprint}" in listed(files)
     assert site.run("exec", "room1", "print(1)", env={"WSSCTL_KEYS": str(zoes), "USER": "zoe"}) == "1\n"
+
+
+def write_on_board(site, files, *lines):
+    """Who has a board in his hands writes into its list what he likes."""
+    (files / "wss_trust.txt").write_text("\n".join([*lines, "end", ""]))
+
+
+def test_who_has_a_board_takes_back_no_revocation(site):
+    """Neither there nor, through the hosts that read it, anywhere else; not even before it is made."""
+    files, _ = site.add("room1", UID)
+    others, _ = site.add("room2", SECOND)
+    eve, eves = site.other_host("eve")
+    who = hosts.of(certificate(eves).read_bytes())
+    key = ca.load_key(next(eves.glob("HOST_key@*")).read_bytes(), PASSPHRASE, "")
+    cert = ca.load_cert(certificate(eves).read_bytes(), "")
+    board_key = serialization.load_der_private_key((files / f"SSL_key{UID}.der").read_bytes(), None)
+    board_cert = ca.load_cert((files / f"SSL_certificate{UID}.der").read_bytes(), "")
+    forged = Entry("revoked", who.fingerprint, 999_999_999, True, who.name)
+    mine = trustlist.sealed(forged, key, cert)
+    stranger = ca.Authority.create("Another CA").host("bea", "correct horse")
+    lies = (
+        forged,
+        mine,  # the one who is revoked vouches for himself
+        trustlist.sealed(forged, board_key, board_cert),
+        trustlist.sealed(forged, ca.load_key(stranger[0], "correct horse", ""), ca.load_cert(stranger[1], "")),
+        trustlist.sealed(forged, key, ca.load_cert(certificate(site.keys).read_bytes(), "")),
+        replace(forged, seal=trustlist.sealed(replace(forged, version=9), key, cert).seal),
+        replace(forged, seal="AAAA"),
+        replace(forged, number=who.serial),
+    )
+    write_on_board(site, files, *trustlist.render([mine]).decode().splitlines()[:-1])  # before it is made
+    text = site.run("host", "revoke", certificate(eves))
+    assert in_row(text, "room1", "ok", "revoked HOST eve") and in_row(text, "room2", "ok")
+    for lie in lies:
+        write_on_board(site, files, *trustlist.render([lie]).decode().splitlines()[:-1])
+        said = site.run("host", "revoke", "ab" * 32)
+        assert lie.number != who.fingerprint or "which no host vouches for; it stays so" in said
+        for board in ("room1", "room2"):
+            assert "refuses" in site.run("exec", board, "1", env=eve, status=4)
+        site.run("host", "revoke", "ab" * 32, "--undo")
+    assert in_row(site.run("host", "list"), "HOST eve", "REVOKED")
+    # the same on a board that is set up anew
+    assert listed(others).count(who.fingerprint) == 1
+
+
+def test_what_a_host_says_counts_whatever_version_a_board_has(site):
+    """bea took back a revocation that ana did not know of, many times; ana means it now."""
+    files, _ = site.add("room1", UID)
+    bea, _ = site.other_host("bea")
+    eve, eves = site.other_host("eve")
+    for undo in ([], ["--undo"]) * 2:
+        site.run("host", "revoke", certificate(eves), *undo, env=bea)
+    assert site.run(*HELLO, env=eve) == "42\n" and " 4 " in listed(files)
+    assert in_row(site.run("host", "revoke", certificate(eves)), "room1", "ok", "revoked HOST eve")
+    assert "refuses" in site.run(*HELLO, env=eve, status=4)
+    site.run("host", "revoke", certificate(eves), "--undo", env=bea)  # which has learned of it only at this contact
+    assert site.run(*HELLO, env=eve) == "42\n"
+
+
+def test_serial_zero_and_lines_that_only_python_ends(site):
+    files, _ = site.add("room1", UID)
+    write_on_board(site, files, "revoked 0 # by hand", "# a\x0bpinned 12\x0cend\x1drevoked 34")
+    site.run("host", "revoke", "ab" * 32)
+    assert "revoked 0 #1" in listed(files) and listed(files).count("revoked ") == 2
+    assert site.run(*HELLO) == "42\n"
 
 
 def test_a_program_in_another_folder_hides_no_revocation(site):

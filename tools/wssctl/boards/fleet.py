@@ -32,6 +32,7 @@ from ..keys import commands as keys
 from ..keys.remembered import remember as keep_secret
 from ..keys.remembered import remembered
 from ..keys.store import Store
+from ..keys.trustlist import List
 from ..text import say
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
@@ -121,13 +122,15 @@ class Fleet:
         credentials: Credentials | None = None,
         password: str | None = None,
         pin_too: hosts.Who | None = None,
+        want: Callable[[List], List] | None = None,
     ) -> Client:
         credentials = credentials or self.credentials()
 
         def login() -> Client:
             return self.login(board, credentials, password, over=True)
 
-        return trust.settle(self.store, board, client, login, hosts.of(self.store.read(credentials.cert)), pin_too)
+        me = hosts.of(self.store.read(credentials.cert))
+        return trust.settle(self.store, board, client, login, me, pin_too, want)
 
     def prove(self, board: Board, pem: bytes, credentials: Credentials | None = None) -> None:
         """A login after a restart, to a board that shows this certificate. Raises BoardError, and as connect() does."""

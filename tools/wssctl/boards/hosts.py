@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from ..errors import BoardError, UsageError
@@ -118,9 +119,10 @@ def revoke(args: argparse.Namespace) -> int:
         raise UsageError(
             "That would turn away this very host, which could not undo it; do it from another one. Nothing was changed."
         )
-    _want(fleet.store, "revoked", who, [""], args.undo)
+    change = _change(fleet, "revoked", who, args.undo)
+    _want(fleet.store, change, [""], f"{who[0].name or who[0].number} is not revoked")
     boards = fleet.registry.select([]) if not args.board else fleet.boards
-    return _bring(fleet, boards, "took back" if args.undo else "revoked", who)
+    return _bring(fleet, boards, "took back" if args.undo else "revoked", who, change)
 
 
 def pin(args: argparse.Namespace) -> int:
@@ -128,41 +130,64 @@ def pin(args: argparse.Namespace) -> int:
     who = hosts.which(fleet.store, args.who)
     who = who if args.undo else who[:1]
     me = hosts.of(fleet.store.read(fleet.store.find_host()[1]))
+    change = _change(fleet, "pinned", who, args.undo)
     for board in fleet.boards:
         with fleet.store.record.view() as db:
             have = trustlist.entries(db, board.name)
-        changes = [trustlist.changed(have, "pinned", w.number, w.name, args.undo) for w in who]
-        if not trustlist.lets_in(trustlist.merge(have, {e.key: e for e in changes}), me.serial, me.fingerprint):
+        if not trustlist.lets_in(have | change(have), me.serial, me.fingerprint):
             raise UsageError(
                 f"That would turn away this very host on {board.name}, which could not undo it: pin this one first, or "
                 "do it from another host. Nothing was changed."
             )
-    _want(fleet.store, "pinned", who, [b.name for b in fleet.boards], args.undo)
-    return _bring(fleet, fleet.boards, "took back" if args.undo else "pinned", who)
+    _want(fleet.store, change, [b.name for b in fleet.boards], f"{who[0].name or who[0].number} is not pinned")
+    return _bring(fleet, fleet.boards, "took back" if args.undo else "pinned", who, change)
 
 
-def _want(store: Store, verb: str, who: list[hosts.Who], boards: list[str], undo: bool) -> None:
-    """Into the record, whole or not at all. Refused there when a board could not hold it."""
+Change = Callable[[trustlist.List], trustlist.List]  # the entries that a command makes of those there are
+
+
+def _change(fleet: Fleet, verb: str, who: list[hosts.Who], undo: bool) -> Change:
+    if not undo:
+
+        def make(have: trustlist.List) -> trustlist.List:
+            return {e.key: e for w in who for e in [trustlist.changed(have, verb, w.number, w.name, False)]}
+
+        return make
+    numbers = {n for w in who for n in (w.fingerprint, w.serial) if n}
+    key_file, cert_file = fleet.store.find_host()
+    cert = ca.load_cert(fleet.store.read(cert_file), "HOST certificate")
+    key = ca.load_key(fleet.store.read(key_file), fleet.passphrase, "HOST key") if verb == "revoked" else None
+
+    def take_back(have: trustlist.List) -> trustlist.List:
+        found = {}
+        for e in have.values():
+            if e.verb == verb and e.number in numbers:  # by whichever number it was listed
+                new = trustlist.changed(have, verb, e.number, e.words, True)
+                found[e.key] = trustlist.sealed(new, key, cert) if key and not new.seal else new
+        return found
+
+    return take_back
+
+
+def _want(store: Store, change: Change, boards: list[str], other: str) -> None:
+    """Into the record, whole or not at all. Refused there when a board could not hold it, and, in the words `other`,
+    when there is nothing to take back."""
     with store.record.change() as db:
         for name in boards:
             have = trustlist.entries(db, name)
-            numbers = {n for w in who for n in (w.fingerprint, w.serial) if n}
-            changes = [trustlist.changed(have, verb, w.number, w.name, undo) for w in who]
-            if undo:  # by whichever number it was listed
-                listed = [e for e in have.values() if e.verb == verb and e.number in numbers and not e.undone]
-                if not listed:
-                    raise UsageError(f"{who[0].name or who[0].number} is not {verb}{' on ' + name if name else ''}.")
-                changes = [trustlist.changed(have, verb, e.number, e.words, True) for e in listed]
-            new = trustlist.merge(have, {e.key: e for e in changes})
-            trustlist.render(new.values())  # raises when it is too long
-            trustlist.learn(db, name, new)
+            changes = change(have)
+            if not changes:
+                raise UsageError(f"{other}{' on ' + name if name else ''}.")
+            trustlist.render((have | changes).values())  # raises when it is too long
+            trustlist.learn(db, name, changes)
 
 
-def _bring(fleet: Fleet, boards: list[Board], done: str, who: list[hosts.Who]) -> int:
+def _bring(fleet: Fleet, boards: list[Board], done: str, who: list[hosts.Who], change: Change) -> int:
     name = who[0].name or f"certificate {who[0].number[:16]}"
 
     def work(board: Board) -> str:
-        fleet.settle(board, fleet.login(board, fleet.credentials(), over=fleet.args.takeover)).close()
+        client = fleet.login(board, fleet.credentials(), over=fleet.args.takeover)
+        fleet.settle(board, client, want=change).close()
         fleet.registry.update(board.name)
         return f"{done} {name}"
 

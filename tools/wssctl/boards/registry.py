@@ -101,7 +101,7 @@ class Registry:
         """The board, and all that is known of it but its key files."""
         with self.record.change() as db:
             db.execute("DELETE FROM boards WHERE name = ?", (name,))
-            for table in ("held", "wanted", "trust"):
+            for table in ("held", "trust"):
                 db.execute(f"DELETE FROM {table} WHERE board = ?", (name,))
 
     def refuse_taken(self, name: str, uid: str) -> None:
@@ -151,7 +151,7 @@ def _refuse_taken(other: Board | None, uid: str) -> None:
 
 def rename(db: sqlite3.Connection, old: str, new: str) -> None:
     db.execute("UPDATE boards SET name = ? WHERE name = ?", (new, old))
-    for table in ("held", "wanted", "trust"):
+    for table in ("held", "trust"):
         db.execute(f"UPDATE OR REPLACE {table} SET board = ? WHERE board = ?", (new, old))
 
 

@@ -8,12 +8,15 @@ and a new login has to succeed under it. If it does not, the old list is put bac
 import hashlib
 from collections.abc import Callable
 
+from cryptography import x509
+
 from ..errors import BoardError, ConnectionLost, LoginError, TrustError, Unreachable, UsageError, WssctlError
 from ..keys import trustlist
 from ..keys.hosts import Who, known
 from ..keys.record import Record, now
 from ..keys.store import Store
 from ..keys.trustlist import List
+from ..text import say
 from ..wire.client import Client
 from ..wire.remote import Remote
 from .registry import Board
@@ -49,6 +52,23 @@ def note_held(record: Record, board: str, list_: List) -> None:
         db.execute("INSERT OR REPLACE INTO held VALUES(?, ?, ?, ?)", (board, KIND, digest(list_), now()))
 
 
+def believed(store: Store, theirs: List, board: str) -> List:
+    """A board's list without what takes back a revocation and no host vouches for."""
+    authorities = x509.load_pem_x509_certificates(store.read(store.find_ca_cert()))
+    with store.record.view() as db:
+        mine = trustlist.entries(db, board)
+    standing = trustlist.merge({k: e for k, e in theirs.items() if not e.undone}, mine)
+    found = {}
+    for key, e in theirs.items():
+        if e.undone and e.verb == "revoked" and mine.get(key) != e and not trustlist.vouched(e, authorities, standing):
+            if key in standing:
+                who = e.words or e.number[:16]
+                say(f"NOTE: {board}'s list takes back that {who} is revoked, which no host vouches for; it stays so.")
+        else:
+            found[key] = e
+    return found
+
+
 # On a board
 
 
@@ -59,24 +79,28 @@ def settle(
     login: Callable[[], Client],
     me: Who,
     pin_too: Who | None = None,
+    want: Callable[[List], List] | None = None,
 ) -> Client:
     """Makes the list on the board and the record here one, over an open session, and proves it by `login()`, a new
     session that takes over from this one. Returns the session to go on with.
 
-    pin_too: a certificate to be pinned wherever somebody is. Raises BoardError when the board does not take the list
-    (its old one is in force then), UsageError when this host would lock itself out.
+    pin_too: a certificate to be pinned wherever somebody is. want: of the list as it would be, the entries that a
+    command changes in it: they count, whatever the board has, and it is asked about them. Raises BoardError when the
+    board does not take the list (its old one is in force then), UsageError when this host would lock itself out.
     """
     remote = Remote(client)
     name = remote.ask("p", "say where its trust list is", _PLACE)
     before = client.get_if_there(name)
-    theirs = trustlist.parse(before) if before else {}
-    merged = plan(store.record, board.name, theirs, me, pin_too)
+    there = trustlist.parse(before) if before else {}
+    merged = plan(store.record, board.name, believed(store, there, board.name), me, pin_too, want)
     text = trustlist.render(merged.values()) if merged else b""
+    asked = [e for e in want(merged).values() if e.number][:16] if want else []
     if text == (before or b""):
+        _expect(client, merged, [me, *(known(store, e.number) for e in asked)], "None", board)
         note_held(store.record, board.name, merged)
         return client
-    different = [e for e in merged.values() if theirs.get(e.key) != e and e.number]
-    who = [me, *(known(store, e.number) for e in different[:16])]
+    different = [e for e in merged.values() if there.get(e.key) != e and e.number]
+    who = [me, *(known(store, e.number) for e in dict.fromkeys([*asked, *different[:16]]))]
     client.put(text, name + ".new")
     _expect(client, merged, who, "p + '.new'", board)
     try:
@@ -95,13 +119,22 @@ def settle(
     return proved
 
 
-def plan(record: Record, board: str, theirs: List, me: Who, pin_too: Who | None = None) -> List:
+def plan(
+    record: Record,
+    board: str,
+    theirs: List,
+    me: Who,
+    pin_too: Who | None = None,
+    want: Callable[[List], List] | None = None,
+) -> List:
     """What a board that has `theirs` is to have. Raises UsageError when it would turn `me` away."""
     with record.view() as db:
         merged = trustlist.merge(theirs, trustlist.entries(db, board))
     if pin_too and any(e.verb == "pinned" and not e.undone for e in merged.values()):
         e = trustlist.changed(merged, "pinned", pin_too.number, pin_too.name, undo=False)
         merged[e.key] = e
+    if want:
+        merged |= want(merged)
     if not trustlist.lets_in(merged, me.serial, me.fingerprint):
         raise UsageError(
             f"That would turn away this very host on {board}, which could not undo it; do it from another host, or pin "

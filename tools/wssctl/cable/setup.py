@@ -437,6 +437,7 @@ def _send_trust(store: Store, board: Cable, name: str) -> None:
     except KeyFileError as e:
         say(f"NOTE: {e} It is replaced.")
         theirs = {}
+    theirs = trust.believed(store, theirs, name)
     with store.record.view() as db:
         merged = trustlist.merge(theirs, trustlist.entries(db, name))
     if merged:

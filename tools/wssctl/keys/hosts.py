@@ -101,7 +101,7 @@ def packed(store: Store) -> bytes:
             "hosts": [list(row) for row in db.execute("SELECT * FROM hosts")],
             "revoked": [
                 list(row)
-                for row in db.execute("SELECT number, version, undone, words FROM trust WHERE verb = 'revoked'")
+                for row in db.execute("SELECT number, version, undone, words, seal FROM trust WHERE verb = 'revoked'")
             ],
         }
     text = base64.encodebytes(json.dumps(found).encode())
@@ -117,8 +117,8 @@ def unpack(store: Store, data: bytes) -> None:
     try:
         found = json.loads(base64.b64decode(rest.partition(_END)[0]))
         revoked = [
-            trustlist.Entry("revoked", checked(n), int(version), bool(undone), trustlist.words(str(text)))
-            for n, version, undone, text in found["revoked"]
+            trustlist.Entry("revoked", checked(n), int(version), bool(undone), trustlist.words(str(text)), str(seal))
+            for n, version, undone, text, seal in found["revoked"]
         ]
         certificates = [
             (checked(fp), checked(serial), trustlist.words(str(name)), str(first), str(last))

@@ -59,6 +59,11 @@ _MIGRATIONS = (
     -- key files on their way: their contents
     CREATE TABLE files(name TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
     """,
+    # who vouches for what was taken back; what waits for a board is what it holds compared with what is wanted
+    """
+    ALTER TABLE trust ADD COLUMN seal TEXT NOT NULL DEFAULT '';
+    DROP TABLE wanted;
+    """,
 )
 
 # What may be in the table of files on their way: the names of upydev, and those of a ROOT CA that is to come
@@ -262,7 +267,8 @@ def _take_over(db: sqlite3.Connection, folder: Path) -> list[Path]:
                         # Pins were sent to all boards alike, and nobody knows whom they were meant for: they stay
                         # where they are, and each board's list tells them.
                         if verb == "revoked":
-                            db.execute("INSERT OR IGNORE INTO trust VALUES('', ?, ?, 1, 0, ?)", (verb, number, words))
+                            row = (verb, number, words)
+                            db.execute("INSERT OR IGNORE INTO trust VALUES('', ?, ?, 1, 0, ?, '')", row)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, sqlite3.Error) as e:
             raise KeyFileError(f"Cannot read {path} ({e}); repair it, or move it away.") from None
         taken.append(path)

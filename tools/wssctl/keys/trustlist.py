@@ -5,35 +5,53 @@ another one. Each entry has a version, which grows whenever somebody makes it or
 higher version of each entry counts; what was taken back stays in the list as a comment, or a list that does not know
 of it yet would bring it in again. With equal versions, revoked counts.
 
+Whoever has a board in his hands writes into its list what he likes. A revocation from there is believed: it fails
+towards fewer people. That one was taken back is believed when a host says so that is not revoked itself: its signature
+and its certificate stand behind the entry (vouched()).
+
     revoked 5f3a...e1 #2 HOST eve@laptop          since the second change of this entry
     #undone revoked 77b0...04 3 HOST bob@desk     revoked, and taken back
+    #by MEUCIQC3...                               by this host
     pinned 90ff...3c #1 HOST ana@desk             on this board only those that are pinned are let in
     end
 """
 
+import base64
+import hashlib
 import re
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..errors import KeyFileError
 
+if TYPE_CHECKING:  # a command through a kept connection starts without these
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
 MOST = 1000  # entries that a board has to read at each login
+_SIZE = 204800  # bytes of a list that a board reads (lib/wss/trust.py)
+_LAST = 999_999_999  # the highest version
+_BY = 120  # characters of a signature and certificate in a line, of which a board reads 160
 _WORDS = 40  # characters of a name: a comment for people, bounded because anybody's certificate can end up here
 _LINE = re.compile(r"(revoked|pinned)(?:\s+([0-9a-fA-F]{1,64}))?\s*(?:#(\d{1,9})?\s*(.*))?")
 _UNDONE = re.compile(r"#undone (revoked|pinned) ([0-9a-f]{0,64}) (\d{1,9}) ?(.*)")
+_SEAL = re.compile(r"#by ([A-Za-z0-9+/=]{1,150})")
 
 
 @dataclass(frozen=True)
 class Entry:
     """verb: "revoked" or "pinned". number: a certificate's SHA-256 fingerprint (64 hex digits) or its serial, in lower
-    case; "" pins nobody, so that a board with this alone lets nobody in. words: whose it is, for people."""
+    case; "" pins nobody, so that a board with this alone lets nobody in. words: whose it is, for people. seal: who
+    vouches for an entry that is undone, a signature and a certificate in base64."""
 
     verb: str
     number: str
     version: int = 1
     undone: bool = False
     words: str = ""
+    seal: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -52,19 +70,22 @@ def words(text: str) -> str:
 def number(text: str) -> str:
     """A serial or fingerprint as the list has it: a serial without leading zeros, which a board strips, too."""
     text = text.lower().replace(":", "")
-    return text if len(text) == 64 else text.lstrip("0")
+    return text if len(text) == 64 else text.lstrip("0") or text[:1]
 
 
 def parse(data: bytes) -> List:
     """The entries of a board's list. Raises KeyFileError for one that a board refuses, too."""
     found: List = {}
-    lines = data.decode("ascii", "replace").splitlines()
+    lines = data.decode("ascii", "replace").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines or lines[-1].split("#")[0].strip() != "end":
         raise KeyFileError("The board's trust list is cut off; `wssctl boards apply` over its cable sends it again.")
+    e = None
     for i, line in enumerate(lines[:-1]):
-        if entry := _UNDONE.fullmatch(line.strip()):
+        if e and e.undone and (more := _SEAL.fullmatch(line.strip())):
+            e = replace(e, seal=e.seal + more[1])
+        elif entry := _UNDONE.fullmatch(line.strip()):
             e = Entry(entry[1], entry[2], int(entry[3]), True, words(entry[4]))
         elif not line.split("#")[0].strip():
             continue
@@ -78,7 +99,7 @@ def parse(data: bytes) -> List:
 
 def later(one: Entry, other: Entry) -> Entry:
     """Of two of the same key, the one that counts."""
-    return max(one, other, key=lambda e: (e.version, not e.undone, e.words))
+    return max(one, other, key=lambda e: (e.version, not e.undone, bool(e.seal), e.words, e.seal))
 
 
 def merge(*lists: List) -> List:
@@ -91,11 +112,59 @@ def merge(*lists: List) -> List:
 
 
 def changed(entries: List, verb: str, which: str, text: str, undo: bool) -> Entry:
-    """The entry that makes `which` revoked or pinned, or takes that back, whatever the list has of it."""
+    """The entry that makes `which` revoked or pinned, or takes that back, whatever the list has of it. Raises
+    KeyFileError for one that nobody can take back any more."""
     before = entries.get((verb, which))
     if before and before.undone == undo:
         return before
-    return Entry(verb, which, before.version + 1 if before else 1, undo, words(text))
+    version = before.version + 1 if before else 1
+    if version > _LAST and undo:
+        raise KeyFileError("That cannot be taken back any more; give that host a new certificate: `wssctl host init`.")
+    return Entry(verb, which, min(version, _LAST), undo, words(text))
+
+
+def sealed(e: Entry, key: "ec.EllipticCurvePrivateKey", cert: "x509.Certificate") -> Entry:
+    """The entry, vouched for by a host."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    signature = key.sign(_signed(e), ec.ECDSA(hashes.SHA256()))
+    data = bytes([len(signature)]) + signature + cert.public_bytes(Encoding.DER)
+    return replace(e, seal=base64.b64encode(data).decode())
+
+
+def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List) -> bool:
+    """Whether a host of these ROOT CAs says so of an undone entry, and is none that `known` turns away."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    try:
+        data = base64.b64decode(e.seal)
+        signature, der = data[1 : 1 + data[0]], data[1 + data[0] :]
+        cert = x509.load_der_x509_certificate(der)
+        usage = cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+            return False  # a board's
+        cert.public_key().verify(signature, _signed(e), ec.ECDSA(hashes.SHA256()))
+        if verdict(known, f"{cert.serial_number:x}", hashlib.sha256(der).hexdigest())[0]:
+            return False
+        for authority in authorities:
+            try:
+                cert.verify_directly_issued_by(authority)
+                return True
+            except (ValueError, TypeError, InvalidSignature):
+                pass
+    except (ValueError, TypeError, IndexError, AttributeError, x509.ExtensionNotFound, InvalidSignature):
+        pass
+    return False
+
+
+def _signed(e: Entry) -> bytes:
+    return f"wssctl: undone {e.verb} {e.number} {e.version}".encode()
 
 
 def render(entries: Iterable[Entry]) -> bytes:
@@ -111,9 +180,16 @@ def render(entries: Iterable[Entry]) -> bytes:
         e = replace(e, words=words(e.words))
         if e.undone:
             text.append(f"#undone {e.verb} {e.number} {e.version} {e.words}".rstrip())
+            text += [f"#by {e.seal[i : i + _BY]}" for i in range(0, len(e.seal), _BY)]
         else:
             text.append(f"{e.verb} {e.number}".rstrip() + f" #{e.version} {e.words}".rstrip())
-    return "\n".join([*text, "end", ""]).encode()
+    data = "\n".join([*text, "end", ""]).encode()
+    if len(data) > _SIZE:
+        raise KeyFileError(
+            f"The list is too long, a board takes {_SIZE} bytes; make a new ROOT CA with `wssctl ca rotate`, which "
+            "leaves out all who are revoked. Nothing was sent."
+        )
+    return data
 
 
 def verdict(entries: List, serial: str, fingerprint: str) -> tuple[bool, bool | None]:
@@ -136,11 +212,11 @@ def lets_in(entries: List, serial: str, fingerprint: str) -> bool:
 def entries(db: sqlite3.Connection, board: str) -> List:
     """What a board is to hold, as far as is known here: who is revoked, and who is pinned on it."""
     found = db.execute(
-        "SELECT verb, number, version, undone, words FROM trust "
+        "SELECT verb, number, version, undone, words, seal FROM trust "
         "WHERE (verb = 'revoked' AND board = '') OR (verb = 'pinned' AND board = ?)",
         (board,),
     )
-    rows = [Entry(r["verb"], r["number"], r["version"], bool(r["undone"]), r["words"]) for r in found]
+    rows = [Entry(r["verb"], r["number"], r["version"], bool(r["undone"]), r["words"], r["seal"]) for r in found]
     return {e.key: e for e in rows}
 
 
@@ -150,5 +226,5 @@ def learn(db: sqlite3.Connection, board: str, known: List) -> None:
     for e in known.values():
         if merge(have, {e.key: e})[e.key] is e and have.get(e.key) != e:
             place = "" if e.verb == "revoked" else board
-            row = (place, e.verb, e.number, e.version, e.undone, e.words)
-            db.execute("INSERT OR REPLACE INTO trust VALUES(?, ?, ?, ?, ?, ?)", row)
+            row = (place, e.verb, e.number, e.version, e.undone, e.words, e.seal)
+            db.execute("INSERT OR REPLACE INTO trust VALUES(?, ?, ?, ?, ?, ?, ?)", row)
