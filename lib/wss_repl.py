@@ -68,8 +68,10 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
                 raise ValueError("no password: pass one, or write webrepl_cfg.py with PASS = '...'")
         password = check_password(password)
         number = port or (8833 if ssl else 8266)
-        if not 0 < number < 65536:
+        if not isinstance(number, int) or not 0 < number < 65536:
             raise ValueError("a port is 1 to 65535")
+        if not isinstance(write_timeout, int) or not 0 < write_timeout < 1 << 29:
+            raise ValueError("write_timeout is a number of ms")
         found = _port.resolve(host, number)
         context = None
         lacks = []

@@ -10,10 +10,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import netns
 import port_target
+import targets
 from peers import Identity, Peer
 from port_target import PortError, is_port
-from targets import UID, Unix
+from targets import UID
 from wssctl.keys.ca import Authority
 
 DEFAULT = ["unix", "unix32"]
@@ -29,6 +31,9 @@ def pytest_configure(config):
     # In the background of a script (`make test &`, nohup) Ctrl-C is ignored, by children too; tests send it to them
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "lwip" in chosen(config):
+        targets.make("lwip")  # before there is no network to fetch its source from
+        netns.enter()
     config.addinivalue_line("markers", "every_board: what each board has to pass")
     config.addinivalue_line("markers", "targets(names): what it runs on without --target, instead of unix and unix32")
     config.addinivalue_line("markers", "needs(capability): skipped where the target lacks it (port_target.REASONS)")
@@ -80,7 +85,9 @@ def _port(request, name):
 @pytest.fixture(scope="session")
 def target(request):
     """What the tests run on, by its name."""
-    return _port(request, request.param) if is_port(request.param) else Unix(request.param)
+    if request.param == "lwip" and (why := netns.reason()):
+        pytest.skip(why)
+    return _port(request, request.param) if is_port(request.param) else targets.make(request.param)
 
 
 @pytest.fixture(autouse=True)

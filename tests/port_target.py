@@ -131,6 +131,7 @@ REASONS = {
     "loopback": "it needs several addresses to come from",
     "ports": "it needs more than the one forwarded port",
     "stand-in": "it starts a stand-in firmware of its own",
+    "lwip": "it is about the board on the desk whose sockets are lwIP's: pytest --target lwip",
 }
 
 
@@ -636,7 +637,7 @@ class PortRunning(Running):
     def __init__(self, target: Port, port: int, ready: str, prompt: bool):
         self.target = target
         self._booting = True
-        super().__init__(target.console, port, None, ready, prompt)
+        super().__init__(target.console, ("", port), None, ready, prompt)
         self.address = target.address(port, self._host)
 
     @property

@@ -4,30 +4,33 @@ unix: the stand-in firmware with the bundle frozen in, 64 bits. unix32: the same
 mip: unix, with the modules as files in the board's /lib, as `mpremote mip install` puts them there.
 pull: unix, whose stdin pulls from os.dupterm as ESP32's does from 1.28 on (there it is what unix is, too).
 slow: unix, whose socket callbacks come every 80 ms, as an ESP32's do while it waits.
+lwip: a board like a Pico W: sockets by lwIP, TLS in a Python heap of 192 KB, threads without a GIL (tests/netns.py).
 pty, pty32, pty-mpy, pty32-mpy, pty-py, pty32-py, and anything that mpremote opens: tests/port_target.py.
 """
 
 import shutil
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools/dev"))
 
+import firmware  # noqa: E402
 from board import Board  # noqa: E402
 from ports import free_port  # noqa: E402
 
-UNIX = ("unix", "unix32", "mip", "pull", "slow")
+UNIX = ("unix", "unix32", "mip", "pull", "slow", "lwip")
 UID = "30aea4b0a2d0"  # BOARD_UID's default in tests/board/
 
 
 class Running:
     """A board whose boot.py has started the server."""
 
-    def __init__(self, console: Board, port: int, directory: Path, ready: str, prompt: bool):
-        self.console, self.port, self.directory = console, port, directory
-        self.address = ("127.0.0.1", port)
+    def __init__(self, console: Board, address: tuple[str, int], directory: Path, ready: str, prompt: bool):
+        self.console, self.port, self.directory = console, address[1], directory
+        self.address = address
         self._ready, self._prompt = ready.encode(), prompt
         self.wait()
 
@@ -39,7 +42,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        return "wss://127.0.0.1:%d" % self.port
+        return "wss://%s:%d" % self.address
 
     def restart(self):
         """A reset; nothing of the old run is left but the files."""
@@ -65,6 +68,9 @@ class Unix:
     patience = 1.0  # how many times longer tests wait before they give up
     uid = UID
     capabilities = frozenset({"directory", "heap", "quick", "loopback", "ports", "stand-in"})  # port_target.REASONS
+    boot = ""
+    heap: str | None = None
+    binary: Path | None = None
 
     def __init__(self, name: str):
         self.name = name
@@ -89,10 +95,36 @@ class Unix:
         directory.mkdir(parents=True, exist_ok=True)
         if call is None:
             call = "wss_repl.start(port=%d, password='secret'%s)" % (port, options)
-        (directory / "boot.py").write_text("%s\nimport wss_repl\n%s\n" % (boot, call))
+        (directory / "boot.py").write_text("%s%s\nimport wss_repl\n%s\n" % (self.boot, boot, call))
         if self.files:
             shutil.copytree(ROOT / "lib", directory / "lib", dirs_exist_ok=True)
         return Booted(self, directory, port, ready, **more)
+
+
+class Lwip(Unix):
+    """Needs a network namespace: tests/netns.py."""
+
+    capabilities = Unix.capabilities - {"loopback", "stand-in"} | {"lwip"}
+    heap = "192k"  # what a Pico W has
+
+    def __init__(self):
+        super().__init__("lwip")
+        self.bits = 32
+        self.binary = firmware.lwip_firmware()
+
+    @property
+    def boot(self) -> str:
+        """What ntptime.settime() does in a Pico W's boot.py: its clock starts in 2021."""
+        now = datetime.now(UTC)
+        date = (now.year, now.month, now.day, 0, now.hour, now.minute, now.second, 0)
+        return f"import machine\nmachine.RTC().datetime({date})\n"
+
+    def reach(self, directory: Path, port: int) -> tuple[str, int]:
+        return f"10.{port >> 8}.{port & 255}.2", port
+
+
+def make(name: str) -> Unix:
+    return Lwip() if name == "lwip" else Unix(name)
 
 
 class Booted:
@@ -106,9 +138,13 @@ class Booted:
     def __enter__(self) -> Running:
         target, directory, port, ready, prompt, env, heap, binary = self._args
         lib = directory / "lib" if target.files else None
-        self._board = Board(directory, target.bits, env=target.env | (env or {}), lib=lib, heap=heap, binary=binary)
+        address = target.reach(directory, port)
+        env = target.env | {"BOARD_ADDRESS": address[0]} | (env or {})
+        self._board = Board(
+            directory, target.bits, env=env, lib=lib, heap=heap or target.heap, binary=binary or target.binary
+        )
         try:
-            return Running(self._board, port, directory, ready, prompt)
+            return Running(self._board, address, directory, ready, prompt)
         except BaseException:
             sys.stderr.write(self._board.log.decode(errors="replace")[-4000:])
             self._board.close()

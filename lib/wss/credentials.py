@@ -81,6 +81,9 @@ def context(key=None, cert=None, ca=None):
     ctx.verify_mode = tls.CERT_REQUIRED
     port.aead_only(ctx)
     name += " with " + key_name
+    point = key[0][-65:]  # most keys end with their public point (RFC 5915); mbedTLS would not compare the two
+    if key[0][-68:-65] == b"\x03\x42\x00" and point not in cert[0]:
+        raise ValueError("%s are no pair: copy both again" % name)
     try:
         ctx.load_cert_chain(cert[0], key[0])
         name = ca_name

@@ -16,7 +16,8 @@ def check_password(password):
     """password as bytes; raises ValueError, which says what to do, when it cannot be used."""
     if isinstance(password, str):
         password = password.encode()
-    if not password or len(password) > _PASSWORD_MAX or b"\r" in password or b"\n" in password:
+    good = isinstance(password, (bytes, bytearray)) and 0 < len(password) <= _PASSWORD_MAX
+    if not good or b"\r" in password or b"\n" in password:
         raise ValueError("the password must have 1 to %d bytes and no line end" % _PASSWORD_MAX)
     return password
 

@@ -110,6 +110,13 @@ def uid():
 def resolve(host, number):
     """What getaddrinfo() knows of an address of this board. Raises ValueError."""
     try:
+        if host not in ("0.0.0.0", "::"):  # found out now, while a server at the same port still runs
+            found = socket.getaddrinfo(host, 0)[0]
+            sock = socket.socket(found[0])
+            try:
+                sock.bind(found[-1])
+            finally:
+                sock.close()
         return socket.getaddrinfo(host, number)[0]
     except (OSError, IndexError, TypeError):
         raise ValueError("host is an address of this board, and the firmware knows none like %s" % (host,))
@@ -278,7 +285,10 @@ def timer(which=None):
     except ImportError:
         return None
     if which is not None:
-        return Timer(which) if isinstance(which, int) else which
+        which = Timer(which) if isinstance(which, int) else which
+        if not hasattr(which, "init"):
+            raise ValueError("timer is a machine.Timer, its id, None or False")
+        return which
     global _timer
     if not (_timer and is_ours(_timer)):
         _timer = None

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "py/builtin.h"
+#include "py/gc.h"
 #include "py/mphal.h"
 #include "py/mpthread.h"
 #include "py/runtime.h"
@@ -28,6 +29,15 @@
 #include "extmod/misc.h"
 #include "shared/readline/readline.h"
 #include "shared/runtime/pyexec.h"
+
+#if MICROPY_PY_LWIP
+// Where sockets are lwIP's, what differs between ESP32 and RP2 is as on RP2: timers, stdin, the order of a soft reset.
+#define RP2 (1)
+void board_lwip_start(void);
+int board_lwip_keep(void);
+#else
+#define RP2 (0)
+#endif
 
 // Whether the MicroPython that this is built from is 1.MINOR or later. A preview counts as the release it leads to.
 #define SINCE(minor) (MICROPY_VERSION >= MICROPY_MAKE_VERSION(1, minor, 0))
@@ -115,7 +125,7 @@ time_t __wrap___time64(time_t *t) {
 
 static pthread_mutex_t hw_lock = PTHREAD_MUTEX_INITIALIZER; // guards the FIFO and the timers
 static bool uart_on, uart_eof;
-static uint8_t fifo[FIFO_SIZE + 260]; // room for the ring's content on top, see restart()
+static uint8_t fifo[FIFO_SIZE + 512]; // room for the ring's content on top, see restart()
 static size_t fifo_len;
 
 static struct {
@@ -251,7 +261,11 @@ static void wait_us(uint64_t us) {
         return;
     }
     struct pollfd fds[1 + BOARD_SOCKETS] = {{ .fd = main_event, .events = POLLIN }};
+    #if RP2
+    int n = 1;
+    #else
     int n = 1 + board_socket_fds(fds + 1, &us);
+    #endif
     struct timespec t = { us / 1000000, us % 1000000 * 1000 };
     MP_THREAD_GIL_EXIT();
     ppoll(fds, n, &t, NULL);
@@ -296,7 +310,7 @@ void mp_hal_delay_us(mp_uint_t us) {
 /******************************************************************************/
 // stdin and stdout (ports/esp32/mphalport.c)
 
-static uint8_t stdin_ringbuf_array[260];
+static uint8_t stdin_ringbuf_array[RP2 ? 512 : 260];
 ringbuf_t stdin_ringbuf = { stdin_ringbuf_array, sizeof(stdin_ringbuf_array), 0, 0 };
 
 // What ESP32's UART interrupt does byte by byte. Here it waits for room instead of dropping: a pipe delivers in an
@@ -321,12 +335,12 @@ static void uart_to_ring(void) {
 }
 
 // From 1.28 on ESP32 also reads straight from dupterm when the ring is empty (MicroPython's commit a63cc639f2).
-// BOARD_STDIN=pull does so in an older version, and BOARD_STDIN=ring reads the ring alone in a newer one.
+// BOARD_STDIN=pull does so in an older version, and BOARD_STDIN=ring reads the ring alone in a newer one. RP2 always did.
 static bool stdin_pulls(void) {
     static int pull = -1;
     if (pull < 0) {
         const char *s = getenv("BOARD_STDIN");
-        pull = s && *s ? strcmp(s, "pull") == 0 : SINCE(28);
+        pull = s && *s ? strcmp(s, "pull") == 0 : SINCE(28) || RP2;
     }
     return pull;
 }
@@ -429,6 +443,10 @@ void __wrap_mp_hal_set_interrupt_char(char c) {
 // an id beyond 0 to 3. From 1.29 on (67524d6473) a negative id, or none, makes a new virtual timer each time.
 // Up to 1.28 a soft reset stops all timers before the heap is swept. From 1.29 on (96de72daee) the finaliser of each
 // timer does so, in the sweep: what other objects' finalisers do there may meet timers that still run.
+//
+// RP2 (ports/rp2/machine_timer.c) has virtual timers alone, with the id -1 or none, each a new object with a finaliser. They
+// print no id, and microseconds.
+#define FINALISED (SINCE(29) || RP2)
 
 typedef struct _board_timer_obj_t {
     mp_obj_base_t base;
@@ -439,18 +457,22 @@ typedef struct _board_timer_obj_t {
 static void timer_print(const mp_print_t *print, mp_obj_t self_in, mp_print_kind_t kind) {
     (void)kind;
     board_timer_obj_t *self = MP_OBJ_TO_PTR(self_in);
-    mp_printf(print, "Timer(%d, mode=%q, period=%lu)", self->id,
-        timers[self->slot].repeat ? MP_QSTR_PERIODIC : MP_QSTR_ONE_SHOT,
-        (unsigned long)(timers[self->slot].period_us / 1000));
+    int mode = timers[self->slot].repeat ? MP_QSTR_PERIODIC : MP_QSTR_ONE_SHOT;
+    unsigned long us = timers[self->slot].period_us;
+    if (RP2) {
+        mp_printf(print, "Timer(mode=%q, tick_hz=1000000, period=%lu)", mode, us);
+    } else {
+        mp_printf(print, "Timer(%d, mode=%q, period=%lu)", self->id, mode, us / 1000);
+    }
 }
 
 static void timer_stop(int slot) {
     pthread_mutex_lock(&hw_lock);
     timers[slot].armed = false;
     timers[slot].start_us = 0;
-    #if SINCE(29)
-    // A stopped timer has no period any more, and nothing but the program keeps a virtual one.
-    timers[slot].period_us = 0;
+    #if FINALISED
+    // A stopped timer has no period any more (RP2's keeps it), and nothing but the program keeps a virtual one.
+    timers[slot].period_us = RP2 ? timers[slot].period_us : 0;
     MP_STATE_VM(board_timers)[slot][1] = MP_OBJ_NULL;
     if (slot >= TIMERS) {
         MP_STATE_VM(board_timers)[slot][0] = MP_OBJ_NULL;
@@ -478,7 +500,7 @@ static mp_obj_t timer_init(size_t n_args, const mp_obj_t *args, mp_map_t *kw_arg
     } else {
         us = (uint64_t)vals[ARG_period].u_int * 1000000 / vals[ARG_tick_hz].u_int;
     }
-    if (SINCE(29) && us == 0) {
+    if (SINCE(29) && !RP2 && us == 0) {
         mp_raise_ValueError(MP_ERROR_TEXT("Timer period is too short for this timer"));
     }
     pthread_mutex_lock(&hw_lock);
@@ -501,7 +523,7 @@ static mp_obj_t timer_deinit(mp_obj_t self_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(timer_deinit_obj, timer_deinit);
 
-#if SINCE(29)
+#if FINALISED
 static mp_obj_t timer_del(mp_obj_t self_in) {
     int slot = ((board_timer_obj_t *)MP_OBJ_TO_PTR(self_in))->slot;
     timer_stop(slot);
@@ -522,9 +544,12 @@ static mp_obj_t timer_value(mp_obj_t self_in) {
 static MP_DEFINE_CONST_FUN_OBJ_1(timer_value_obj, timer_value);
 
 static mp_obj_t timer_object(const mp_obj_type_t *type, mp_int_t id) {
-    if (!SINCE(25)) {
+    if (RP2 && id != -1) {
+        mp_raise_ValueError(MP_ERROR_TEXT("Timer doesn't exist"));
+    }
+    if (!SINCE(25) && !RP2) {
         id &= 3;
-    } else if (id >= TIMERS || (id < 0 && !SINCE(29))) {
+    } else if (id >= TIMERS || (id < 0 && !FINALISED)) {
         mp_raise_ValueError(MP_ERROR_TEXT("invalid Timer number"));
     }
     int slot = id;
@@ -537,7 +562,7 @@ static mp_obj_t timer_object(const mp_obj_type_t *type, mp_int_t id) {
     } else if (MP_STATE_VM(board_timers)[slot][0] != MP_OBJ_NULL) {
         return MP_STATE_VM(board_timers)[slot][0]; // a hardware timer that exists is returned as it is
     }
-    #if SINCE(29)
+    #if FINALISED
     if (id > 0) {
         timer_object(type, id - 1); // the driver hands them out in order
     }
@@ -555,7 +580,7 @@ static mp_obj_t timer_object(const mp_obj_type_t *type, mp_int_t id) {
 }
 
 static mp_obj_t timer_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
-    mp_arg_check_num(n_args, n_kw, SINCE(29) ? 0 : 1, 1, true);
+    mp_arg_check_num(n_args, n_kw, FINALISED ? 0 : 1, 1, true);
     mp_obj_t self = timer_object(type, n_args ? mp_obj_get_int(args[0]) : -1);
     if (n_kw > 0) {
         mp_map_t kw_args;
@@ -566,7 +591,7 @@ static mp_obj_t timer_make_new(const mp_obj_type_t *type, size_t n_args, size_t 
 }
 
 static const mp_rom_map_elem_t timer_locals_table[] = {
-    #if SINCE(29)
+    #if FINALISED
     { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&timer_del_obj) },
     #endif
     { MP_ROM_QSTR(MP_QSTR_deinit), MP_ROM_PTR(&timer_deinit_obj) },
@@ -728,9 +753,14 @@ static void restart(bool soft) {
         snprintf(due, sizeof(due), "%llu", (unsigned long long)dog_due_us);
         setenv("BOARD_DOG", due, 1);
     }
+    #if RP2
+    int keep = board_lwip_keep();
+    #else
+    int keep = -1;
+    #endif
     long max = sysconf(_SC_OPEN_MAX);
     for (int fd = 3; fd < MIN(max, 1024); ++fd) {
-        if (fd != state[0]) {
+        if (fd != state[0] && fd != keep) {
             close(fd);
         }
     }
@@ -765,7 +795,7 @@ static void restore(void) {
     }
 }
 
-#if !SINCE(29)
+#if !FINALISED
 static void timers_off(void) { // machine_timer_deinit_all()
     pthread_mutex_lock(&hw_lock);
     for (int i = 0; i < TIMERS + VIRTUAL_TIMERS; ++i) {
@@ -796,6 +826,9 @@ static mp_obj_t run(void) {
     restore();
     uart_to_ring();
     readline_init0();
+    #if RP2
+    board_lwip_start();
+    #endif
 
     pyexec_frozen_module("_boot.py", false);
     int ret = pyexec_file_if_exists("boot.py");
@@ -805,14 +838,19 @@ static mp_obj_t run(void) {
     while (!(ret & PYEXEC_FORCED_EXIT)) {
         ret = pyexec_mode_kind == PYEXEC_MODE_RAW_REPL ? pyexec_raw_repl() : pyexec_friendly_repl();
     }
+    #if RP2 // ports/rp2/main.c: nothing is swept yet
+    board_stdout_tx_str("MPY: soft reboot\r\n");
+    #endif
     // As ports/esp32/main.c: the line goes to os.dupterm's object as well, which is free memory like all others
-    #if !SINCE(29)
+    #if !FINALISED
     timers_off();
     #endif
     gc_sweep_all();
     board_heap_is_gone = true;
     mp_sched_schedule(MP_OBJ_FROM_PTR(&too_late_obj), mp_const_none);
+    #if !RP2
     board_stdout_tx_str("MPY: soft reboot\r\n");
+    #endif
     pthread_mutex_lock(&hw_lock);
     restart(true);
     return mp_const_none;

@@ -49,6 +49,21 @@ extern const struct _mp_print_t mp_plat_print;
 #undef MICROPY_PYEXEC_ENABLE_EXIT_CODE_HANDLING
 #undef MICROPY_PYEXEC_COMPILE_ONLY
 
+// What RP2 has instead (ports/rp2/mpconfigport.h).
+#if MICROPY_PY_LWIP
+#undef MICROPY_HW_BOARD_NAME
+#define MICROPY_HW_BOARD_NAME "Board on the desk, sockets by lwIP"
+#undef MICROPY_PY_SYS_PLATFORM
+#define MICROPY_PY_SYS_PLATFORM "rp2"
+#define MICROPY_TRACKED_ALLOC (1) // for mbedTLS
+#define MICROPY_PY_LWIP_SOCK_RAW (1)
+#undef MICROPY_PY_SOCKET_LISTEN_BACKLOG_DEFAULT
+#define MICROPY_PY_SOCKET_LISTEN_BACKLOG_DEFAULT (2)
+#define MICROPY_PY_NETWORK_HOSTNAME_DEFAULT "mpy-rp2"
+extern const struct _mp_obj_type_t board_wlan_type;
+#define MICROPY_PORT_NETWORK_INTERFACES { MP_ROM_QSTR(MP_QSTR_WLAN), MP_ROM_PTR(&board_wlan_type) },
+#endif
+
 // See board_vfs.c.
 #ifdef BOARD_EMPTY_VFS_POSIX
 #undef MICROPY_VFS_POSIX

@@ -23,6 +23,16 @@ void board_wait(mp_uint_t ms);
 uintptr_t mp_hal_stdio_poll(uintptr_t poll_flags);
 extern ringbuf_t stdin_ringbuf;
 
+#if MICROPY_PY_LWIP
+// lwIP calls back by mp_sched_schedule(): there is nothing to look at (ports/rp2/mphalport.h).
+#undef MICROPY_INTERNAL_EVENT_HOOK
+void board_lwip_enter(void);
+void board_lwip_exit(void);
+#define MICROPY_PY_LWIP_ENTER board_lwip_enter();
+#define MICROPY_PY_LWIP_REENTER board_lwip_enter();
+#define MICROPY_PY_LWIP_EXIT board_lwip_exit();
+#endif
+
 int board_socket_fds(struct pollfd *fds, uint64_t *wait_us);
 #define BOARD_SOCKETS (10) // lwIP's default for CONFIG_LWIP_MAX_SOCKETS
 

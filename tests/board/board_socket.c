@@ -2,6 +2,8 @@
 //
 // A function-like macro renames a function where it is defined but not where its address is taken, so the port's
 // method tables pick up the two functions at the end of this file.
+#include "py/mpconfig.h"
+#if !MICROPY_PY_LWIP
 #define MICROPY_PY_SOCKET (1)
 #define socket_setsockopt(n_args, args) unix_socket_setsockopt(n_args, args)
 #define socket_ioctl(self, request, arg, errcode) unix_socket_ioctl(self, request, arg, errcode)
@@ -136,3 +138,5 @@ static mp_uint_t (socket_ioctl)(mp_obj_t self_in, mp_uint_t request, uintptr_t a
     }
     return unix_socket_ioctl(self_in, request, arg, errcode);
 }
+
+#endif

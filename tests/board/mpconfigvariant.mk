@@ -25,12 +25,22 @@ MICROPY_STANDALONE = 0
 # board_socket.c includes the port's modsocket.c, so that one stays empty.
 MICROPY_PY_SOCKET = 0
 
+# BOARD_LWIP: sockets as RP2 has them, MicroPython's extmod/modlwip.c over lwIP (board_lwip.c).
+ifneq ($(BOARD_LWIP),)
+MICROPY_PY_LWIP = 1
+CFLAGS += -DBOARD_LWIP -DMICROPY_PY_NETWORK=1
+INC += -I$(VARIANT_DIR)/lwip_inc
+# The address of a struct in a struct is compared with NULL there.
+CFLAGS_THIRDPARTY += -Wno-address
+QSTR_GLOBAL_DEPENDENCIES += $(VARIANT_DIR)/lwip_inc/lwipopts.h
+endif
+
 # board_vfs.c includes vfs_posix.c.
 $(BUILD)/extmod/vfs_posix.o: CFLAGS += -DBOARD_EMPTY_VFS_POSIX
 
-# Threads with a GIL, as ESP32 has. (The port's own switch for it appeared in 1.26.)
+# Threads with a GIL, as ESP32 has; without one, as RP2, where sockets are lwIP's. (The port's own switch for it appeared in 1.26.)
 MICROPY_PY_THREAD = 0
-CFLAGS += -DMICROPY_PY_THREAD=1 -DMICROPY_PY_THREAD_GIL=1 -DMICROPY_PY_THREAD_RECURSIVE_MUTEX=1
+CFLAGS += -DMICROPY_PY_THREAD=1 -DMICROPY_PY_THREAD_GIL=$(if $(BOARD_LWIP),0,1) -DMICROPY_PY_THREAD_RECURSIVE_MUTEX=1
 LDFLAGS += -lpthread
 
 # Up to 1.26 the unix port has a REPL of its own and leaves out the one that boards have.
@@ -43,4 +53,5 @@ LDFLAGS += $(addprefix -Wl$(comma)--wrap=, main getcwd gettimeofday __gettimeofd
 	mp_hal_set_interrupt_char mp_hal_stdin_rx_chr \
 	mp_hal_stdout_tx_str mp_hal_stdout_tx_strn mp_hal_stdout_tx_strn_cooked \
 	mp_sys_stdin_obj mp_sys_stdout_obj mp_sys_stderr_obj \
-	gc_alloc gc_realloc calloc mp_hal_ticks_ms)
+	gc_alloc gc_realloc calloc mp_hal_ticks_ms \
+	$(if $(BOARD_LWIP),tcp_new tcp_bind tcp_listen_with_backlog_and_err udp_new udp_bind))

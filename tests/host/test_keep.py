@@ -62,7 +62,7 @@ def test_what_a_command_through_it_imports(desk):
 def test_a_file_goes_and_comes(desk, tmp_path):
     data = os.urandom(70_000)
     (tmp_path / "a").write_bytes(data)
-    for words in (("put", desk.at, tmp_path / "a", "kept.bin"), ("get", desk.at, "kept.bin", tmp_path / "b")):
+    for words in (("put", desk.at, tmp_path / "a", ":kept.bin"), ("get", desk.at, "kept.bin", tmp_path / "b")):
         done = desk.run(*WSSCTL, words[0], "--keep", "5m", *words[1:])
         assert done.returncode == 0, done
     assert (tmp_path / "b").read_bytes() == data

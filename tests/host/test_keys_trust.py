@@ -3,11 +3,15 @@
 import hashlib
 import os
 import ssl
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
-from peers import Ended, Peer
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from peers import Ended, Identity, Peer
 
 FILE = b"wss_trust.txt"
 
@@ -160,3 +164,73 @@ def test_noise_in_place_of_a_certificate_does_not_stop_the_parser(board):
     )
     (board.directory / "noise.py").write_text(code)
     assert "bad True" in board.run("import noise", timeout=30)
+
+
+class Chain:
+    """A ROOT CA that a company runs, and a host whose certificate an intermediate one has signed (RFC 5280 6)."""
+
+    def __init__(self, folder: Path, depth: int):
+        self.folder = folder
+        self.certs: list[x509.Certificate] = []  # the root first, the host last
+        key = None
+        for i in range(depth + 2):
+            below = ec.generate_private_key(ec.SECP256R1())
+            self.certs.append(self._signed(f"level {i}", below, i > depth, key or below))
+            key = below
+        self.ca = folder / "root.pem"
+        self.ca.write_bytes(self._pem(0))
+        (folder / "chain.pem").write_bytes(b"".join(self._pem(i) for i in range(depth + 1, 0, -1)))
+        form = serialization.PrivateFormat.PKCS8
+        pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+        (folder / "chain_key.pem").write_bytes(pem)
+        self.host = Identity(None, folder / "chain.pem", folder / "chain_key.pem")
+
+    def _signed(self, name, key, is_host, signer) -> x509.Certificate:
+        now = datetime.now(UTC)
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        issuer = self.certs[-1].subject if self.certs else subject
+        builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(9))
+        builder = builder.add_extension(x509.BasicConstraints(not is_host, None), critical=True)
+        return builder.sign(signer, hashes.SHA256())
+
+    def _pem(self, i: int) -> bytes:
+        return self.certs[i].public_bytes(serialization.Encoding.PEM)
+
+    def numbers(self, i: int) -> tuple[str, str]:
+        return "%x" % self.certs[i].serial_number, self.certs[i].fingerprint(hashes.SHA256()).hex()
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+def test_who_revokes_an_intermediate_revokes_all_below_it(target, provisioned, keys, tmp_path, depth):
+    chain = Chain(tmp_path, depth)
+    with (provisioned / "ROOT_CA_cert.pem").open("ab") as f:
+        f.write(chain.ca.read_bytes())  # both CAs may sign hosts of this board
+    host = replace(chain.host, ca=keys.host.ca)
+    with target.board(provisioned) as board:
+        Peer(board.address, host).login().close()
+        for level in range(depth + 2):  # the root, each one between, and the host's own
+            number = chain.numbers(level)[level % 2].upper()
+            (board.directory / FILE.decode()).write_text(f"revoked {number} # level {level}\nend\n")
+            with pytest.raises((ssl.SSLError, Ended, ConnectionError)) as e:
+                Peer(board.address, host).login()
+            assert "access denied" in str(e.value).lower() and "is revoked" in last(board)
+        Peer(board.address, keys.host).login().close()  # who is not below it
+        # A pin is for the host itself: whoever signs below the one that is pinned gets in for nobody
+        (board.directory / FILE.decode()).write_text(f"pinned {chain.numbers(1)[1]}\nend\n")
+        with pytest.raises((ssl.SSLError, Ended, ConnectionError)):
+            Peer(board.address, host).login()
+        assert "is not pinned" in last(board)
+        (board.directory / FILE.decode()).write_text(f"pinned {chain.numbers(-1)[1]}\nend\n")
+        Peer(board.address, host).login().close()
+
+
+def test_a_chain_that_is_too_long_to_be_looked_at_is_refused(target, provisioned, keys, tmp_path):
+    """mbedTLS builds one of ten at most (MBEDTLS_X509_MAX_INTERMEDIATE_CA)."""
+    chain = Chain(tmp_path, 9)
+    with (provisioned / "ROOT_CA_cert.pem").open("ab") as f:
+        f.write(chain.ca.read_bytes())
+    with target.board(provisioned) as board:
+        with pytest.raises((ssl.SSLError, Ended, ConnectionError)):
+            Peer(board.address, replace(chain.host, ca=keys.host.ca)).login()
+        Peer(board.address, keys.host).login().close()

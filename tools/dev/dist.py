@@ -31,11 +31,12 @@ def sums(files: dict[str, bytes]) -> str:
     return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
 
 
-def build(to: Path = DIST) -> Path:
-    """Makes the release in `to`, in place of an old one; returns its package.json. Raises modules.NoCompiler."""
+def build(to: Path = DIST, made: dict[str, bytes] | None = None) -> Path:
+    """Makes the release in `to`, in place of an old one; returns its package.json. made: bytecode that is there.
+    Raises modules.NoCompiler."""
     part = to.with_name(to.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    made = modules.compiled()
+    made = made or modules.compiled()
     for name, data in made.items():
         (part / name).parent.mkdir(parents=True, exist_ok=True)
         (part / name).write_bytes(data)

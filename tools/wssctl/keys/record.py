@@ -280,7 +280,7 @@ def _take_over(db: sqlite3.Connection, folder: Path) -> list[Path]:
 
 def private(path: Path) -> None:
     """Refuses what others can change. Raises KeyFileError."""
-    if os.name != "posix":
+    if not hasattr(os, "geteuid"):  # Windows
         return
     try:
         info = os.lstat(path) if path.name == NAME else os.stat(path)

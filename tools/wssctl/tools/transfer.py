@@ -1,21 +1,26 @@
 """`wssctl exec`, `wssctl put`, `wssctl get`."""
 
 import contextlib
+import glob
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..boards.dialler import Dialler, connect
 from ..boards.many import named, on_each
 from ..boards.registry import Board
-from ..errors import KeyFileError, UsageError
+from ..errors import BoardError, KeyFileError, UsageError
 from ..text import say, shown
 from ..wire.client import Client
+from ..wire.remote import component
+from .files import Files, Progress
 
-if TYPE_CHECKING:  # with one board, a command starts without them
+if TYPE_CHECKING:  # with one board, a command starts without it
     from ..boards.engine import Outcome
+
+Bar = Callable[[str, int | None], contextlib.AbstractContextManager[Progress]]  # of a name and its bytes, if known
 
 # Below this a transfer is over before a bar is seen.
 _BAR_FROM = 64 * 1024
@@ -63,34 +68,99 @@ def write_stdout(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+class Put(NamedTuple):
+    """What goes where. files: as (here, name there). folders: here, each of which goes into `folder` under its own
+    name. folder: there, "" for the current one, else with a "/" at its end."""
+
+    files: list[tuple[Path, str]]
+    folders: list[Path]
+    folder: str
+
+
+def put_plan(words: list[str], deep: bool = False) -> Put:
+    """`LOCAL... [FOLDER]`, `LOCAL :NAME`, before anybody is connected to.
+
+    The board is not asked what is a folder there, because that would interrupt its program. So a bare last word is
+    one more source if it is a file here, else a folder there, which the board says if it is none. Raises UsageError
+    and KeyFileError.
+    """
+    to = None
+    if len(words) > 1 and (words[-1][:1] == ":" or words[-1][-1:] == "/" or not _local(words[-1]).is_file()):
+        *words, to = words
+    sources = [p for w in words for p in _glob(w)]
+    sources = list({os.path.abspath(p): p for p in sources}.values())
+    folders = [p for p in sources if deep and p.is_dir()]
+    files = [p for p in sources if p not in folders]
+    must_be_files(files)
+    if unnamed := [p for p in folders if p.name in ("", "..")]:
+        raise UsageError(f"{unnamed[0]} has no name to have there; `sync` copies what is in a folder.")
+    name = board_name((to or "").removeprefix(":"))
+    folder = "" if name in ("", ".") else name.rstrip("/") + "/"
+    if (to or "")[:1] == ":" and len(sources) == 1 and files and folder and name[-1] != "/":
+        return Put([(files[0], name)], [], "")
+    there: dict[str, Path] = {}
+    for source in sources:
+        if there.setdefault(source.name, source) is not source:
+            raise UsageError(f"{there[source.name]} and {source} would both be {folder}{source.name}; none was sent.")
+    if to is None and len(files) > 1:
+        # It may have been meant as a folder there. Sent first, it is refused then, and nothing else has been changed.
+        files.insert(0, files.pop())
+    return Put([(p, folder + board_name(p.name)) for p in files], folders, folder)
+
+
+def _local(word: str) -> Path:
+    return Path(word).expanduser()
+
+
+def _glob(word: str) -> list[Path]:
+    """A name as it is, if there is such a file; else as a pattern."""
+    path = _local(word)
+    return [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(str(path)))] or [path]
+
+
+def refused_put(plan: Put, name: str, e: BoardError) -> BoardError:
+    """The board's refusal, with what to do about it."""
+    text = str(e).rstrip(".")
+    if "is a folder" in text:
+        return BoardError(f"The board has a folder named {name}: `{name}/` for what goes into it; it is as it was.")
+    if plan.folder:
+        return BoardError(
+            f"{text}; is {plan.folder.rstrip('/')} a folder there? (`mkdir` makes one; another name for a file is "
+            f"written :{plan.folder.rstrip('/')}.)"
+        )
+    return e
+
+
+def put_all(files: Files, plan: Put, tell: Callable[[str], object], bar: Bar) -> None:
+    """tell() gets a line for each file. Raises as Client.put() and sync.to_board() do."""
+    from . import sync
+
+    folders = [sync.to_board(files, p, plan.folder + p.name) for p in plan.folders]
+    for local, name in plan.files:
+        try:
+            with bar(name, local.stat().st_size) as advance:
+                size = files.put(local, name, advance)
+        except BoardError as e:
+            raise refused_put(plan, name, e) from None
+        tell(f"{local} -> {name}, {size} bytes")
+    for folder in folders:
+        sync.carry_out(files, folder, lambda step: tell(step.words()), bar)
+
+
 def put(args) -> int:
-    jobs = [(Path(local), name) for local, name in pair(args.paths, to_board=True)]
-    must_be_files([local for local, _ in jobs])
-    for _, name in jobs:
-        board_name(name)
+    plan = put_plan(args.paths, args.recursive)
     boards = named(args)
     if boards is not None:
-        return on_each(args, boards, lambda dial: _put_one(dial, jobs))
+        return on_each(args, boards, lambda dial: _put_one(dial, plan))
     with connect(args) as board:
-        for local, name in jobs:
-            try:
-                with local.open("rb") as f, progress(name, local.stat().st_size) as advance:
-                    size = board.put(f, name, progress=advance)
-            except OSError as e:
-                raise KeyFileError(f"Cannot read {local} ({e.strerror}).") from None
-            say(f"{local} -> {name}, {size} bytes")
+        put_all(Files(board), plan, say, progress)
     return 0
 
 
-def _put_one(dial: Dialler, jobs: list[tuple[Path, str]]) -> str:
-    said = []
+def _put_one(dial: Dialler, plan: Put) -> str:
+    said: list[str] = []
     with dial() as board:
-        for local, name in jobs:
-            try:
-                with local.open("rb") as f:
-                    said.append(f"{name}, {board.put(f, name)} bytes")
-            except OSError as e:
-                raise KeyFileError(f"Cannot read {local} ({e.strerror}).") from None
+        put_all(Files(board), plan, said.append, no_bar)
     return "\n".join(said)
 
 
@@ -98,8 +168,10 @@ def must_be_files(paths: list[Path]) -> None:
     """Before anything is sent."""
     for path in paths:
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
+            what = "is a folder; -r sends one" if path.is_dir() else "does not exist"
             raise KeyFileError(f"Cannot read {path} ({path} {what}); name the files to put.")
+        if not os.access(path, os.R_OK):
+            raise KeyFileError(f"Cannot read {path} (permission denied); nothing was sent.")
 
 
 def board_name(name: str) -> str:
@@ -113,7 +185,7 @@ def get(args) -> int:
     boards = named(args)
     if boards is not None:
         return _get_many(args, boards)
-    jobs = pair(args.paths, to_board=False)
+    jobs = pair(args.paths)
     with connect(args) as board:
         for name, local in jobs:
             with progress(name, None) as advance:
@@ -139,9 +211,7 @@ def _get_many(args, boards: Sequence[Board]) -> int:
         raise UsageError("Of several boards, files go to FOLDER/BOARD/NAME: name files, then a folder that is there.")
     names = [_bare(n) for n in names]
     for name in names:
-        _base(name, False)
-
-    from ..wire.remote import component
+        _base(name)
 
     def work(dial: Dialler) -> str:
         said = []
@@ -149,7 +219,7 @@ def _get_many(args, boards: Sequence[Board]) -> int:
         place.mkdir(exist_ok=True)
         with dial() as board:
             for name in names:
-                local = place / component(_base(name, False))
+                local = place / component(_base(name))
                 with replacing(local, place) as f:
                     board.get(name, f)
                     said.append(f"{name} -> {local}, {f.tell()} bytes")
@@ -158,35 +228,34 @@ def _get_many(args, boards: Sequence[Board]) -> int:
     return on_each(args, boards, work)
 
 
-def pair(paths: list[str], to_board: bool) -> list[tuple[str, str]]:
-    """(source, destination) for `A`, `A B`, `A B... DIR`, `A... DIR/`; names on the board with or without mpremote's
-    `:` in front."""
+def pair(paths: list[str]) -> list[tuple[str, str]]:
+    """(name there, name here) for `A`, `A B`, `A B... DIR`, `A... DIR/`, `A... -`; names on the board with or without
+    mpremote's `:` in front."""
     if len(paths) == 1:
-        source = paths[0] if to_board else _bare(paths[0])
-        return [(source, _base(source, to_board))]
+        source = _bare(paths[0])
+        return [(source, _base(source))]
     *sources, last = paths
-    if to_board:
-        last = _bare(last)
-        many = len(sources) > 1 or last.endswith("/") or last == "."
-    elif last == "-":
-        return [(_bare(s), last) for s in sources]
-    else:
-        sources = [_bare(s) for s in sources]
-        many = len(sources) > 1 or last.endswith("/") or Path(last).is_dir()
-        if many and not Path(last).is_dir():
-            raise UsageError(f"{last} is not a folder; with several files the last name must be one.")
-    if not many:
+    sources = [_bare(s) for s in sources]
+    if last == "-":
+        return [(s, last) for s in sources]
+    if not (len(sources) > 1 or last.endswith("/") or Path(last).is_dir()):
         return [(sources[0], last)]
-    joint = "" if last == "." and to_board else last if last.endswith("/") else last + "/"
-    return [(s, joint + _base(s, to_board)) for s in sources]
+    if not Path(last).is_dir():
+        raise UsageError(f"{last} is not a folder; with several files the last name must be one.")
+    here: dict[str, str] = {}
+    for source in sources:
+        local = (last if last.endswith("/") else last + "/") + _base(source)
+        if here.setdefault(local, source) != source:
+            raise UsageError(f"{here[local]} and {source} would both be {local}; nothing was copied.")
+    return [(source, local) for local, source in here.items()]
 
 
 def _bare(name: str) -> str:
     return name[1:] or "." if name.startswith(":") else name
 
 
-def _base(path: str, is_local: bool) -> str:
-    name = Path(path).name if is_local else path.rstrip("/").rsplit("/", 1)[-1]
+def _base(path: str) -> str:
+    name = path.rstrip("/").rsplit("/", 1)[-1]
     if not name:
         raise UsageError(f"{path!r} names no file.")
     return name
@@ -227,8 +296,12 @@ def _umask() -> int:
     return mask
 
 
+def no_bar(name: str, size: int | None) -> contextlib.AbstractContextManager[Progress]:
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def progress(name: str, size: int | None) -> Iterator[Callable[[int], None] | None]:
+def progress(name: str, size: int | None) -> Iterator[Progress]:
     """A bar on stderr when that is a terminal and the file is big enough to be waited for."""
     if not sys.stderr.isatty() or (size is not None and size < _BAR_FROM):
         yield None

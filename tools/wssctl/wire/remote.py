@@ -3,9 +3,8 @@ folder."""
 
 import os
 import re
-import secrets
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from ..errors import BoardError
 from ..text import brief
@@ -100,8 +99,7 @@ def component(name: str, windows: bool = os.name == "nt") -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     path: str
     is_dir: bool
     size: int = 0
@@ -132,7 +130,7 @@ class Remote:
         raise BoardError(f"The board cannot {what}: what it answers is none; does something there print all the time?")
 
     def _run(self, code: str, what: str) -> list[list[str]]:
-        mark = secrets.token_hex(6)
+        mark = os.urandom(6).hex()
         answer = re.compile(f"<{mark}:(.*?):{mark}>".encode(), re.S)
         heard, found, deadline = bytearray(), [], Deadline(self.board.timeout)
 

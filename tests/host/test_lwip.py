@@ -1,0 +1,99 @@
+"""The board on the desk whose sockets are lwIP's, as on a Pico W: that it is what it says, and what must hold on it.
+
+`pytest --target lwip` runs any test on it. In a run without that, one test here starts another pytest for a short cut,
+because the board needs a network namespace (tests/netns.py).
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from peers import Peer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tools/dev"))
+
+import firmware  # noqa: E402
+
+lwip = [pytest.mark.targets("lwip"), pytest.mark.needs("lwip")]
+
+SHORT_CUT = (
+    "tests/host/test_lwip.py", "tests/board_suite", "-k",
+    "not 20_logins and not reset and not stops_reading",
+)  # fmt: skip
+
+
+def test_a_short_cut_on_it():
+    """What CI runs of it."""
+    if "WSS_TEST_NETNS" in os.environ:
+        pytest.skip("this run is on it already")
+    try:
+        firmware.lwip_firmware()
+    except firmware.NoLwip as e:
+        pytest.skip(str(e))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--target", "lwip", *SHORT_CUT],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    last = done.stdout.rstrip().splitlines()[-1] if done.stdout else done.stderr
+    if done.returncode == 0 and " passed" not in last:
+        pytest.skip(done.stdout[-1000:].split("SKIPPED", 1)[-1])
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+class Lwip:
+    pytestmark = lwip
+
+
+class TestTheBoard(Lwip):
+    def test_its_sockets_are_modlwips(self, board):
+        board.run("import socket, sys, _thread, network")
+        assert board.run("socket.socket()").startswith("<socket state=0 timeout=-1 incoming="), "extmod/modlwip.c's"
+        assert board.run("network.WLAN(network.STA_IF).ifconfig()[0]") == repr(board.address[0])
+
+    def test_its_clock_starts_in_2021(self, target, provisioned, monkeypatch):
+        monkeypatch.setattr(type(target), "boot", "import time\nprint('boot', time.gmtime()[:3])\n")
+        with target.board(provisioned) as board:
+            assert b"boot (2021, 1, 1)" in board.console.log
+
+    def test_tls_lives_in_the_python_heap(self, board, keys):
+        board.run("import gc")
+        used = "(gc.collect(), gc.mem_alloc())[1]"
+        before = int(board.run(used))
+        with Peer(board.address, keys.host) as peer:
+            peer.login()
+            assert int(board.run(used)) - before > 20_000, "mbedTLS's buffers alone are 16 KB and 4 KB"
+
+    def test_a_socket_of_a_program(self, board):
+        """100 KB through a program's own sockets and back, and the end of it."""
+        port = 7000
+        for line in (
+            "import socket",
+            "s = socket.socket()",
+            f"s.bind(socket.getaddrinfo('0.0.0.0', {port})[0][-1])",
+            "s.listen(1)",
+            r"exec('def echo():\n c = s.accept()[0]\n while 1:\n  x = c.recv(1000)\n  if not x: break\n  c.sendall(x)\n"
+            r" c.close()\n print(\'end of it\')')",
+        ):
+            assert "Traceback" not in board.run(line)
+        board.console.write(b"echo()\r")
+        from socket import SHUT_WR, create_connection
+
+        data = bytes(range(256)) * 400
+        with create_connection((board.address[0], port), 20) as sock:
+
+            def send():
+                sock.sendall(data)
+                sock.shutdown(SHUT_WR)
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            got = b""
+            while piece := sock.recv(65536):
+                got += piece
+            sender.join()
+        assert got == data
+        board.console.read_until(b"end of it\r\n")

@@ -1,0 +1,314 @@
+"""The commands of `wssctl shell`."""
+
+import fnmatch
+import sys
+from pathlib import Path, PurePosixPath
+from typing import TextIO
+
+from ..errors import BoardError, KeyFileError, UsageError
+from ..text import shown
+from ..wire.remote import component
+from . import sync, transfer
+from .files import Files
+
+LINES = "\n\t"  # what several lines of ours have in them
+_KEYS = """\
+Ctrl-s  to the board's REPL; Ctrl-s or Ctrl-] comes back
+Ctrl-k  these keys
+Ctrl-x  leave, as `exit` and Ctrl-D
+Ctrl-c  give up the line, or stop what runs on the board
+Tab     complete a command or a file; Up, Down and Ctrl-r go through what was typed before"""
+
+
+class Commands:
+    """What `wssctl shell` knows. Their docstrings are the help."""
+
+    files: Files
+    home: str | None = None  # the folder it was in before the first cd
+
+    def __init__(self, out: TextIO, errors: TextIO, bars: bool):
+        self.out, self.errors, self.bars = out, errors, bars
+
+    def say(self, *words: object) -> None:
+        """A line; what a board named in it does nothing to a terminal."""
+        print(shown(" ".join(map(str, words)), LINES), file=self.out, flush=True)
+
+    # Names
+
+    def expand(self, words: list[str]) -> list[str]:
+        """Globs on the board's files."""
+        found: list[str] = []
+        for word in words:
+            if not any(c in word for c in "*?["):
+                found.append(word)
+                continue
+            folder, _, pattern = word.rpartition("/")
+            folder = folder or ("/" if word.startswith("/") else "")
+            if any(c in folder for c in "*?["):
+                raise UsageError(f"{word}: * and ? work in the last part of a path only.")
+            hidden = pattern.startswith(".")  # as in a shell here: `*` does not name what is hidden
+            names = [
+                e.path
+                for e in self.files.remote.walk(folder)
+                if fnmatch.fnmatchcase(e.name, pattern) and hidden == e.name.startswith(".")
+            ]
+            if not names:
+                raise BoardError(f"There is no {word} on the board.")
+            found += names
+        return found
+
+    def _options(self, words: list[str], allowed: str = "") -> tuple[set[str], list[str]]:
+        flags: set[str] = set()
+        rest: list[str] = []
+        for word in words:
+            if word.startswith("--") and word in allowed.split():
+                flags.add(word)
+            elif word.startswith("-") and len(word) > 1 and all(c in allowed.split()[0] for c in word[1:]):
+                flags |= set(word[1:])
+            elif word.startswith("-") and len(word) > 1:
+                raise UsageError(f"There is no option {word}; `help` shows what there is.")
+            else:
+                rest.append(word)
+        return flags, rest
+
+    def _two(self, words: list[str], how: str) -> tuple[list[str], str]:
+        if len(words) < 2:
+            raise UsageError(how)
+        return words[:-1], words[-1]
+
+    def _into(self, source: str, to: str) -> str:
+        return f"{to.rstrip('/')}/{PurePosixPath(source).name}" if self.files.remote.is_dir(to) else to
+
+    # The commands; their docstrings are the help
+
+    def do_help(self, words):
+        """help                       this list"""
+        for command in dict.fromkeys(COMMANDS.values()):
+            self.say(getattr(self, command).__doc__)
+        self.say("\n" + _KEYS)
+
+    def do_keys(self, words):
+        """keys                       the keys (Ctrl-k)"""
+        self.say(_KEYS)
+
+    def do_ls(self, words):
+        """ls [-l] [PATH...]          files, folders end in /"""
+        flags, paths = self._options(words, "l")
+        for path in self.expand(paths) or [""]:
+            if path and not self.files.remote.is_dir(path):
+                entry = self.files.remote.stat(path)
+                if entry is None:
+                    raise BoardError(f"There is no {path} on the board.")
+                entries = [entry]
+            else:
+                entries = self.files.remote.walk(path)
+            names = [
+                shown(e.path if entries == [e] and e.path == path else e.name) + "/" * e.is_dir for e in entries
+            ]
+            if "l" in flags:
+                for name, e in zip(names, entries, strict=True):
+                    self.say(f"{e.size if not e.is_dir else '-':>10} {name}")
+            elif names:
+                self.say("  ".join(names) if self.out.isatty() else "\n".join(names))
+
+    def do_cd(self, words):
+        """cd [PATH]                  go to a folder"""
+        if self.home is None:
+            self.home = self.files.cwd
+        self.files.chdir(words[0] if words else "/")
+
+    def do_pwd(self, words):
+        """pwd                        which folder this is"""
+        self.say(shown(self.files.cwd))
+
+    def do_cat(self, words):
+        """cat FILE...                what is in files"""
+        for path in self.expand(words):
+            self._show(self.files.board.get(self.files.near(path)))
+
+    def do_head(self, words):
+        """head [-n LINES] FILE...    their first lines (10)"""
+        count = 10
+        if words[:1] == ["-n"]:
+            count, words = _number(words[1:2]), words[2:]
+        for path in self.expand(words):
+            self._show(self.files.remote.head(path, count))
+
+    def _show(self, data: bytes) -> None:
+        """What is in a file: as it is into a file or a pipe here, without control characters on a terminal."""
+        if self.out.isatty():
+            self.out.write(shown(data.decode("utf-8", "replace").replace("\r\n", "\n"), LINES))
+            self.out.flush()
+        else:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if buffer := getattr(self.out, "buffer", None):
+            self.out.flush()
+            buffer.write(data)
+            buffer.flush()
+        else:
+            self.out.write(data.decode("utf-8", "replace"))
+
+    def do_cp(self, words):
+        """cp SOURCE... TO            copy on the board"""
+        sources, to = self._two(self.expand(words), "cp SOURCE... TO")
+        for source in sources:
+            self.files.remote.copy(source, self._into(source, to))
+
+    def do_mv(self, words):
+        """mv SOURCE... TO            rename or move on the board"""
+        sources, to = self._two(self.expand(words), "mv SOURCE... TO")
+        for source in sources:
+            self.files.remote.rename(self.files.near(source), self.files.near(self._into(source, to)))
+
+    def do_rm(self, words):
+        """rm [-r] PATH...            delete; -r folders too"""
+        flags, paths = self._options(words, "r")
+        if not paths:
+            raise UsageError("rm [-r] PATH...")
+        for path in self.expand(paths):
+            if path.strip("/") in ("", ".", ".."):
+                raise UsageError(f"rm {path}: name what is in it.")
+            self.files.remote.remove(path.rstrip("/"), "r" in flags)
+
+    def do_mkdir(self, words):
+        """mkdir [-p] PATH...         make folders"""
+        flags, paths = self._options(words, "p")
+        for path in paths:
+            self.files.remote.mkdir(path.rstrip("/"), "p" in flags)
+
+    def do_rmdir(self, words):
+        """rmdir PATH...              delete empty folders"""
+        for path in self.expand(words):
+            self.files.remote.rmdir(path.rstrip("/"))
+
+    def do_df(self, words):
+        """df                         room on the file system"""
+        total, free = self.files.remote.df(self.files.cwd)
+        self.say(f"{_human(total - free)} of {_human(total)} used, {_human(free)} free")
+
+    def do_du(self, words):
+        """du [PATH]                  bytes in a folder and below"""
+        for path in self.expand(words) or [""]:
+            entries = self.files.remote.walk(path, deep=True)
+            self.say(f"{sum(e.size for e in entries):>10} {shown(path or self.files.cwd)}")
+
+    def do_tree(self, words):
+        """tree [PATH]                a folder and all below it"""
+        for path in words or [""]:
+            entries = self.files.remote.walk(path, deep=True)
+            depth = len(PurePosixPath(path).parts)
+            for e in entries:
+                self.say("  " * (len(PurePosixPath(e.path).parts) - depth - 1) + shown(e.name) + "/" * e.is_dir)
+
+    def do_sha256sum(self, words):
+        """sha256sum FILE...          computed on the board"""
+        for path in self.expand(words):
+            self.say(f"{self.files.remote.sha256(path)}  {shown(path)}")
+
+    def do_put(self, words):
+        """put [-r] LOCAL... [FOLDER] files to the board, with -r folders, too
+        put LOCAL :NAME            under another name"""
+        flags, words = self._options(words, "r")
+        if not words:
+            raise UsageError("put [-r] LOCAL... [FOLDER]")
+        transfer.put_all(self.files, transfer.put_plan(words, "r" in flags), self.say, self._bar)
+
+    def _bar(self, name: str, size: int | None):
+        return (transfer.progress if self.bars else transfer.no_bar)(name, size)
+
+    def do_get(self, words):
+        """get FILE... [LOCAL]        files from the board"""
+        to = Path()
+        if len(words) > 1 and (Path(words[-1]).is_dir() or len(words) == 2 and not self.files.remote.stat(words[-1])):
+            *words, last = words
+            to = Path(last)
+        for path in self.expand(words):
+            local, folder = to, None
+            if to.is_dir():
+                local = to / component(path.rstrip("/").rpartition("/")[2])
+                folder = to if path not in words else None  # a name that the board gave stays in this folder
+            with self._bar(path, None) as advance, transfer.replacing(local, folder) as f:
+                self.files.get(path, f, advance)
+            self.say(f"{shown(path)} -> {shown(str(local))}")
+
+    def do_run(self, words):
+        """run FILE | run :FILE       a program of this machine, or :of the board"""
+        if len(words) != 1:
+            raise UsageError("run FILE, or run :FILE for one that is on the board.")
+        if words[0].startswith(":"):
+            code = f"exec(open({words[0][1:]!r}).read(),{{'__name__':'__main__'}})".encode()
+        else:
+            code = transfer.read_program(words[0])
+        result = self.files.board.exec(code, output=lambda data: self._write(data.replace(b"\r", b"")))
+        self.files.moved()
+        if result.error:
+            print(shown(result.error, LINES), end="", file=self.errors)
+            return 1
+
+    def do_exec(self, words):
+        """exec CODE                  code on the board"""
+        result = self.files.board.exec(" ".join(words), output=lambda data: self._write(data.replace(b"\r", b"")))
+        self.files.moved()
+        if result.error:
+            print(shown(result.error, LINES), end="", file=self.errors)
+            return 1
+
+    def do_sync(self, words):
+        """sync [--mpy] [--delete] [--dry-run] FOLDER [TO]
+        make TO like FOLDER (here): sends what differs by hash; --mpy compiles .py;
+        --delete deletes there what is not here; .wssignore in FOLDER is left out
+        sync --from-board [--dry-run] FOLDER TO
+        bring FOLDER (of the board) to TO (here)"""
+        how = "sync [--mpy] [--delete] [--dry-run] FOLDER [TO], or sync --from-board [--dry-run] FOLDER TO"
+        flags, paths = self._options(words, "n --delete --dry-run --mpy --from-board")
+        dry, back = bool(flags & {"n", "--dry-run"}), "--from-board" in flags
+        if not 1 + back <= len(paths) <= 2:
+            raise UsageError(how)
+        if back and flags & {"--delete", "--mpy"}:
+            raise UsageError("--delete and --mpy are for what goes to a board; a board deletes nothing here.")
+        local = Path(paths[back]).expanduser()
+        if not local.is_dir():
+            raise KeyFileError(f"{local} is no folder{' here; make it first' if back else '; `put` copies files'}.")
+        if back:
+            plan = sync.from_board(self.files, paths[0], local)
+        else:
+            there = paths[1] if len(paths) > 1 else ""
+            plan = sync.to_board(self.files, local, there, delete="--delete" in flags, mpy="--mpy" in flags)
+        if dry:
+            for step in plan.steps:
+                self.say(step.words(dry))
+        else:
+            sync.carry_out(self.files, plan, lambda step: self.say(step.words()), self._bar, local)
+        self.say(plan.summary())
+
+    def do_repl(self, words):
+        """repl                       the board's REPL (Ctrl-s); Ctrl-s or Ctrl-] comes back"""
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise UsageError("The REPL needs a terminal; `run` and `exec` do not.")
+        from .repl import interact
+
+        code = interact(self.files.board, leave=b"\x13\x1d")
+        self.files.moved()
+        return code
+
+    def do_exit(self, words):
+        """exit                       leave (Ctrl-x)"""
+        raise EOFError
+
+
+COMMANDS = {name.removeprefix("do_"): name for name in vars(Commands) if name.startswith("do_")}
+
+
+def _number(words: list[str]) -> int:
+    if not words or not words[0].isdigit():
+        raise UsageError("-n wants a number.")
+    return int(words[0])
+
+
+def _human(n: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if n < 10_000 or unit == "GB":
+            return f"{n:.0f} {unit}"
+        n /= 1024
