@@ -30,7 +30,7 @@ def test_what_earlier_versions_kept_is_taken_over(tmp_path):
     (tmp_path / "wss_trust.txt").write_text("revoked 00AB # eve, 2026-11-01\nrevoked " + "1" * 64 + "\nend\n")
     store = Store(tmp_path)
     board = Registry(store).load()["room1"]
-    assert (board.uid, board.host, board.port, board.groups) == ("aa01", "10.0.0.7", 8834, ["home"])
+    assert (board.uid, board.host, board.port, board.groups) == ("aa01", "10.0.0.7", 8834, ("home",))
     assert remembered(store, "password:room1") == "sesame"
     with store.record.view() as db:
         assert {e.number for e in trustlist.entries(db, "room1").values()} == {"ab", "1" * 64}
@@ -193,7 +193,6 @@ def test_a_record_of_the_version_before_goes_on(tmp_path):
         trustlist.learn(db, "", {e.key: e for e in [trustlist.Entry("revoked", "ab")]})
     with sqlite3.connect(tmp_path / "wssctl.db") as db:  # as it was
         db.execute("ALTER TABLE trust DROP COLUMN seal")
-        db.execute("CREATE TABLE wanted(board TEXT)")
         db.execute("PRAGMA user_version = 1")
     db.close()
     with store.record.view() as db:

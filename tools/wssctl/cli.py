@@ -320,7 +320,7 @@ def tool_commands(commands, remote, several) -> None:
     p.add_argument("--overlay", action="store_true", help="in front of a bundle that is part of the firmware")
     p.add_argument("--force", action="store_true", help="an older version, too, and the same one again")
     p.add_argument("--deadline", type=_deadline, default=120.0, metavar="S", help="seconds until the login (120)")
-    p.set_defaults(call=_lazy("boards.update", "update"))
+    p.set_defaults(call=_lazy("boards.apply", "update"))
 
     p = commands.add_parser(
         "firmware",
@@ -441,13 +441,14 @@ def key_commands(commands, keys, several):
     p.set_defaults(call=_lazy("boards.fleet", "renew"))
     p = actions.add_parser("apply", parents=[over], help="what waits for boards, to those that can be reached")
     p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
-    p.set_defaults(call=_lazy("boards.hosts", "apply"))
+    p.add_argument("--drop", action="store_true", help="forget what waits, but for trust lists")
+    p.set_defaults(call=_lazy("boards.apply", "apply"))
     p = actions.add_parser("remember", parents=[over], help="keep a board's password, after trying it")
     p.add_argument("name", metavar="NAME")
     p.add_argument("--passphrase", action="store_true", help="and that of this host's key")
     p.set_defaults(call=_lazy("boards.fleet", "remember"))
-    p = commands.add_parser("password", parents=[over], help="a new random password for a board, and remember it")
-    p.add_argument("name", metavar="NAME", help="as `wssctl boards` lists it")
+    p = commands.add_parser("password", parents=[over], help="new random passwords for boards, and remember them")
+    p.add_argument("name", nargs="+", metavar="BOARD", help="names and @groups")
     p.add_argument("--new-password-file", metavar="FILE", help="take this one instead of a random one")
     p.add_argument("--no-remember", action="store_true", help="with --show or --new-password-file")
     p.add_argument("--show", action="store_true", help="print it")

@@ -21,6 +21,7 @@ class Dialler:
     It asks before it connects: a board gives a client that is not logged in a few seconds only.
     """
 
+    notes = True  # whether to tell what waits for the board
     told: str | None = ""  # what the board said of an update that it took back; None: who connects tells it
 
     def __init__(self, args, password: str | None = None, passphrase: str | None = None):
@@ -93,9 +94,13 @@ class Dialler:
         if not self.board or not self._credentials:
             return client
         from ..keys.hosts import of
-        from . import trust
+        from . import trust, waiting
 
         self._registry.update(self.board.name)
+        if self.notes and (kinds := waiting.of(self._store.record, self.board.name)):
+            self.notes = False
+            name = self.board.name
+            say(f"NOTE: for {name} there waits: {', '.join(sorted(kinds))}. `wssctl boards apply {name}` brings it.")
         if trust.pending(self._store.record, self.board.name):
             if self._keep:  # that takes logins of its own
                 client.close()

@@ -36,11 +36,12 @@ from ..keys.trustlist import List
 from ..text import say
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
-from . import trust
+from . import trust, waiting
 from .engine import JOBS, Engine, Outcome, tell, worst
 from .registry import WARNING_DAYS, Board, Registry, server_name
 
 NEXT = "NEXT_"
+_LATER = "it waits for them: `wssctl boards apply` brings it when they can be reached."
 
 
 class NoCertificate(KeyFileError):
@@ -82,6 +83,9 @@ class Fleet:
                 or ask.secret(f"Password of {board.name}", None, "WSSCTL_PASSWORD", option="--password-file")
             )
         return self._passwords[board.name]
+
+    def now_has(self, board: Board, password: str) -> None:
+        self._passwords[board.name] = password
 
     def connect(
         self, board: Board, credentials: Credentials | None = None, password: str | None = None, wait: float = 0.0
@@ -200,7 +204,13 @@ def renew(args) -> int:
     fleet.boards = due
     authority = keys.load_authority(args, fleet.store)
 
-    def work(board: Board) -> str:
+    waiting.want(fleet.store.record, [b.name for b in due], waiting.CERTIFICATE)
+    fleet.must(fleet.each(lambda board: bring_certificate(fleet, authority, board)), _LATER)
+    return 0
+
+
+def bring_certificate(fleet: Fleet, authority: ca.Authority, board: Board) -> str:
+    def work() -> str:
         pem = _same_names(authority, fleet.store, board)
         with fleet.connect(board) as client:
             client.put(der(pem), f"SSL_certificate{board.uid}.der")
@@ -209,8 +219,7 @@ def renew(args) -> int:
         _keep(fleet, board, pem)
         return "renewed"
 
-    fleet.must(fleet.each(work), "run it again when they are reachable; `wssctl setup` on the cable renews as well.")
-    return 0
+    return waiting.bring(fleet.store.record, board.name, waiting.CERTIFICATE, work)
 
 
 def rotate(args) -> int:
@@ -220,7 +229,7 @@ def rotate(args) -> int:
     store = fleet.store
     key, cert = store.find_host()
     later = {p: p.with_name(NEXT + p.name) for p in (store.ca_key, store.ca_cert, key, cert)}
-    state = _rotation(store)
+    state = waiting.rotation(store.record)
     if state:
         say(f"Going on with the rotation begun before, step {state['step']}")
     else:
@@ -233,7 +242,8 @@ def rotate(args) -> int:
         files = {store.ca_key: new.key_pem(passphrase), store.ca_cert: new.cert_pem, key: key_pem, cert: cert_pem}
         store.write({later[p]: data for p, data in files.items()}, force=True)
         hosts.issued(store, cert_pem)
-        _save(store, state)
+    state |= {"keep_old": args.keep_old, "skip": args.skip}
+    _save(store, state)
     old_pem = state["old"].encode()
 
     def pending() -> list[Board]:
@@ -260,7 +270,7 @@ def rotate(args) -> int:
 
         fleet.must(
             fleet.each(trust_both, pending()),
-            "the rotation waits: run `wssctl ca rotate` again when they are reachable, or leave them out: --skip NAME.",
+            "the rotation waits for them: `wssctl boards apply` goes on, `wssctl ca rotate --skip NAME` without one.",
         )
         state |= {"step": 2, "done": []}
         _save(store, state)
@@ -290,7 +300,7 @@ def rotate(args) -> int:
         _keep(fleet, board, pem)
         return done(board, "has its new certificate, trusts the new ROOT CA alone")
 
-    fleet.must(fleet.each(drop_old, pending()), "run it again.")
+    fleet.must(fleet.each(drop_old, pending()), "`wssctl boards apply` goes on.")
     store.write({store.ca_cert: authority.cert_pem}, force=True)
     store.crl.unlink(missing_ok=True)  # what it revokes, nobody trusts any more
     for path in later.values():
@@ -322,12 +332,6 @@ def _refuse_unlisted(store: Store, registry: Registry, skip: list[str]) -> None:
         )
 
 
-def _rotation(store: Store) -> dict[str, Any] | None:
-    with store.record.view() as db:
-        row = db.execute("SELECT value FROM state WHERE what = 'rotation'").fetchone()
-    return json.loads(row["value"]) if row else None
-
-
 def _save(store: Store, state: dict[str, Any] | None) -> None:
     with store.record.change() as db:
         if state is None:
@@ -339,38 +343,77 @@ def _save(store: Store, state: dict[str, Any] | None) -> None:
 # Passwords
 
 
+def _pending(board: Board) -> str:
+    return f"new password:{board.name}"
+
+
+def forget_new_password(store: Store, board: Board) -> None:
+    keep_secret(store, _pending(board), None)
+
+
 def password(args) -> int:
-    """The order matters: the new one is kept here before the board has it, and the old one until the new one works."""
-    args.board = [args.name]
+    """New ones, random or as given. They are kept here before a board has them, and the old ones until they work."""
+    args.board = args.name
     fleet = Fleet(args)
-    board = fleet.boards[0]
-    new = ask.from_file(args.new_password_file) if args.new_password_file else secrets.token_urlsafe(15)
-    ask.check_password(new)
-    pending = f"new password:{board.name}"
-    with fleet.connect(board) as client:
-        where = keep_secret(fleet.store, pending, new)
-        old = client.get("webrepl_cfg.py")
-        client.put(b"PASS = %a\n" % new, "webrepl_cfg.py")
-        fleet.restart(client)
-    try:
-        fleet.connect(board, password=new, wait=args.timeout * 2).close()
-    except AccessDenied:
-        with fleet.connect(board, wait=args.timeout) as client:
-            client.put(old, "webrepl_cfg.py")
-        keep_secret(fleet.store, pending, None)
-        raise BoardError(
-            f"{board.name} takes its password from elsewhere (start(password=...) in its boot.py?); it is as it was."
-        ) from None
-    if not args.no_remember:
-        where = keep_secret(fleet.store, f"password:{board.name}", new)
-        keep_secret(fleet.store, pending, None)
-        print(f"{board.name} has a new password, remembered in {where}.")
-    else:
-        keep_secret(fleet.store, pending, None)
-        print(f"{board.name} has the new password.")
+    given = ask.from_file(args.new_password_file) if args.new_password_file else None
+    if given:
+        ask.check_password(given)
+    for board in fleet.boards:
+        before = remembered(fleet.store, _pending(board))
+        if given and before not in (None, given):
+            raise UsageError(
+                f"Another new password waits for {board.name}, which may have it already: `wssctl boards apply "
+                f"{board.name}` first. Nothing was changed."
+            )
+        keep_secret(fleet.store, _pending(board), before or given or secrets.token_urlsafe(15))
+    names = [b.name for b in fleet.boards]
+    new = {n: remembered(fleet.store, f"new password:{n}") for n in names}
+    waiting.want(fleet.store.record, names, waiting.PASSWORD, {"remember": not args.no_remember})
+    done = fleet.each(lambda board: bring_password(fleet, board))
     if args.show:
-        print(new)
+        for o in done:
+            if not o.code or waiting.PASSWORD in waiting.of(fleet.store.record, o.board):
+                print(f"{o.board}: {new[o.board]}" if len(names) > 1 else new[o.board])
+    fleet.must(done, _LATER)
     return 0
+
+
+def bring_password(fleet: Fleet, board: Board) -> str:
+    """Raises BoardError, and the old one is in force, when the board takes its password from elsewhere."""
+    store = fleet.store
+    how = waiting.of(store.record, board.name).get(waiting.PASSWORD, {})
+    new = remembered(store, _pending(board))
+
+    def work() -> str:
+        if new is None:
+            raise KeyFileError(f"The new password of {board.name} is not here any more; run `wssctl password` again.")
+        try:
+            client = fleet.connect(board)
+        except AccessDenied:  # it has the new one: the last attempt was cut off before its proof
+            fleet.connect(board, password=new).close()
+        else:
+            with client:
+                old = client.get("webrepl_cfg.py")
+                client.put(b"PASS = %a\n" % new, "webrepl_cfg.py")
+                fleet.restart(client)
+            try:
+                fleet.connect(board, password=new, wait=fleet.args.timeout * 2).close()
+            except AccessDenied:
+                with fleet.connect(board, wait=fleet.args.timeout) as client:
+                    client.put(old, "webrepl_cfg.py")
+                forget_new_password(store, board)
+                raise BoardError(
+                    f"{board.name} takes its password from elsewhere (start(password=...) in its boot.py?); it is as "
+                    "it was."
+                ) from None
+        fleet.now_has(board, new)
+        where = ""
+        if how.get("remember", True):
+            where = f", remembered in {keep_secret(store, f'password:{board.name}', new)}"
+        forget_new_password(store, board)
+        return f"has a new password{where}"
+
+    return waiting.bring(store.record, board.name, waiting.PASSWORD, work)
 
 
 def remember(args) -> int:

@@ -1,4 +1,4 @@
-"""`wssctl host list`, `host init`, `host revoke`, `host pin`, `boards apply`: who has a key, and whom boards let in."""
+"""`wssctl host list`, `host init`, `host revoke`, `host pin`: who has a key, and whom boards let in."""
 
 import argparse
 import sys
@@ -11,7 +11,6 @@ from ..keys import commands as keys
 from ..keys.record import rows
 from ..keys.store import Store, host_id
 from ..text import shown
-from . import trust
 from .fleet import Fleet
 from .registry import Board
 
@@ -196,20 +195,4 @@ def _bring(fleet: Fleet, boards: list[Board], done: str, who: list[hosts.Who], c
         fleet.each(work, boards, halt=(BoardError, UsageError)),
         "it is kept and brought to them when they are next reached, by any command or `wssctl boards apply`.",
     )
-    return 0
-
-
-def apply(args: argparse.Namespace) -> int:
-    """What waits for boards, to those that can be reached."""
-    fleet = Fleet(args)
-    waiting = [b for b in fleet.boards if trust.pending(fleet.store.record, b.name)]
-    if not waiting:
-        print("Nothing waits.")
-        return 0
-
-    def work(board: Board) -> str:
-        fleet.connect(board).close()
-        return "up to date"
-
-    fleet.must(fleet.each(work, waiting), "run it again when they are reachable.")
     return 0

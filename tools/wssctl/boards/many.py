@@ -51,6 +51,7 @@ def on_each(
         dial = diallers[board.name]
         if isinstance(dial, WssctlError):
             raise dial
+        dial.notes = False
         done = work(dial)
         if isinstance(done, Outcome):
             done.board = board.name

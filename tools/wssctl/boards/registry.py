@@ -101,7 +101,7 @@ class Registry:
         """The board, and all that is known of it but its key files."""
         with self.record.change() as db:
             db.execute("DELETE FROM boards WHERE name = ?", (name,))
-            for table in ("held", "trust"):
+            for table in ("held", "wanted", "trust"):
                 db.execute(f"DELETE FROM {table} WHERE board = ?", (name,))
 
     def refuse_taken(self, name: str, uid: str) -> None:
@@ -151,7 +151,7 @@ def _refuse_taken(other: Board | None, uid: str) -> None:
 
 def rename(db: sqlite3.Connection, old: str, new: str) -> None:
     db.execute("UPDATE boards SET name = ? WHERE name = ?", (new, old))
-    for table in ("held", "trust"):
+    for table in ("held", "wanted", "trust"):
         db.execute(f"UPDATE OR REPLACE {table} SET board = ? WHERE board = ?", (new, old))
 
 
@@ -185,7 +185,7 @@ def warn(board: Board) -> None:
 
 
 def list_(args: argparse.Namespace) -> int:
-    from . import trust
+    from . import waiting
 
     store = Store(args.keys)
     boards = Registry(store).select(args.board)
@@ -208,9 +208,9 @@ def list_(args: argparse.Namespace) -> int:
             late.append(d.name)
         groups = " ".join("@" + g for g in d.groups)
         address = d.host + ("" if d.port == WSS_PORT else f":{d.port}")
-        waiting = "trust list" if trust.pending(store.record, d.name) else ""
         seen = d.last_seen[:16].replace("T", " ")
-        table.add_row(d.name, address, groups, d.uid, state, seen, d.serial[:8], waiting)
+        waits = ", ".join(waiting.words(store.record, d.name))
+        table.add_row(d.name, address, groups, d.uid, state, seen, d.serial[:8], waits)
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     if late:
@@ -238,7 +238,8 @@ def forget(args: argparse.Namespace) -> int:
     registry = Registry(store)
     for board in registry.select(args.board):
         registry.forget(board.name)
-        remember(store, f"password:{board.name}", None)
+        for what in ("password", "new password"):
+            remember(store, f"{what}:{board.name}", None)
         print(f"Forgot {board.name}; its key files are kept.")
     return 0
 

@@ -59,10 +59,9 @@ _MIGRATIONS = (
     -- key files on their way: their contents
     CREATE TABLE files(name TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
     """,
-    # who vouches for what was taken back; what waits for a board is what it holds compared with what is wanted
+    # who vouches for what was taken back
     """
     ALTER TABLE trust ADD COLUMN seal TEXT NOT NULL DEFAULT '';
-    DROP TABLE wanted;
     """,
 )
 

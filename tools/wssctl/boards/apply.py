@@ -1,0 +1,113 @@
+"""`wssctl boards apply`, and `wssctl update`, which records what it wants first."""
+
+import argparse
+
+from ..errors import BoardError, UsageError, WssctlError
+from ..keys import commands as keys
+from ..text import say
+from . import fleet as changes
+from . import modules, waiting
+from . import update as updates
+from .dialler import Dialler
+from .fleet import Fleet
+from .registry import Board, Registry
+
+# What `wssctl update` was given, for when the board is there
+_OPTIONS = ("overlay", "force", "deadline", "sign", "update_key", "signed")
+
+
+def apply(args: argparse.Namespace) -> int:
+    """What waits for boards, to those that can be reached."""
+    fleet = Fleet(args)
+    record = fleet.store.record
+    boards = [b for b in fleet.boards if waiting.words(record, b.name)]
+    if args.drop:
+        for board in boards:
+            for kind in waiting.of(record, board.name):
+                waiting.drop(record, board.name, kind)
+                if kind == waiting.PASSWORD:
+                    changes.forget_new_password(fleet.store, board)
+        print("Nothing but trust lists waits any more, and a rotation of the ROOT CA, if there is one.")
+        return 0
+    if not boards:
+        print("Nothing waits.")
+        return 0
+    todo = {b.name: waiting.of(record, b.name) for b in boards}
+    certificates = any(waiting.CERTIFICATE in kinds for kinds in todo.values())
+    authority = keys.load_authority(args, fleet.store) if certificates else None
+    bundles = sum(waiting.BUNDLE in kinds for kinds in todo.values())
+
+    def work(board: Board) -> str:
+        kinds, said = todo[board.name], []
+        if not kinds:
+            fleet.connect(board).close()  # which brings the trust list
+        if waiting.PASSWORD in kinds:
+            said.append(changes.bring_password(fleet, board))
+        if waiting.CERTIFICATE in kinds and authority:
+            said.append(changes.bring_certificate(fleet, authority, board))
+        if waiting.BUNDLE in kinds:
+            said.append(_bring_bundle(fleet, board, kinds[waiting.BUNDLE]))
+        return ", ".join(said) or "up to date"
+
+    # A bundle that one board takes back is not tried on the others
+    again = "what waits for them stays; run it again when they are reachable."
+    fleet.must(fleet.each(work, boards, halt=(BoardError,) if bundles > 1 else ()), again)
+    return 0 if args.board else _go_on_rotating(args, fleet)
+
+
+def _bring_bundle(fleet: Fleet, board: Board, how: dict) -> str:
+    if updates.number(modules.version()) < updates.number(how["version"]):
+        has = modules.version()
+        raise UsageError(f"{board.name} is to get {how['version']}, and this wssctl has {has}: update wssctl first.")
+    defaults = {"url": board.name, "server_name": None, "host_id": None, "keep": "0"}
+    args = argparse.Namespace(**(vars(fleet.args) | defaults | how))
+    dial = Dialler(args, fleet.password(board), fleet.passphrase)
+    dial.notes = False
+    return waiting.bring(fleet.store.record, board.name, waiting.BUNDLE, lambda: updates._update(args, dial))
+
+
+def _go_on_rotating(args: argparse.Namespace, fleet: Fleet) -> int:
+    state = waiting.rotation(fleet.store.record)
+    if state is None:
+        return 0
+    if state["step"] == 3 and state.get("keep_old"):
+        say("Boards still trust the old ROOT CA, for other hosts; `wssctl ca rotate` drops it.")
+        return 0
+    args.name, args.keep_old, args.skip = None, state.get("keep_old", False), state.get("skip", [])
+    return changes.rotate(args)
+
+
+def update(args: argparse.Namespace) -> int:
+    """As boards/update.py has it; a board that is off gets it by `boards apply`."""
+    from .many import named
+
+    version = modules.version()
+    registry = Registry(keys.Store(args.keys))
+    boards = named(args) or [b for b in [registry.find(args.url)] if b]
+    listed = [b.name for b in boards if b.uid or registry.find(b.name)]
+    how = {n: getattr(args, n) for n in _OPTIONS if hasattr(args, n)} | {"version": version}
+    waiting.want(registry.record, listed, waiting.BUNDLE, how)
+
+    def work(dial: Dialler) -> str:
+        dial.notes = False
+        if not dial.board:
+            return updates._update(args, dial)
+        return waiting.bring(registry.record, dial.board.name, waiting.BUNDLE, lambda: updates._update(args, dial))
+
+    try:
+        code = updates.run(args, work, "update")
+    except WssctlError as e:
+        if isinstance(e, waiting.FINAL):
+            for name in listed:
+                waiting.drop(registry.record, name, waiting.BUNDLE)
+        _tell(registry, listed)
+        raise
+    if code:
+        _tell(registry, listed)
+    return code
+
+
+def _tell(registry: Registry, boards: list[str]) -> None:
+    left = [n for n in boards if waiting.BUNDLE in waiting.of(registry.record, n)]
+    if left:
+        say(f"It waits for {', '.join(left)}: `wssctl boards apply` brings it when they can be reached.")

@@ -1,0 +1,67 @@
+"""What waits for boards that were off: a new password, a new certificate, another bundle.
+
+It is recorded before a board is contacted and taken out when the board has proved it. The trust list, which every
+contact brings along, has a record of its own (trust.py); these are brought by `wssctl boards apply` alone, because each
+restarts the board's program, and nobody who asks for a board's status expects that.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..errors import BoardError, KeyFileError, UsageError
+from ..keys.record import Record, now
+from . import trust
+
+PASSWORD, CERTIFICATE, BUNDLE = "password", "certificate", "bundle"
+# What does not go away when the board is reached another time
+FINAL = (BoardError, KeyFileError, UsageError)
+
+
+def want(record: Record, boards: Iterable[str], kind: str, how: dict[str, Any] | None = None) -> None:
+    """how: what has to be known to bring it; JSON."""
+    rows = [(name, kind, json.dumps(how or {}), now()) for name in boards]
+    with record.change() as db:
+        db.executemany("INSERT OR REPLACE INTO wanted VALUES(?, ?, ?, ?)", rows)
+
+
+def drop(record: Record, board: str, kind: str) -> None:
+    with record.change() as db:
+        db.execute("DELETE FROM wanted WHERE board = ? AND kind = ?", (board, kind))
+
+
+def of(record: Record, board: str) -> dict[str, dict[str, Any]]:
+    """What waits for it, and how it is brought, by kind."""
+    with record.view() as db:
+        found = db.execute("SELECT kind, value FROM wanted WHERE board = ?", (board,)).fetchall()
+    return {row["kind"]: json.loads(row["value"]) for row in found}
+
+
+def bring(record: Record, board: str, kind: str, work: Callable[[], str]) -> str:
+    """Does it. It goes on waiting when the board could not be reached or its session broke, and not when it cannot be
+    done there."""
+    try:
+        words = work()
+    except FINAL:
+        drop(record, board, kind)
+        raise
+    drop(record, board, kind)
+    return words
+
+
+def words(record: Record, board: str) -> list[str]:
+    """For people."""
+    found = ["trust list"] if trust.pending(record, board) else []
+    for kind, how in sorted(of(record, board).items()):
+        found.append(f"{kind} {how['version']}" if kind == BUNDLE else kind)
+    state = rotation(record)
+    if state and board not in state["done"] and board not in state.get("skip", []):
+        found.append("ROOT CA")
+    return found
+
+
+def rotation(record: Record) -> dict[str, Any] | None:
+    """The change of the ROOT CA that is under way (fleet.rotate)."""
+    with record.view() as db:
+        row = db.execute("SELECT value FROM state WHERE what = 'rotation'").fetchone()
+    return json.loads(row["value"]) if row else None
