@@ -219,14 +219,21 @@ def test_a_list_that_the_board_refuses_is_taken_back(site):
     assert site.run(*HELLO) == "42\n" and "cd" * 32 in listed(files)
 
 
-def test_more_than_a_board_takes_is_refused_before_anything_is_sent(site):
+def test_a_thousand_entries_and_not_one_more(site):
+    """Refused before anything is sent, and before the record takes it."""
     files, _ = site.add("room1", UID)
+    eve, eves = site.other_host("eve")
     store = Store(site.keys)
-    entries = [Entry("revoked", f"{i:064x}") for i in range(1, trustlist.MOST + 1)]
+    words = "HOST somebody@a-laptop-somewhere"
+    entries = [Entry("revoked", f"{i:064x}", words=words) for i in range(1, trustlist.MOST)]
     with store.record.change() as db:
         trustlist.learn(db, "", {e.key: e for e in entries})
+    assert in_row(site.run("host", "revoke", certificate(eves)), "room1", "ok", "revoked HOST eve")
+    before = listed(files)
+    assert before.count("revoked ") == 1000 and "refuses" in site.run(*HELLO, env=eve, status=4)
     assert "1001 entries are too many" in site.run("host", "revoke", "ab" * 32, status=7)
-    assert not (files / "wss_trust.txt").exists()
+    assert site.run(*HELLO) == "42\n" and listed(files) == before
+    assert not in_row(site.run("boards"), "room1", "trust list")
 
 
 def test_pins_belong_to_a_board_and_follow_a_renewed_key(site):
