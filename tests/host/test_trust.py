@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -423,3 +425,21 @@ def test_lines_that_people_wrote_are_entries():
     found = trustlist.parse(text)
     assert set(found) == {("revoked", "ab"), ("pinned", "f")} and all(e.version == 1 for e in found.values())
     assert trustlist.parse(trustlist.render(found.values())) == found
+
+
+def test_a_kept_connection_keeps_no_revocation_out(site):
+    run = tempfile.mkdtemp()  # short: a socket's name has 107 bytes at most
+    site.env |= {"XDG_RUNTIME_DIR": run}
+    site.add("room1", UID)
+    eve, eves = site.other_host("eve")
+    assert site.run(*HELLO, "--keep", "60") == "42\n"
+    assert in_row(site.run("host", "revoke", certificate(eves)), "room1", "ok", "revoked HOST eve")
+    site.run(*HELLO, env=eve, status=4)
+    # nor one that is kept while the board is told by nobody: the record changes under it
+    with Store(site.keys).record.change() as db:
+        e = Entry("revoked", "ab" * 32)
+        trustlist.learn(db, "", {e.key: e})
+    assert site.run(*HELLO, "--keep", "60") == "42\n"
+    assert "ab" * 32 in listed(site.path / "room1")
+    site.run("keep", "stop")
+    shutil.rmtree(run)
