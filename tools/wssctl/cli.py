@@ -35,7 +35,7 @@ Exit codes: 0 well, 1 the board's code raised or it refuses a file, 2 usage, 3 u
 def _lazy(module: str, function: str):
     """Imports on call: `wssctl --help` and `repl` need not wait for what only other commands use."""
 
-    def call(args) -> int:
+    def call(args: argparse.Namespace) -> int:
         from importlib import import_module
 
         return getattr(import_module(f".{module}", __package__), function)(args)

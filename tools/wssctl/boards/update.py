@@ -160,7 +160,7 @@ def survey(client: Client) -> Survey:
     """Raises BoardError when the board does not say what has to be known."""
     said = ask(Remote(client), _SURVEY, "say what it has")
     try:
-        kinds = {name: getattr(kind, "__origin__", kind) for name, kind in Survey.__annotations__.items()}
+        kinds: dict[str, Any] = {n: getattr(kind, "__origin__", kind) for n, kind in Survey.__annotations__.items()}
         if not all(isinstance(said[name], kind) for name, kind in kinds.items()) or said["block"] <= 0:
             raise TypeError
         return Survey(**{name: said[name] for name in kinds} | {"version": brief(said["version"])})

@@ -1,5 +1,6 @@
 """`wssctl setup`, `wssctl remove`, `wssctl enrol`: a board on a cable gets what it needs for wss, or loses it again."""
 
+import argparse
 import ipaddress
 import re
 import secrets
@@ -45,7 +46,7 @@ _BOOT = 20  # seconds that the user's lines in boot.py have to join the network:
 CLOCK = "wss_time.txt"
 
 
-def setup(args) -> int:
+def setup(args: argparse.Namespace) -> int:
     refuse_network(args.port, args.over_network)
     _check_names(args)
     store = Store(args.keys)
@@ -96,7 +97,7 @@ def setup(args) -> int:
     return 0
 
 
-def enrol(args) -> int:
+def enrol(args: argparse.Namespace) -> int:
     refuse_network(args.port, args.over_network)
     _check_names(args)
     store = Store(args.keys)
@@ -116,7 +117,7 @@ def enrol(args) -> int:
     return 0
 
 
-def csr(args) -> int:
+def csr(args: argparse.Namespace) -> int:
     """For a CA on another machine: `keys sign` there, `keys install` here."""
     with Cable(args.port) as board:
         uid = _about(board, args)["uid"]
@@ -127,7 +128,7 @@ def csr(args) -> int:
     return 0
 
 
-def install(args) -> int:
+def install(args: argparse.Namespace) -> int:
     """A certificate that was signed elsewhere, and the CA, onto the board whose key it is for."""
     store = Store(args.keys)
     with Cable(args.port) as board:
@@ -152,7 +153,7 @@ def install(args) -> int:
     return 0
 
 
-def remove(args) -> int:
+def remove(args: argparse.Namespace) -> int:
     with Cable(args.port) as board:
         board.finish()
         about = board.about()
@@ -184,14 +185,14 @@ def remove(args) -> int:
     return 0
 
 
-def _check_names(args) -> None:
+def _check_names(args: argparse.Namespace) -> None:
     """Before anything is made. The first is also what the board is called here."""
     ca.device_names(args.name, args.ip)
     for name in args.name[:1] + [g.removeprefix("@") for g in getattr(args, "group", [])]:
         check_name(name)
 
 
-def _addresses(args, about: dict, before: list[str]) -> list[str]:
+def _addresses(args: argparse.Namespace, about: dict, before: list[str]) -> list[str]:
     """Those that its certificate is for: what was given, else the one that it is connected to. A board can claim any,
     and with a certificate for another's it could pass as that one."""
     claimed = []
@@ -211,7 +212,7 @@ def _addresses(args, about: dict, before: list[str]) -> list[str]:
 # What the board is
 
 
-def _identify(board: Cable, args, registry: Registry) -> tuple[dict, str | None, str]:
+def _identify(board: Cable, args: argparse.Namespace, registry: Registry) -> tuple[dict, str | None, str]:
     """(what the board is, the name it had here, the name it is to have); the port it listens at goes into args."""
     about = _about(board, args)
     known = registry.name_of(about["uid"])
@@ -229,7 +230,7 @@ def _refuse_foreign(name: str, then: str) -> None:
         )
 
 
-def _about(board: Cable, args) -> dict:
+def _about(board: Cable, args: argparse.Namespace) -> dict:
     _refuse_foreign(board.foreign(), "then run this again. Nothing was changed.")
     if board.finish():
         say("Finished what an earlier command was cut off in: its files were whole, and are in their places now")
@@ -282,7 +283,7 @@ def _drop_updates(board: Cable, about: dict) -> None:
 # Keys
 
 
-def _passphrase(args, store: Store) -> str:
+def _passphrase(args: argparse.Namespace, store: Store) -> str:
     text = "Passphrase of the ROOT CA key" if store.ca_key.exists() else "Passphrase for your new keys"
     passphrase = ask.secret(
         text, args.ca_passphrase_file or args.passphrase_file, "WSSCTL_CA_PASSPHRASE", "WSSCTL_PASSPHRASE",
@@ -295,14 +296,14 @@ def _passphrase(args, store: Store) -> str:
     return passphrase
 
 
-def _password(args) -> str:
+def _password(args: argparse.Namespace) -> str:
     password = ask.secret(
         "Password for the board's REPL", args.password_file, "WSSCTL_PASSWORD", option="--password-file"
     )
     return ask.check_password(password)
 
 
-def _authority(args, store: Store, passphrase: str) -> ca.Authority:
+def _authority(args: argparse.Namespace, store: Store, passphrase: str) -> ca.Authority:
     if store.ca_cert.exists() and store.ca_key.exists():
         return ca.Authority.load(store.read(store.ca_cert), store.read(store.ca_key), passphrase)
     if store.ca_cert.exists():
@@ -313,7 +314,7 @@ def _authority(args, store: Store, passphrase: str) -> ca.Authority:
     return authority
 
 
-def _host(args, store: Store, authority: ca.Authority, passphrase: str) -> None:
+def _host(args: argparse.Namespace, store: Store, authority: ca.Authority, passphrase: str) -> None:
     key, cert = store.host_files()
     if cert.exists() and key.exists():
         return
@@ -325,7 +326,10 @@ def _host(args, store: Store, authority: ca.Authority, passphrase: str) -> None:
     say(f"Made this machine's HOST key, {cert.name}")
 
 
-def _keys(args, store: Store, board: Cable, authority: ca.Authority, about: dict, names: list, addresses: list) -> None:
+def _keys(
+    args: argparse.Namespace, store: Store, board: Cable, authority: ca.Authority, about: dict, names: list[str],
+    addresses: list[str],
+) -> None:
     uid = about["uid"]
     if not args.new_keys and _keys_fit(store, board, authority, uid, names, addresses):
         board.remove([n + NEW for n in reversed(_board_files(uid, b"", b"", b""))])  # of an attempt that was cut off
@@ -376,7 +380,7 @@ def _holds_point(board: Cable, name: str, point: bytes) -> bool:
         return False
 
 
-def _confirm_foreign(args, board: Cable, about: dict, authority: ca.Authority) -> None:
+def _confirm_foreign(args: argparse.Namespace, board: Cable, about: dict, authority: ca.Authority) -> None:
     """A board with keys of another CA is somebody's board."""
     if "ROOT_CA_cert.pem" not in about["files"] or args.yes:
         return
@@ -417,7 +421,10 @@ def _request(board: Cable, uid: str) -> x509.CertificateSigningRequest:
     return request
 
 
-def _enrol(args, store: Store, board: Cable, authority: ca.Authority, uid: str, names: list, addresses: list) -> None:
+def _enrol(
+    args: argparse.Namespace, store: Store, board: Cable, authority: ca.Authority, uid: str, names: list[str],
+    addresses: list[str],
+) -> None:
     """Only the request and the certificate pass the cable."""
     request = _request(board, uid)
     cert = authority.sign_device(request.public_key(), uid, names=names, addresses=addresses, ports=[args.wss_port])
@@ -502,7 +509,7 @@ def _hostname(name: str) -> str:
     return _HOSTNAME.format(label)
 
 
-def _configure(board: Cable, about: dict, args, name: str, password: str, installed: bool) -> None:
+def _configure(board: Cable, about: dict, args: argparse.Namespace, name: str, password: str, installed: bool) -> None:
     files = {}
     config = b"PASS = %a\n" % password
     there = board.read("webrepl_cfg.py")
@@ -545,7 +552,7 @@ def _clock(board: Cable, about: dict) -> None:
         say(f"NOTE: the board's clock shows {there:%Y-%m-%d %H:%M} UTC and cannot be set; certificates depend on it.")
 
 
-def _login(args, store: Store, entry: Board, passphrase: str, password: str) -> None:
+def _login(args: argparse.Namespace, store: Store, entry: Board, passphrase: str, password: str) -> None:
     key, cert = store.find_host()
     answer = ask.later(
         f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"

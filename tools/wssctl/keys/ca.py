@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 from cryptography.x509.oid import NameOID
 
@@ -103,7 +104,7 @@ class Authority:
 
     def sign_device(
         self,
-        public_key: ec.EllipticCurvePublicKey,
+        public_key: CertificatePublicKeyTypes,
         uid: str,
         *,
         names: Iterable[str] = (),
@@ -112,7 +113,10 @@ class Authority:
         days: int = LEAF_DAYS,
         not_before: datetime | None = None,
     ) -> x509.Certificate:
-        """A device certificate for a public key made elsewhere, such as on the board itself."""
+        """A device certificate for a public key made elsewhere, such as on the board itself. Raises KeyFileError for a
+        key of another kind."""
+        if not isinstance(public_key, ec.EllipticCurvePublicKey):
+            raise KeyFileError("The key to be certified is not an EC key; make one with `wssctl enrol`.")
         names = list(names)
         alternatives = device_names(names or [uid], addresses, ports)
         subject = _name(names[0] if names else uid, uid)
@@ -131,11 +135,19 @@ class Authority:
         for serial in serials:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
             revoked.setdefault(serial, entry.build())
-        for entry in revoked.values():
-            builder = builder.add_revoked_certificate(entry)
+        for each in revoked.values():
+            builder = builder.add_revoked_certificate(each)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(PEM)
 
-    def _leaf(self, subject, public_key, purpose, alternatives, days, not_before) -> x509.Certificate:
+    def _leaf(
+        self,
+        subject: x509.Name,
+        public_key: ec.EllipticCurvePublicKey,
+        purpose: x509.ObjectIdentifier,
+        alternatives: x509.SubjectAlternativeName | None,
+        days: int,
+        not_before: datetime | None,
+    ) -> x509.Certificate:
         start, end = _validity(days, not_before)
         end = min(end, self._cert.not_valid_after_utc)  # a leaf that outlives its CA only looks valid
         if end <= start:
@@ -297,7 +309,14 @@ def _validity(days: int, not_before: datetime | None) -> tuple[datetime, datetim
     return start, min(end, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
 
 
-def _builder(subject, issuer, public_key, issuer_key, start, end) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer_key: ec.EllipticCurvePublicKey,
+    start: datetime,
+    end: datetime,
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=public_key)
         # RFC 5280 4.1.2.2 wants it positive: the set top bit gives 128 bits to every serial
@@ -309,7 +328,9 @@ def _builder(subject, issuer, public_key, issuer_key, start, end) -> x509.Certif
     )
 
 
-def _usage(*, digital_signature=False, key_cert_sign=False, crl_sign=False) -> x509.KeyUsage:
+def _usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         key_cert_sign=key_cert_sign,

@@ -1,5 +1,6 @@
 """`wssctl ca`, `wssctl host`, `wssctl keys`: make key files and say how they are."""
 
+import argparse
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from .store import Store, check_uid, host_id, user_name, write_files
 EXPIRY_WARNING_DAYS = 30
 
 
-def ca_init(args) -> int:
+def ca_init(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     refuse_present(args, store.ca_key, store.ca_cert)
     passphrase = ask.new_secret(
@@ -28,7 +29,7 @@ def ca_init(args) -> int:
     return 0
 
 
-def board_init(args) -> int:
+def board_init(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     uid = check_uid(args.uid.lower())
     files = store.device_files(uid)
@@ -42,7 +43,7 @@ def board_init(args) -> int:
         uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT], days=days(args, ca.LEAF_DAYS)
     )
     store.write({path: getattr(made, role) for role, path in files.items()}, args.force)
-    if args.out:
+    if board_ca:
         # ROOT_CA_cert.pem is no secret and the same for every device, so an equal one there is not in the way
         copies = {outside["key_der"]: made.key_der, outside["cert_der"]: made.cert_der}
         if not (board_ca.exists() and board_ca.read_bytes() == authority.cert_pem):
@@ -56,14 +57,14 @@ def board_init(args) -> int:
     return 0
 
 
-def _say_names(args, cert_pem: bytes) -> None:
+def _say_names(args: argparse.Namespace, cert_pem: bytes) -> None:
     report = ca.report(cert_pem, "device")
     print(f"Valid until {report.not_after:%Y-%m-%d} for {shown(', '.join(n for n in report.names if '://' not in n))}.")
     if not args.name and not args.ip:
         print("Without --name or --ip it is valid for these names only; add those you will type.")
 
 
-def ca_export(args) -> int:
+def ca_export(args: argparse.Namespace) -> int:
     """Key (encrypted) and certificate in one PEM file, for another machine or a safe place."""
     store = Store(args.keys)
     authority = load_authority(args, store)  # who can't sign with it shall not carry it away
@@ -74,7 +75,7 @@ def ca_export(args) -> int:
     return 0
 
 
-def _for_export(args, passphrase: str) -> str:
+def _for_export(args: argparse.Namespace, passphrase: str) -> str:
     """What a copy of a key is encrypted under: the new one if one is given, else the key's own; no weaker than any."""
     if args.new_passphrase_file:
         return ask.new_secret("The new passphrase", args.new_passphrase_file, option="--new-passphrase-file")
@@ -86,7 +87,7 @@ def _for_export(args, passphrase: str) -> str:
     return passphrase
 
 
-def ca_import(args) -> int:
+def ca_import(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     refuse_present(args, store.ca_key, store.ca_cert)
     data = store.read(Path(args.file))
@@ -103,7 +104,7 @@ def ca_import(args) -> int:
     return 0
 
 
-def host_export(args) -> int:
+def host_export(args: argparse.Namespace) -> int:
     """For browsers and other clients: PKCS #12 with key, certificate and CA, or PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
@@ -128,7 +129,7 @@ def host_export(args) -> int:
     return 0
 
 
-def board_sign(args) -> int:
+def board_sign(args: argparse.Namespace) -> int:
     """A certificate for a request that was made elsewhere."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.x509.oid import NameOID
@@ -154,7 +155,7 @@ def board_sign(args) -> int:
     return 0
 
 
-def board_export(args) -> int:
+def board_export(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     files = store.device_files(check_uid(args.uid.lower()))
     if not files["cert_der"].exists():
@@ -173,7 +174,7 @@ def board_export(args) -> int:
     return 0
 
 
-def ca_status(args) -> int:
+def ca_status(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     print(f"Keys in {store.folder}")
     ok = _show(store.ca_cert.name, store.read(store.find_ca_cert()), "ca", None)
@@ -186,7 +187,7 @@ def ca_status(args) -> int:
     return 0 if ok else 1
 
 
-def host_status(args) -> int:
+def host_status(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     ca_pem = store.read(store.find_ca_cert())
     if not store.hosts():
@@ -202,7 +203,7 @@ def host_status(args) -> int:
     return 0 if ok else 1
 
 
-def board_status(args) -> int:
+def board_status(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     ca_pem = store.read(store.find_ca_cert())
     uids = [check_uid(args.uid.lower())] if args.uid else store.devices()
@@ -218,7 +219,7 @@ def board_status(args) -> int:
     return 0 if ok else 1
 
 
-def load_authority(args, store: Store) -> ca.Authority:
+def load_authority(args: argparse.Namespace, store: Store) -> ca.Authority:
     cert_pem = store.read(store.find_ca_cert())
     if not store.ca_key.exists():
         raise KeyFileError(
@@ -227,20 +228,21 @@ def load_authority(args, store: Store) -> ca.Authority:
     return ca.Authority.load(cert_pem, store.read(store.ca_key), ca_passphrase(args))
 
 
-def ca_passphrase(args) -> str:
+def ca_passphrase(args: argparse.Namespace) -> str:
     """Asked for once a command."""
-    if not hasattr(args, "ca_passphrase"):
-        args.ca_passphrase = ask.secret(
+    known: str | None = getattr(args, "ca_passphrase", None)
+    if known is None:
+        known = args.ca_passphrase = ask.secret(
             "Passphrase of the ROOT CA key",
             args.ca_passphrase_file or args.passphrase_file,
             "WSSCTL_CA_PASSPHRASE",
             "WSSCTL_PASSPHRASE",
             option="--ca-passphrase-file",
         )
-    return args.ca_passphrase
+    return known
 
 
-def refuse_present(args, *paths: Path) -> None:
+def refuse_present(args: argparse.Namespace, *paths: Path) -> None:
     """Before any question is asked; the store looks again when it writes."""
     present = [p for p in paths if p.exists()]
     if present and not args.force:
@@ -275,7 +277,7 @@ def _show(name: str, data: bytes, role: str, ca_pem: bytes | None) -> bool:
     return ok
 
 
-def days(args, default: int) -> int:
+def days(args: argparse.Namespace, default: int) -> int:
     return default if args.days is None else args.days
 
 

@@ -42,7 +42,7 @@ def remember(store: Store, what: str, secret: str | None) -> str:
 def remembered(store: Store, what: str) -> str | None:
     with store.record.view() as db:
         row = db.execute("SELECT secret FROM secrets WHERE what = ?", (what,)).fetchone()
-    known = row and row["secret"]
+    known: str | None = row and row["secret"]
     if known is None and (ring := _keyring()):
         with contextlib.suppress(Exception):  # a locked keyring: ask instead
             known = ring.get_password(_SERVICE, f"{store.folder}/{what}")

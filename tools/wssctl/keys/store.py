@@ -37,7 +37,7 @@ def host_id(user: str | None = None) -> str:
 
 
 class Store:
-    def __init__(self, folder: str | os.PathLike | None = None):
+    def __init__(self, folder: str | os.PathLike[str] | None = None):
         self.folder = Path(folder).expanduser() if folder else default_folder()
         self.ca_key = self.folder / "ROOT_CA_key.pem"
         self.ca_cert = self.folder / "ROOT_CA_cert.pem"

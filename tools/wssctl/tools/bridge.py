@@ -4,6 +4,7 @@ when asked for, a TCP port on the loopback interface, for one program at a time 
 A TCP port is open to every process of this machine and to every page in a browser, which a pseudo-terminal is not.
 """
 
+import argparse
 import contextlib
 import os
 import select
@@ -30,7 +31,7 @@ _MAX_PENDING = 1 << 20  # bytes that a program has not read; what is more is los
 _LOOK = 0.1  # s between two looks at whether somebody has opened the pseudo-terminal
 
 
-def bridge(args) -> int:
+def bridge(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as cleanup:
         ends = []
         if hasattr(os, "openpty"):

@@ -1,5 +1,6 @@
 """`wssctl mpremote`: stock mpremote, in this process, with a board behind wss as its port."""
 
+import argparse
 import sys
 
 from ..boards.dialler import Dialler
@@ -8,7 +9,7 @@ from ..text import brief
 from . import guard, serial_handler
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     try:
         from mpremote import main as stock
         from mpremote.transport import TransportError

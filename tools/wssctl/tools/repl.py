@@ -1,6 +1,7 @@
 """`wssctl repl`: this terminal's keys go to the board as they are typed, what the board prints comes back. Ctrl-]
 leaves."""
 
+import argparse
 import contextlib
 import os
 import re
@@ -17,7 +18,7 @@ LEAVE = b"\x1d"  # Ctrl-]
 _MAX_BACKLOG = 1 << 20
 
 
-def repl(args) -> int:
+def repl(args: argparse.Namespace) -> int:
     if not sys.stdin.isatty():
         # as Python does: input that is no terminal is a program
         code = transfer.read_program("-")

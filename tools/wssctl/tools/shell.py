@@ -1,5 +1,6 @@
 """`wssctl shell`: the files of a board as a shell has them, and one command on many boards at once."""
 
+import argparse
 import contextlib
 import glob
 import io
@@ -22,7 +23,7 @@ from .shell_commands import COMMANDS, Commands
 _RECONNECT = 30.0
 
 
-def shell(args) -> int:
+def shell(args: argparse.Namespace) -> int:
     words = [args.url, *args.command] if args.all else args.command
     boards = named(args)
     if boards is not None:

@@ -1,5 +1,6 @@
 """`wssctl exec`, `wssctl put`, `wssctl get`."""
 
+import argparse
 import contextlib
 import glob
 import os
@@ -26,7 +27,7 @@ Bar = Callable[[str, int | None], contextlib.AbstractContextManager[Progress]]  
 _BAR_FROM = 64 * 1024
 
 
-def exec_(args) -> int:
+def exec_(args: argparse.Namespace) -> int:
     if (args.code is None) == (args.file is None):
         raise UsageError("Give either CODE or --file FILE ('-' is standard input).")
     code = args.code if args.file is None else read_program(args.file)
@@ -147,7 +148,7 @@ def put_all(files: Files, plan: Put, tell: Callable[[str], object], bar: Bar) ->
         sync.carry_out(files, folder, lambda step: tell(step.words()), bar)
 
 
-def put(args) -> int:
+def put(args: argparse.Namespace) -> int:
     plan = put_plan(args.paths, args.recursive)
     boards = named(args)
     if boards is not None:
@@ -181,7 +182,7 @@ def board_name(name: str) -> str:
     return name
 
 
-def get(args) -> int:
+def get(args: argparse.Namespace) -> int:
     boards = named(args)
     if boards is not None:
         return _get_many(args, boards)
@@ -204,7 +205,7 @@ def get(args) -> int:
     return 0
 
 
-def _get_many(args, boards: Sequence[Board]) -> int:
+def _get_many(args: argparse.Namespace, boards: Sequence[Board]) -> int:
     """Each board's files into a folder of its name, below the one that is named last."""
     *names, folder = args.paths
     if not names or not Path(folder).is_dir():

@@ -6,6 +6,7 @@ with Client.connect("wss://board", Credentials(ca, cert, key, passphrase), passw
 """
 
 import errno
+import io
 import json
 import os
 import re
@@ -110,7 +111,7 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     # Login
@@ -370,7 +371,8 @@ class Client:
         Raises BoardError (the board's errno as words), UsageError, ConnectionLost.
         """
         if isinstance(source, (bytes, bytearray)):
-            size, stream = len(source), None
+            stream: BinaryIO = io.BytesIO(source)
+            size = len(source)
         else:
             stream = source
             if size is None:
@@ -382,7 +384,7 @@ class Client:
         done = 0
         while done < size:
             want = min(_PUT_PIECE, size - done)
-            piece = source[done : done + want] if stream is None else stream.read(want)
+            piece = stream.read(want)
             if not piece:
                 # The size was announced: only an end of the session tells the board that the rest will not come.
                 self.close()
@@ -486,10 +488,10 @@ class Client:
         """The board's MicroPython version."""
         self._request(_VERSION, "", 0)
         self._need(3, "version")
-        data = tuple(self.link.binary[:3])
+        major, minor, micro = self.link.binary[:3]
         del self.link.binary[:3]
         self.link.transfer = False
-        return data
+        return major, minor, micro
 
     def _request(self, operation: int, name: str, size: int) -> None:
         raw = name.encode("utf-8", "surrogateescape")

@@ -103,7 +103,10 @@ class Holder:
         self.target = Target(*spec["target"])
         self.identity: list[str] = spec["identity"]
         self.watch = _Watch([Path(f) for f in spec["files"] or ()], self.target)
-        self.files = Credentials(*map(Path, spec["files"])) if spec["files"] else None
+        self.files: Credentials | None = None
+        if spec["files"]:
+            ca, cert, key = map(Path, spec["files"])
+            self.files = Credentials(ca, cert, key)
         # the decrypted key is in this context; of the passphrase only what tells another one from it is kept
         self.context = self.files._replace(passphrase=spec["passphrase"]).context() if self.files else None
         self.salt = os.urandom(16)
@@ -360,7 +363,8 @@ class Holder:
         threading.Thread(target=dial, daemon=True).start()
 
     def _logged_in(self) -> None:
-        (result,) = self.dialling or ()
+        assert self.dialling
+        (result,) = self.dialling
         self.dialling, user = None, self.user
         if isinstance(result, WssctlError):
             # who is refused would be refused again; but who had been let in before may have other secrets by now

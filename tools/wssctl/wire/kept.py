@@ -177,8 +177,8 @@ class KeptLink(Link):
 
     @property
     def tls(self) -> tuple[str, str, int] | None:
-        known = (self._info or {}).get("tls")
-        return tuple(known) if known else None
+        version, suite, bits = (self._info or {}).get("tls") or ("", "", 0)
+        return (version, suite, bits) if version else None
 
     @property
     def certificate(self) -> bytes | None:

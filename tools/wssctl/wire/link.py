@@ -103,10 +103,6 @@ class Credentials(NamedTuple):
 class Link:
     """An open connection. `text` and `binary` collect what has arrived; readers delete what they take."""
 
-    tls: tuple[str, str, int] | None
-    certificate: bytes | None
-    bundle: tuple[str, str]
-
     def __init__(self, sock: socket.socket, target: Target, timeout: float = 10.0):
         self.target = target
         self.timeout = timeout
@@ -126,6 +122,21 @@ class Link:
     transfer = False  # whether a file is on its way
     clean = False  # whether the board is known to be at its friendly prompt, with nothing typed
     lingers = False  # whether what is sent just before close() is still carried out
+
+    @property
+    def tls(self) -> tuple[str, str, int] | None:
+        """(version, suite, bits) such as ("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256); None on plain ws."""
+        raise NotImplementedError
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The board's certificate (DER); None on plain ws."""
+        raise NotImplementedError
+
+    @property
+    def bundle(self) -> tuple[str, str]:
+        """(version of the board's wss_repl, what became of an update it took back), both "" from others."""
+        raise NotImplementedError
 
     def fileno(self) -> int:
         """The socket's: readable means that wait(0) may find something."""
@@ -171,17 +182,18 @@ class Link:
             if not received:
                 self.select((), deadline.left)
 
-    def select(self, others: Iterable = (), timeout: float | None = None) -> list:
-        """Waits until the board has sent something (wait(0) reads it), one of `others` is readable (those are
+    def select(self, others: Iterable[int] = (), timeout: float | None = None) -> list[int]:
+        """Waits until the board has sent something (wait(0) reads it), one of the files `others` is readable (those are
         returned), the backlog moved, a second passed, or `timeout`. POSIX only for `others` that are no sockets."""
         timeout = 1.0 if timeout is None else min(timeout, 1.0)
         write = [self._sock] if self._want_write else []
-        ready, writable, _ = select.select([self._sock, *others], write, [], timeout)
+        read: list[socket.socket | int] = [self._sock, *others]
+        ready, writable, _ = select.select(read, write, [], timeout)
         if writable:
             self._push()
         elif not ready:
             self._notice_silence()
-        return [r for r in ready if r is not self._sock]
+        return [r for r in ready if isinstance(r, int)]
 
     def close(self) -> None:
         """Ends the session at once, for the board too."""
@@ -205,7 +217,7 @@ class Link:
     def __enter__(self) -> "Link":
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _check(self) -> None:

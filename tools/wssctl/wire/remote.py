@@ -162,7 +162,7 @@ class Remote:
             raise BoardError(f"The board cannot {what} ({brief(last)}).")
         return found
 
-    def _read(self, code: str, what: str, pattern: str) -> re.Match:
+    def _read(self, code: str, what: str, pattern: str) -> re.Match[str]:
         """The one answer of code that changes nothing."""
         for _ in range(_ATTEMPTS):
             words = " ".join(self.run(code, what, answers=1, attempts=_ATTEMPTS)[0])
@@ -215,7 +215,7 @@ class Remote:
         raise BoardError(f"The board cannot {what}: what it sends is no list.")
 
     def sha256(self, path: str) -> str:
-        return self._read(f"{_SUM}_wssctl_say(_wssctl_sum({path!r}))", f"read {path}", "[0-9a-f]{64}")[0]
+        return str(self._read(f"{_SUM}_wssctl_say(_wssctl_sum({path!r}))", f"read {path}", "[0-9a-f]{64}")[0])
 
     def sums(self, folder: str, names: list[str]) -> dict[str, str]:
         """SHA-256 of those that are there, by name below the folder."""
@@ -284,7 +284,7 @@ def _text(hexadecimal: str) -> str:
     return bytes.fromhex(hexadecimal).decode("utf-8", "surrogateescape")
 
 
-def _entries(base: str, rows: list[re.Match]) -> list[Entry]:
+def _entries(base: str, rows: list[re.Match[str]]) -> list[Entry]:
     """Raises BoardError for names that are none, or in a folder that was not listed."""
     found: list[Entry] = []
     folders = {""}

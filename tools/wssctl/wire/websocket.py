@@ -12,10 +12,11 @@ import socket
 import ssl
 import sys
 import time
+from typing import Self
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
@@ -50,7 +51,7 @@ class WebSocketLink(Link):
         server_name: str | None = None,
         timeout: float = 10.0,
         context: ssl.SSLContext | None = None,
-    ) -> "WebSocketLink":
+    ) -> Self:
         """Connects within `timeout` seconds. Raises Unreachable, TrustError, KeyFileError, SessionInUse,
         ConnectionLost.
 
@@ -62,6 +63,7 @@ class WebSocketLink(Link):
             # before connecting: the passphrase is typed on our time, not on the board's
             context = credentials.context()
         deadline = Deadline(timeout)
+        sock: socket.socket
         if target.secure:
             assert context is not None
             sock = tls.connect(target, context, server_name or target.host, credentials, deadline, timeout)
@@ -79,14 +81,12 @@ class WebSocketLink(Link):
 
     @property
     def tls(self) -> tuple[str, str, int] | None:
-        """(version, suite, bits) such as ("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256); None on plain ws."""
         if not isinstance(self._sock, ssl.SSLSocket) or not (cipher := self._sock.cipher()):
             return None
-        return self._sock.version(), cipher[0], cipher[2]
+        return self._sock.version() or "", cipher[0], cipher[2]
 
     @property
     def certificate(self) -> bytes | None:
-        """The board's certificate (DER); None on plain ws."""
         return self._sock.getpeercert(True) if isinstance(self._sock, ssl.SSLSocket) else None
 
     def close(self) -> None:
@@ -170,8 +170,8 @@ class WebSocketLink(Link):
         for event in self._protocol.events_received():
             if isinstance(event, Response):
                 self.response = event
-            elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-                self._take(None if event.opcode is Opcode.CONT else event.opcode is Opcode.TEXT, event.data)
+            elif isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                self._take(None if event.opcode is Opcode.CONT else event.opcode is Opcode.TEXT, bytes(event.data))
         self._queue()  # pongs, and the answer to a close frame
         self._push()
         if not data or self._protocol.close_rcvd or self._protocol.parser_exc:
@@ -215,7 +215,7 @@ class WebSocketLink(Link):
 
 
 def _refused(response: Response, target: Target) -> ConnectionLost | SessionInUse:
-    body = brief((response.body or b"").strip().split(b"\n")[0])
+    body = brief(bytes(response.body or b"").strip().split(b"\n")[0])
     said = brief(f"{response.status_code} {response.reason_phrase}") + (f": {body}" if body else "")
     if response.status_code in (409, 503):
         return SessionInUse(f"{target} is in use ({said}); try again later, or take the session over with --takeover.")
