@@ -149,7 +149,10 @@ def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List) ->
         usage = cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
             return False  # a board's
-        cert.public_key().verify(signature, _signed(e), ec.ECDSA(hashes.SHA256()))
+        key = cert.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return False
+        key.verify(signature, _signed(e), ec.ECDSA(hashes.SHA256()))
         if verdict(known, f"{cert.serial_number:x}", hashlib.sha256(der).hexdigest())[0]:
             return False
         for authority in authorities:
