@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from .errors import KeyFileError, WssctlError
 
@@ -32,13 +34,13 @@ Exit codes: 0 well, 1 the board's code raised or it refuses a file, 2 usage, 3 u
 """
 
 
-def _lazy(module: str, function: str):
+def _lazy(module: str, function: str) -> Callable[[argparse.Namespace], int]:
     """Imports on call: `wssctl --help` and `repl` need not wait for what only other commands use."""
 
     def call(args: argparse.Namespace) -> int:
         from importlib import import_module
 
-        return getattr(import_module(f".{module}", __package__), function)(args)
+        return int(getattr(import_module(f".{module}", __package__), function)(args))
 
     return call
 
@@ -73,7 +75,9 @@ class _Parser(argparse.ArgumentParser):
 
     _nested = False
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(  # type: ignore[override]  # the stub's overloads are about namespaces of one's own
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         if self._nested or self._subparsers or any(a.nargs == argparse.REMAINDER for a in self._actions):
             return super().parse_known_args(args, namespace)
         self._nested = True  # it calls this method for each of its two passes
@@ -81,6 +85,9 @@ class _Parser(argparse.ArgumentParser):
             return self.parse_known_intermixed_args(args, namespace)
         finally:
             self._nested = False
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 class _Version(argparse.Action):
@@ -97,11 +104,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    keys = argparse.ArgumentParser(add_help=False)
+    keys = _Parser(add_help=False)
     keys.add_argument("--keys", metavar="DIR", help="the folder of key files (default: $WSSCTL_KEYS, else your own)")
     keys.add_argument("--passphrase-file", metavar="FILE", help="its first line is the HOST key's passphrase")
 
-    remote = argparse.ArgumentParser(add_help=False, parents=[keys])
+    remote = _Parser(add_help=False, parents=[keys])
     remote.add_argument(
         "url", metavar="BOARD", help="a name of `wssctl boards`, or 192.168.1.20, board.local, wss://name:port, ws://name"
     )
@@ -114,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--keep", metavar="TIME", help="keep the connection for later commands: 5m after the last one; 0 goes without"
     )
 
-    several = argparse.ArgumentParser(add_help=False)
+    several = _Parser(add_help=False)
     several.add_argument("-j", "--jobs", type=_count, metavar="N", help="boards at work at a time, of several (32)")
     several.add_argument("--json", action="store_true", help="an object a board, a line each, as they end")
 
@@ -190,7 +197,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.set_defaults(call=_lazy("tools.keep", "keep"))
 
     cable, over, boards = key_commands(commands, keys, several)
-    make = argparse.ArgumentParser(add_help=False, parents=[keys])
+    make = _Parser(add_help=False, parents=[keys])
     make.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 824)")
     make.add_argument("--force", action="store_true", help="replace files that exist")
@@ -200,7 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--name", help="its subject (default: ROOT CA user@machine)")
     p.set_defaults(call=_lazy("keys.commands", "ca_init"))
     group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys.commands", "ca_status"))
-    passphrases = argparse.ArgumentParser(add_help=False, parents=[keys])
+    passphrases = _Parser(add_help=False, parents=[keys])
     passphrases.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's, if another one")
     passphrases.add_argument("--new-passphrase-file", metavar="FILE", help="encrypt the copy under this one")
     passphrases.add_argument("--force", action="store_true", help="replace files that exist")
@@ -279,7 +286,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def tool_commands(commands, remote, several) -> None:
+def tool_commands(commands: _Commands, remote: _Parser, several: _Parser) -> None:
     """A board as other programs and people want it."""
     p = commands.add_parser(
         "bridge",
@@ -366,15 +373,17 @@ def tool_commands(commands, remote, several) -> None:
     p.set_defaults(call=_lazy("tools.shell", "shell"))
 
 
-def key_commands(commands, keys, several):
+def key_commands(
+    commands: _Commands, keys: _Parser, several: _Parser
+) -> tuple[_Parser, _Parser, _Commands]:
     """From nothing to a board with keys, and for years after. Returns what follows needs: two parent
     parsers, and the actions of `wssctl boards`."""
-    cable = argparse.ArgumentParser(add_help=False, parents=[keys])
+    cable = _Parser(add_help=False, parents=[keys])
     cable.add_argument("port", metavar="PORT", help="/dev/ttyUSB0, u0, COM3, auto: what `mpremote connect` takes")
     cable.add_argument("--uid", help="refuse any board but this one")
     cable.add_argument("--over-network", action="store_true", help="PORT may be a URL: secrets pass a network")
 
-    names = argparse.ArgumentParser(add_help=False, parents=[cable])
+    names = _Parser(add_help=False, parents=[cable])
     names.add_argument("--name", action="append", default=[], help="its name, NAME.local is added; may be repeated")
     names.add_argument("--ip", action="append", default=[], help="its address (the one it says); may be repeated")
     names.add_argument("--all-addresses", action="store_true", help="sign all addresses that the board says it has")
@@ -405,7 +414,7 @@ def key_commands(commands, keys, several):
     p = commands.add_parser("remove", parents=[cable], help="undo `setup` on a board on a cable")
     p.set_defaults(call=_lazy("cable.setup", "remove"))
 
-    many = argparse.ArgumentParser(add_help=False, parents=[keys])
+    many = _Parser(add_help=False, parents=[keys])
     many.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
     p = commands.add_parser("boards", help="the boards you have, their names and groups; `boards list`", parents=[])
     actions = p.add_subparsers(metavar="ACTION")
@@ -430,7 +439,7 @@ def key_commands(commands, keys, several):
     p.add_argument("--uid", help="its id, by which its certificate here is found")
     p.add_argument("--group", action="append", default=[], help="may be repeated")
     p.set_defaults(call=_lazy("boards.registry", "add"))
-    over = argparse.ArgumentParser(add_help=False, parents=[keys, several])
+    over = _Parser(add_help=False, parents=[keys, several])
     over.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     over.add_argument("--password-file", metavar="FILE", help="its first line is the boards' WebREPL password")
     over.add_argument("--takeover", action="store_true", help="end other clients' sessions")
@@ -459,7 +468,7 @@ def key_commands(commands, keys, several):
     return cable, over, actions
 
 
-def _group(commands, name: str, text: str):
+def _group(commands: _Commands, name: str, text: str) -> _Commands:
     return commands.add_parser(name, help=text, description=text).add_subparsers(metavar="ACTION", required=True)
 
 
@@ -477,7 +486,7 @@ def main(argv: list[str] | None = None) -> int:
     _standard_streams()
     try:
         args = build_parser().parse_args(argv)
-        code = args.call(args)
+        code: int = args.call(args)
         sys.stdout.flush()
         return code
     except WssctlError as e:

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, TypeAlias
 
 from mpremote.commands import CommandError, do_connect
 from mpremote.main import State
@@ -123,6 +125,9 @@ for n in %r:
 """
 
 
+About: TypeAlias = dict[str, Any]  # what Cable.about() gives: a board's words, as JSON has them
+
+
 class Cable:
     """`with Cable(port) as board: ...`. Raises Unreachable, ConnectionLost, BoardError. `transport` is mpremote's."""
 
@@ -159,7 +164,7 @@ class Cable:
     def __enter__(self) -> "Cable":
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         with contextlib.suppress(Exception):
             if self.transport.in_raw_repl:
                 self.transport.exit_raw_repl()
@@ -170,7 +175,7 @@ class Cable:
             self.transport.close()
 
     @contextlib.contextmanager
-    def _words(self):
+    def _words(self) -> Iterator[None]:
         try:
             yield
         except TransportExecError as e:
@@ -195,17 +200,18 @@ class Cable:
         consumer = output and (lambda data: None if data == b"\x04" else output(data))
         with self._words():
             got = self.transport.exec(code, data_consumer=consumer)
-        return got.decode("utf-8", "replace").replace("\r\n", "\n")
+        return str(got, "utf-8", "replace").replace("\r\n", "\n")
 
     def foreign(self) -> str:
         """Where on its path the board has another program that is called wss_repl; "" when it has none."""
         return self.exec(FOREIGN + "print(_wssctl_foreign())").strip()
 
-    def about(self) -> dict:
+    def about(self) -> About:
         """uid, bundle (whether wss_repl imports), why (not), addresses, files, free (bytes), time, path, machine, mpy
         (the version it reads)."""
         try:
-            return json.loads(self.exec(_ABOUT))
+            said: About = json.loads(self.exec(_ABOUT))
+            return said
         except ValueError:
             raise ConnectionLost(f"{self.port} answers strangely; reset the board and try again.") from None
 
@@ -250,7 +256,7 @@ class Cable:
 
     def finish(self) -> bool:
         """Finishes a commit() that was cut off; whether there was one. Raises BoardError."""
-        dots = []
+        dots: list[bytes] = []
         self.exec(_FINISH, dots.append)
         return bool(dots)
 
@@ -260,7 +266,7 @@ class Cable:
     def folder(self, name: str) -> None:
         self.exec(f"import os\ntry:\n os.mkdir({name!r})\nexcept OSError as e:\n if e.errno != 17:\n  raise\n")
 
-    def set_clock(self, utc) -> bool:
+    def set_clock(self, utc: datetime) -> bool:
         """Sets the board's clock; False when it has none."""
         fields = (utc.year, utc.month, utc.day, utc.weekday(), utc.hour, utc.minute, utc.second, 0)
         code = f"try:\n from machine import RTC\n RTC().datetime({fields})\n print(1)\nexcept ImportError:\n print(0)"
@@ -283,7 +289,7 @@ class Cable:
                 said += transport.serial.read(transport.serial.in_waiting or 1)
                 if (at := said.find(wanted)) >= 0 and b"\n" in said[at:]:
                     break
-            return said.decode("utf-8", "replace").replace("\r", "")
+            return str(said, "utf-8", "replace").replace("\r", "")
 
 
 def _cause(port: str, e: Exception) -> str:

@@ -5,6 +5,7 @@ import ipaddress
 import re
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..text import brief, say, steps
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
 from ..wire.remote import Remote
-from .port import FOREIGN, NEW, UNFINISHED, Cable, refuse_network
+from .port import FOREIGN, NEW, UNFINISHED, About, Cable, refuse_network
 
 _REMOVE_FOLDERS = """
 import os
@@ -192,7 +193,7 @@ def _check_names(args: argparse.Namespace) -> None:
         check_name(name)
 
 
-def _addresses(args: argparse.Namespace, about: dict, before: list[str]) -> list[str]:
+def _addresses(args: argparse.Namespace, about: About, before: list[str]) -> list[str]:
     """Those that its certificate is for: what was given, else the one that it is connected to. A board can claim any,
     and with a certificate for another's it could pass as that one."""
     claimed = []
@@ -212,7 +213,7 @@ def _addresses(args: argparse.Namespace, about: dict, before: list[str]) -> list
 # What the board is
 
 
-def _identify(board: Cable, args: argparse.Namespace, registry: Registry) -> tuple[dict, str | None, str]:
+def _identify(board: Cable, args: argparse.Namespace, registry: Registry) -> tuple[About, str | None, str]:
     """(what the board is, the name it had here, the name it is to have); the port it listens at goes into args."""
     about = _about(board, args)
     known = registry.name_of(about["uid"])
@@ -230,7 +231,7 @@ def _refuse_foreign(name: str, then: str) -> None:
         )
 
 
-def _about(board: Cable, args: argparse.Namespace) -> dict:
+def _about(board: Cable, args: argparse.Namespace) -> About:
     _refuse_foreign(board.foreign(), "then run this again. Nothing was changed.")
     if board.finish():
         say("Finished what an earlier command was cut off in: its files were whole, and are in their places now")
@@ -245,11 +246,11 @@ def _about(board: Cable, args: argparse.Namespace) -> dict:
     return about
 
 
-def _lib_folder(about: dict) -> str:
+def _lib_folder(about: About) -> str:
     return next((p for p in about["path"] if p.endswith("/lib") and not p.startswith("/rom")), "/lib").lstrip("/")
 
 
-def _missing_bundle(board: Cable, about: dict) -> tuple[dict[str, bytes], list[str]]:
+def _missing_bundle(board: Cable, about: About) -> tuple[dict[str, bytes], list[str]]:
     """What has to be installed, by its place on the board, and what to delete then: nothing where it is frozen in."""
     root = _lib_folder(about)
     if about["bundle"] and not any(board.digest(f"{root}/wss_repl.{end}") for end in ("py", "mpy")):
@@ -263,7 +264,7 @@ def _missing_bundle(board: Cable, about: dict) -> tuple[dict[str, bytes], list[s
     return missing, [n for n in (f"{root}/{modules.other(n)}" for n in wanted) if board.digest(n)]
 
 
-def _install(board: Cable, files: dict[str, bytes], old: list[str], about: dict) -> None:
+def _install(board: Cable, files: dict[str, bytes], old: list[str], about: About) -> None:
     root = _lib_folder(about)
     board.folder(root)
     board.folder(f"{root}/wss")
@@ -273,7 +274,7 @@ def _install(board: Cable, files: dict[str, bytes], old: list[str], about: dict)
     _drop_updates(board, about)
 
 
-def _drop_updates(board: Cable, about: dict) -> None:
+def _drop_updates(board: Cable, about: About) -> None:
     """What `wssctl update` has put in front: the bundle that came by cable counts from here on."""
     if set(UPDATE_STATES) & set(about["files"]):
         board.remove([LOADER, *UPDATE_STATES])
@@ -327,7 +328,7 @@ def _host(args: argparse.Namespace, store: Store, authority: ca.Authority, passp
 
 
 def _keys(
-    args: argparse.Namespace, store: Store, board: Cable, authority: ca.Authority, about: dict, names: list[str],
+    args: argparse.Namespace, store: Store, board: Cable, authority: ca.Authority, about: About, names: list[str],
     addresses: list[str],
 ) -> None:
     uid = about["uid"]
@@ -353,7 +354,9 @@ def _board_files(uid: str, cert_der: bytes, ca_pem: bytes, key_der: bytes | None
     return files | {f"SSL_certificate{uid}.der": cert_der, "ROOT_CA_cert.pem": ca_pem}
 
 
-def _keys_fit(store: Store, board: Cable, authority: ca.Authority, uid: str, names: list, addresses: list) -> bool:
+def _keys_fit(
+    store: Store, board: Cable, authority: ca.Authority, uid: str, names: list[str], addresses: list[str]
+) -> bool:
     """Whether the board holds the certificate that is in the store, it suits, and the board's key belongs to it."""
     path = store.device_files(uid)["cert_pem"]
     if not path.exists() or not board.same("ROOT_CA_cert.pem", authority.cert_pem):
@@ -380,7 +383,7 @@ def _holds_point(board: Cable, name: str, point: bytes) -> bool:
         return False
 
 
-def _confirm_foreign(args: argparse.Namespace, board: Cable, about: dict, authority: ca.Authority) -> None:
+def _confirm_foreign(args: argparse.Namespace, board: Cable, about: About, authority: ca.Authority) -> None:
     """A board with keys of another CA is somebody's board."""
     if "ROOT_CA_cert.pem" not in about["files"] or args.yes:
         return
@@ -509,7 +512,7 @@ def _hostname(name: str) -> str:
     return _HOSTNAME.format(label)
 
 
-def _configure(board: Cable, about: dict, args: argparse.Namespace, name: str, password: str, installed: bool) -> None:
+def _configure(board: Cable, about: About, args: argparse.Namespace, name: str, password: str, installed: bool) -> None:
     files = {}
     config = b"PASS = %a\n" % password
     there = board.read("webrepl_cfg.py")
@@ -537,9 +540,9 @@ def _configure(board: Cable, about: dict, args: argparse.Namespace, name: str, p
         say(f"Wrote {', '.join(files)}")
 
 
-def _clock(board: Cable, about: dict) -> None:
+def _clock(board: Cable, about: About) -> None:
     try:
-        there = datetime(*about["time"], tzinfo=UTC)
+        there = datetime(*about["time"]).replace(tzinfo=UTC)
     except ValueError:
         there = datetime(2000, 1, 1, tzinfo=UTC)
     now = datetime.now(UTC)
@@ -554,7 +557,7 @@ def _clock(board: Cable, about: dict) -> None:
 
 def _login(args: argparse.Namespace, store: Store, entry: Board, passphrase: str, password: str) -> None:
     key, cert = store.find_host()
-    answer = ask.later(
+    answer: str | Callable[[], str] = ask.later(
         f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
     try:
