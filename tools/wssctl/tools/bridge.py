@@ -11,6 +11,7 @@ import select
 import socket
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from ..boards.dialler import Dialler
 from ..errors import ConnectionLost, UsageError
@@ -33,7 +34,7 @@ _LOOK = 0.1  # s between two looks at whether somebody has opened the pseudo-ter
 
 def bridge(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as cleanup:
-        ends = []
+        ends: list[_Pty | _Tcp] = []
         if hasattr(os, "openpty"):
             ends.append(cleanup.enter_context(contextlib.closing(_Pty())))
         if args.tcp is not None:
@@ -49,7 +50,7 @@ def bridge(args: argparse.Namespace) -> int:
         print(f"{dial.target} is at", " and ".join(e.name for e in ends), flush=True)
         print("One program at a time. Ctrl-C ends it.", file=sys.stderr)
         try:
-            _pump(board, ends)
+            return _pump(board, ends)
         except serial_handler.Lost as e:
             return e.exit_code
         except KeyboardInterrupt:
@@ -75,8 +76,9 @@ class _Port(serial_handler.Serial):
         return self.read(len(self._input))
 
 
-def _pump(board: _Port, ends: list) -> None:
-    user, pending = None, b""
+def _pump(board: _Port, ends: "list[_Pty | _Tcp]") -> NoReturn:
+    user: _Pty | _Connection | None = None
+    pending = b""
     while True:
         for end in ends:
             new = end.arrived()
@@ -87,7 +89,7 @@ def _pump(board: _Port, ends: list) -> None:
         reads = [board.fileno()]
         if user and board.room():
             reads.append(user.fileno())
-        ready, writable, _ = select.select(reads, [user.fileno()] if pending else [], [], _LOOK)
+        ready, writable, _ = select.select(reads, [user.fileno()] if user and pending else [], [], _LOOK)
         if board.fileno() in ready:
             data = board.take()
             if user:
@@ -97,10 +99,10 @@ def _pump(board: _Port, ends: list) -> None:
         if user.fileno() in writable:
             pending = pending[user.write(pending) :]
         if user.fileno() in ready:
-            data = user.read()
-            if data:
-                board.write(data)
-            elif data is None:
+            typed = user.read()
+            if typed:
+                board.write(typed)
+            elif typed is None:
                 user.close()
                 user, pending = None, b""
 
@@ -108,7 +110,7 @@ def _pump(board: _Port, ends: list) -> None:
 class _Pty:
     """A pseudo-terminal, 0600. It is its own user: programs come and go on its other side."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         import tty
 
         self._master, slave = os.openpty()

@@ -50,7 +50,7 @@ def guard(ours: type) -> None:
     def is_ours(port: Any) -> bool:
         return isinstance(getattr(port, "orig_serial", port), ours)
 
-    def listdir(self, *words, _theirs=transport.Transport.fs_listdir, **more):
+    def listdir(self: Any, *words: Any, _theirs: Any = transport.Transport.fs_listdir, **more: Any) -> Any:
         if not is_ours(self.serial):
             return _theirs(self, *words, **more)
         with _a_sentence(error, "list a folder"):
@@ -60,13 +60,15 @@ def guard(ours: type) -> None:
                 int(entry.st_mode), int(entry.st_size)
         return found
 
-    def evaluate(self, *words, _theirs=transport_serial.SerialTransport.eval, **more):
+    def evaluate(self: Any, *words: Any, _theirs: Any = transport_serial.SerialTransport.eval, **more: Any) -> Any:
         if not is_ours(self.serial):
             return _theirs(self, *words, **more)
         with _a_sentence(error, "answer"):
             return _theirs(self, *words, **more)
 
-    def copy(state, src, dest, *words, _theirs=commands.do_filesystem_recursive_cp, **more):
+    def copy(
+        state: Any, src: str, dest: str, *words: Any, _theirs: Any = commands.do_filesystem_recursive_cp, **more: Any
+    ) -> Any:
         if not (is_ours(state.transport.serial) and src.startswith(":") and not dest.startswith(":")):
             return _theirs(state, src, dest, *words, **more)
         _folder.append(Path(os.path.realpath(dest)))
@@ -75,17 +77,17 @@ def guard(ours: type) -> None:
         finally:
             _folder.pop()
 
-    def open_(file, mode="r", *words, **more):
+    def open_(file: str, mode: str = "r", *words: Any, **more: Any) -> Any:
         """open(), as mpremote.commands has it: not through a link out of the folder that is copied into."""
         if _folder and "w" in mode and not Path(os.path.realpath(file)).is_relative_to(_folder[-1]):
             raise error(f"{file} is a link out of {_folder[-1]} and is left alone; copy that file by its name")
         return open(file, mode, *words, **more)
 
-    def begin(self, *words, _theirs=transport_serial.PyboardCommand.__init__, **more):
+    def begin(self: Any, *words: Any, _theirs: Any = transport_serial.PyboardCommand.__init__, **more: Any) -> None:
         _theirs(self, *words, **more)
         _files.add(self)
 
-    def mount(self, *words, _theirs=transport_serial.SerialTransport.mount_local, **more):
+    def mount(self: Any, *words: Any, _theirs: Any = transport_serial.SerialTransport.mount_local, **more: Any) -> Any:
         if is_ours(self.serial) and not _has_room(self.exec(_HEAP)):
             raise error(
                 f"the board has too little memory to mount a folder, {_MOUNT >> 10} KB of heap in a session: `wssctl "
@@ -93,7 +95,7 @@ def guard(ours: type) -> None:
             )
         return _theirs(self, *words, **more)
 
-    def printfile(data: bytes, _theirs=transport.stdout_write_bytes) -> None:
+    def printfile(data: bytes, _theirs: Any = transport.stdout_write_bytes) -> None:
         _theirs(shown(data.decode("utf-8", "replace"), "\r\n\t").encode() if sys.stdout.isatty() else data)
 
     transport.Transport.fs_listdir = listdir

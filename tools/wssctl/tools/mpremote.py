@@ -17,7 +17,9 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("mpremote is not installed beside wssctl: pip install mpremote.") from None
     names = ("keys", "password_file", "passphrase_file", "host_id", "server_name", "takeover", "timeout", "keep")
     try:
-        from termios import error as no_terminal
+        import termios
+
+        no_terminal: tuple[type[Exception], ...] = (termios.error,)
     except ImportError:  # Windows
         no_terminal = ()
     serial_handler.install(**{name: getattr(args, name) for name in names})

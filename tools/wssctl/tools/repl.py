@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from typing import NoReturn
 
 from ..boards.dialler import connect
 from ..errors import ConnectionLost
@@ -69,11 +71,11 @@ def _show(board: Client) -> None:
 
 
 @contextlib.contextmanager
-def _raw(fd: int):
+def _raw(fd: int) -> Iterator[None]:
     import termios
     import tty
 
-    def leave(signum, frame):
+    def leave(signum: int, frame: object) -> NoReturn:
         raise SystemExit(128 + signum)
 
     saved = termios.tcgetattr(fd)

@@ -16,6 +16,8 @@ import re
 import selectors
 import sys
 import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import serial
 from serial.serialutil import SerialBase, SerialException
@@ -25,6 +27,9 @@ from ..errors import AccessDenied, ConnectionLost, HandshakeCut, KeyFileError, U
 from ..text import shown
 from ..wire.client import PROMPT, Client
 from . import guard
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # A board that joins its Wi-Fi in boot.py needs 5 to 10 s.
 RECONNECT = 30.0
@@ -41,7 +46,7 @@ _PASTE, _WINDOW, _FRAME = b"\x05A\x01", 0x7FFF, 4096
 _PASTED, _CONFIRMED = re.compile(rb"R\x01.*?..\x01.*?\x04", re.S), re.compile(rb"\x04")
 _MAX_FLOW, _MAX_GULP = 1 << 16, 1 << 20
 
-options: dict = {}
+options: dict[str, Any] = {}
 
 
 class Lost(SerialException):
@@ -52,14 +57,14 @@ class Lost(SerialException):
         self.exit_code = cause.exit_code
 
 
-def install(**given) -> None:
+def install(**given: Any) -> None:
     """Makes serial_for_url() know wss:// and ws://. Takes wssctl's options by name: keys, password_file,
     passphrase_file, host_id, server_name, takeover, timeout."""
     options.update(given)
     package = __package__.partition(".")[0]  # where pyserial looks for protocol_wss
     if package not in serial.protocol_handler_packages:
         serial.protocol_handler_packages.append(package)
-        serial.Serial = _Either
+        serial.Serial = _Either  # type: ignore[misc]  # what mpremote up to 1.26 opens ports with
     guard.guard(Serial)
     sys.excepthook = _one_sentence
 
@@ -67,13 +72,13 @@ def install(**given) -> None:
 class _Either(serial.Serial):
     """mpremote up to 1.26 opens addresses, too, as serial.Serial(address) (mpremote/transport_serial.py)."""
 
-    def __new__(cls, port=None, *args, **kwargs):
+    def __new__(cls, port: Any = None, *args: Any, **kwargs: Any) -> Any:
         if isinstance(port, str) and port.lower().startswith(("wss://", "ws://")):
             return serial.serial_for_url(port, *args, **kwargs)
         return super().__new__(cls)
 
 
-def _one_sentence(kind, error, trace) -> None:
+def _one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What a program does not catch has been said already, in open() or when the connection broke."""
     if not issubclass(kind, Lost):
         sys.__excepthook__(kind, error, trace)
@@ -119,7 +124,7 @@ class Serial(SerialBase):
     ready: tuple[str, Client, Dialler] | None = None
     lost: Lost | None = None
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         self._client: Client | None = None
         self._input = bytearray()
         self._raw = self._raw_left = self._reset_due = False
@@ -181,7 +186,7 @@ class Serial(SerialBase):
             self._selector.register(self._pipe[0], selectors.EVENT_READ)
             self._selector.register(self._open_client().link, selectors.EVENT_READ)
             self._flag()
-        return self._selector.fileno()
+        return int(self._selector.fileno())  # type: ignore[attr-defined]  # epoll and kqueue have one
 
     def _flag(self) -> None:
         """Has a byte in the pipe exactly while there are some in _input."""
@@ -209,7 +214,7 @@ class Serial(SerialBase):
         self._flag()
         return data
 
-    def write(self, data) -> int:
+    def write(self, data: "ReadableBuffer") -> int:
         data = bytes(data)
         try:
             self._write(data)
@@ -220,7 +225,7 @@ class Serial(SerialBase):
     def _write(self, data: bytes) -> None:
         client = self._open_client()
         if self._paste is not None:
-            self._pasted(client, data)
+            self._pasted(client, self._paste, data)
         elif self._raw and data == _PASTE and self._can_paste is not False:
             self._begin_paste(client)
         else:
@@ -243,13 +248,13 @@ class Serial(SerialBase):
         self._window = _WINDOW
         self._input += b"R\x01" + _WINDOW.to_bytes(2, "little")
 
-    def _pasted(self, client: Client, data: bytes) -> None:
-        self._paste += data
+    def _pasted(self, client: Client, code: bytearray, data: bytes) -> None:
+        code += data
         self._window -= len(data)
         if data == b"\x04":
-            code, self._paste = self._paste, None
+            self._paste = None
             for at in range(0, len(code), _FRAME):
-                client.write(code[at : at + _FRAME])
+                client.write(bytes(code[at : at + _FRAME]))
         elif self._window <= 0:
             self._window += _WINDOW
             self._input += b"\x01"
@@ -319,7 +324,7 @@ class Serial(SerialBase):
 
     def _broken(self, cause: ConnectionLost) -> None:
         """Connects again and leaves what the reader expects to see, or raises Lost."""
-        client, self._client = self._client, None
+        client, self._client = self._open_client(), None
         if self._selector:
             self._selector.unregister(client.link)
         client.close()
@@ -336,7 +341,7 @@ class Serial(SerialBase):
             self._input += b"\r\nMPY: " + _REBOOT  # the board may go before its last words do
         try:
             if self._raw:
-                self._into_raw()
+                self._into_raw(self._client)
             else:
                 self._client.write(b"\x02")  # has the REPL say who it is, as after a reset on a cable
         except ConnectionLost as e:
@@ -344,10 +349,9 @@ class Serial(SerialBase):
         if not reset:
             _say("connected again.")
 
-    def _into_raw(self) -> None:
+    def _into_raw(self, client: Client) -> None:
         """A soft reset keeps the raw REPL, another does not; and boot.py may still run: then the REPL shows one banner
         by itself and one for our Ctrl-A. Code that answers tells where all of them end."""
-        client = self._client
         client.write(b"\r\x01")
         client.write(b"print('%s')\x04" % _MARK)
         self._input += client.read_until(b"OK" + _MARK + b"\r\n\x04\x04>", RECONNECT).partition(b"raw REPL;")[0]

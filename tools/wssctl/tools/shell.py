@@ -8,7 +8,9 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from ..boards.dialler import Dialler
 from ..boards.engine import Engine, Outcome
@@ -19,6 +21,10 @@ from ..keys.store import Store
 from ..text import shown
 from .files import Files
 from .shell_commands import COMMANDS, Commands
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import Completer
 
 _RECONNECT = 30.0
 
@@ -50,7 +56,14 @@ class Shell(Commands):
     """A session. `line()` runs what somebody typed and returns an exit code."""
 
     def __init__(
-        self, dial: Dialler, out=None, errors=None, *, keys=None, bars: bool = True, patient: bool = True
+        self,
+        dial: Dialler,
+        out: TextIO | None = None,
+        errors: TextIO | None = None,
+        *,
+        keys: str | None = None,
+        bars: bool = True,
+        patient: bool = True,
     ):
         super().__init__(out or sys.stdout, errors or sys.stderr, bars)
         self._dial, self._patient = dial, patient
@@ -84,7 +97,7 @@ class Shell(Commands):
         self.say(self.files.remote.system())
         self.say("`help` lists the commands, Ctrl-k the keys.\n")
         history = private(Store(self._keys).folder / "shell_history")
-        session = PromptSession(
+        session: PromptSession[str] = PromptSession(
             history=FileHistory(str(history)),
             key_bindings=keys,
             completer=_completer(self),
@@ -93,7 +106,7 @@ class Shell(Commands):
         with _no_flow_control():
             return self._prompt(session)
 
-    def _prompt(self, session) -> int:
+    def _prompt(self, session: "PromptSession[str]") -> int:
         code = 0
         while True:
             try:
@@ -108,7 +121,7 @@ class Shell(Commands):
             except ConnectionLost as e:
                 self._again(e)
 
-    def script(self, lines) -> int:
+    def script(self, lines: Iterable[str]) -> int:
         """Until the first line that fails."""
         for line in lines:
             if code := self.line(line):
@@ -166,13 +179,14 @@ class Shell(Commands):
         print("wssctl: connected again.", file=self.errors, flush=True)
 
 
-def _completer(shell: Shell):
-    from prompt_toolkit.completion import Completer, Completion
+def _completer(shell: Shell) -> "Completer":
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
 
     class Names(Completer):
         """Commands first, then files: this machine's where a command reads them, else the board's."""
 
-        def get_completions(self, document, event):
+        def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:
             words = document.text_before_cursor.lstrip().split(" ")
             word = words[-1]
             if len(words) == 1:
@@ -204,7 +218,7 @@ def private(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _no_flow_control():
+def _no_flow_control() -> Iterator[None]:
     """Between two prompts Ctrl-s would stop the terminal."""
     try:
         import termios

@@ -2,6 +2,7 @@
 
 import fnmatch
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
@@ -9,7 +10,7 @@ from ..errors import BoardError, KeyFileError, UsageError
 from ..text import shown
 from ..wire.remote import component
 from . import sync, transfer
-from .files import Files
+from .files import Files, Progress
 
 LINES = "\n\t"  # what several lines of ours have in them
 _KEYS = """\
@@ -81,17 +82,17 @@ class Commands:
 
     # The commands; their docstrings are the help
 
-    def do_help(self, words):
+    def do_help(self, words: list[str]) -> None:
         """help                       this list"""
         for command in dict.fromkeys(COMMANDS.values()):
             self.say(getattr(self, command).__doc__)
         self.say("\n" + _KEYS)
 
-    def do_keys(self, words):
+    def do_keys(self, words: list[str]) -> None:
         """keys                       the keys (Ctrl-k)"""
         self.say(_KEYS)
 
-    def do_ls(self, words):
+    def do_ls(self, words: list[str]) -> None:
         """ls [-l] [PATH...]          files, folders end in /"""
         flags, paths = self._options(words, "l")
         for path in self.expand(paths) or [""]:
@@ -111,22 +112,22 @@ class Commands:
             elif names:
                 self.say("  ".join(names) if self.out.isatty() else "\n".join(names))
 
-    def do_cd(self, words):
+    def do_cd(self, words: list[str]) -> None:
         """cd [PATH]                  go to a folder"""
         if self.home is None:
             self.home = self.files.cwd
         self.files.chdir(words[0] if words else "/")
 
-    def do_pwd(self, words):
+    def do_pwd(self, words: list[str]) -> None:
         """pwd                        which folder this is"""
         self.say(shown(self.files.cwd))
 
-    def do_cat(self, words):
+    def do_cat(self, words: list[str]) -> None:
         """cat FILE...                what is in files"""
         for path in self.expand(words):
             self._show(self.files.board.get(self.files.near(path)))
 
-    def do_head(self, words):
+    def do_head(self, words: list[str]) -> None:
         """head [-n LINES] FILE...    their first lines (10)"""
         count = 10
         if words[:1] == ["-n"]:
@@ -150,19 +151,19 @@ class Commands:
         else:
             self.out.write(data.decode("utf-8", "replace"))
 
-    def do_cp(self, words):
+    def do_cp(self, words: list[str]) -> None:
         """cp SOURCE... TO            copy on the board"""
         sources, to = self._two(self.expand(words), "cp SOURCE... TO")
         for source in sources:
             self.files.remote.copy(source, self._into(source, to))
 
-    def do_mv(self, words):
+    def do_mv(self, words: list[str]) -> None:
         """mv SOURCE... TO            rename or move on the board"""
         sources, to = self._two(self.expand(words), "mv SOURCE... TO")
         for source in sources:
             self.files.remote.rename(self.files.near(source), self.files.near(self._into(source, to)))
 
-    def do_rm(self, words):
+    def do_rm(self, words: list[str]) -> None:
         """rm [-r] PATH...            delete; -r folders too"""
         flags, paths = self._options(words, "r")
         if not paths:
@@ -172,29 +173,29 @@ class Commands:
                 raise UsageError(f"rm {path}: name what is in it.")
             self.files.remote.remove(path.rstrip("/"), "r" in flags)
 
-    def do_mkdir(self, words):
+    def do_mkdir(self, words: list[str]) -> None:
         """mkdir [-p] PATH...         make folders"""
         flags, paths = self._options(words, "p")
         for path in paths:
             self.files.remote.mkdir(path.rstrip("/"), "p" in flags)
 
-    def do_rmdir(self, words):
+    def do_rmdir(self, words: list[str]) -> None:
         """rmdir PATH...              delete empty folders"""
         for path in self.expand(words):
             self.files.remote.rmdir(path.rstrip("/"))
 
-    def do_df(self, words):
+    def do_df(self, words: list[str]) -> None:
         """df                         room on the file system"""
         total, free = self.files.remote.df(self.files.cwd)
         self.say(f"{_human(total - free)} of {_human(total)} used, {_human(free)} free")
 
-    def do_du(self, words):
+    def do_du(self, words: list[str]) -> None:
         """du [PATH]                  bytes in a folder and below"""
         for path in self.expand(words) or [""]:
             entries = self.files.remote.walk(path, deep=True)
             self.say(f"{sum(e.size for e in entries):>10} {shown(path or self.files.cwd)}")
 
-    def do_tree(self, words):
+    def do_tree(self, words: list[str]) -> None:
         """tree [PATH]                a folder and all below it"""
         for path in words or [""]:
             entries = self.files.remote.walk(path, deep=True)
@@ -202,12 +203,12 @@ class Commands:
             for e in entries:
                 self.say("  " * (len(PurePosixPath(e.path).parts) - depth - 1) + shown(e.name) + "/" * e.is_dir)
 
-    def do_sha256sum(self, words):
+    def do_sha256sum(self, words: list[str]) -> None:
         """sha256sum FILE...          computed on the board"""
         for path in self.expand(words):
             self.say(f"{self.files.remote.sha256(path)}  {shown(path)}")
 
-    def do_put(self, words):
+    def do_put(self, words: list[str]) -> None:
         """put [-r] LOCAL... [FOLDER] files to the board, with -r folders, too
         put LOCAL :NAME            under another name"""
         flags, words = self._options(words, "r")
@@ -215,10 +216,10 @@ class Commands:
             raise UsageError("put [-r] LOCAL... [FOLDER]")
         transfer.put_all(self.files, transfer.put_plan(words, "r" in flags), self.say, self._bar)
 
-    def _bar(self, name: str, size: int | None):
+    def _bar(self, name: str, size: int | None) -> AbstractContextManager[Progress]:
         return (transfer.progress if self.bars else transfer.no_bar)(name, size)
 
-    def do_get(self, words):
+    def do_get(self, words: list[str]) -> None:
         """get FILE... [LOCAL]        files from the board"""
         to = Path()
         if len(words) > 1 and (Path(words[-1]).is_dir() or len(words) == 2 and not self.files.remote.stat(words[-1])):
@@ -233,7 +234,7 @@ class Commands:
                 self.files.get(path, f, advance)
             self.say(f"{shown(path)} -> {shown(str(local))}")
 
-    def do_run(self, words):
+    def do_run(self, words: list[str]) -> int:
         """run FILE | run :FILE       a program of this machine, or :of the board"""
         if len(words) != 1:
             raise UsageError("run FILE, or run :FILE for one that is on the board.")
@@ -246,16 +247,18 @@ class Commands:
         if result.error:
             print(shown(result.error, LINES), end="", file=self.errors)
             return 1
+        return 0
 
-    def do_exec(self, words):
+    def do_exec(self, words: list[str]) -> int:
         """exec CODE                  code on the board"""
         result = self.files.board.exec(" ".join(words), output=lambda data: self._write(data.replace(b"\r", b"")))
         self.files.moved()
         if result.error:
             print(shown(result.error, LINES), end="", file=self.errors)
             return 1
+        return 0
 
-    def do_sync(self, words):
+    def do_sync(self, words: list[str]) -> None:
         """sync [--mpy] [--delete] [--dry-run] FOLDER [TO]
         make TO like FOLDER (here): sends what differs by hash; --mpy compiles .py;
         --delete deletes there what is not here; .wssignore in FOLDER is left out
@@ -283,7 +286,7 @@ class Commands:
             sync.carry_out(self.files, plan, lambda step: self.say(step.words()), self._bar, local)
         self.say(plan.summary())
 
-    def do_repl(self, words):
+    def do_repl(self, words: list[str]) -> int:
         """repl                       the board's REPL (Ctrl-s); Ctrl-s or Ctrl-] comes back"""
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise UsageError("The REPL needs a terminal; `run` and `exec` do not.")
@@ -293,7 +296,7 @@ class Commands:
         self.files.moved()
         return code
 
-    def do_exit(self, words):
+    def do_exit(self, words: list[str]) -> None:
         """exit                       leave (Ctrl-x)"""
         raise EOFError
 
@@ -308,7 +311,8 @@ def _number(words: list[str]) -> int:
 
 
 def _human(n: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if n < 10_000 or unit == "GB":
+    for unit in ("B", "KB", "MB"):
+        if n < 10_000:
             return f"{n:.0f} {unit}"
         n /= 1024
+    return f"{n:.0f} GB"

@@ -50,14 +50,16 @@ def ask(dial: Dialler) -> Outcome:
 def _words(said: dict[str, Any], der: bytes | None) -> dict[str, Any]:
     """A board's answers, which may be anything, as words for people."""
     words: dict[str, Any] = {}
-    report: dict[str, Any] = said.get("status") if isinstance(said.get("status"), dict) else {}
+    status = said.get("status")
+    report: dict[str, Any] = status if isinstance(status, dict) else {}
     firmware = said.get("firmware")
     if isinstance(firmware, list):
         words["firmware"] = " ".join(str(w) for w in firmware[1:] if w)
     words["bundle"] = f"{said.get('bundle') or '?'}{' frozen' if said.get('frozen') else ''}"
     words["up"] = _uptime(said.get("running"))
     for title in ("heap", "flash"):
-        if _numbers(pair := said.get(title), 2):
+        pair: Any = said.get(title)
+        if _numbers(pair, 2):
             words[title] = f"{_size(pair[0])} free"
     if der:
         until = ca.load_cert(der, "board's certificate").not_valid_after_utc
@@ -102,7 +104,7 @@ def _clock(shown: Any) -> str:
     if not _numbers(shown, 6):
         return "?"
     try:
-        there = datetime(*shown[:6], tzinfo=UTC)
+        there = datetime(*shown[:6]).replace(tzinfo=UTC)
     except ValueError:
         return "?"
     off = there - datetime.now(UTC).replace(microsecond=0)

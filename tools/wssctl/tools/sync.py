@@ -114,7 +114,8 @@ def to_board(files: Files, folder: Path, to: str, *, delete: bool = False, mpy: 
     """To make `to` (a folder on the board; "" is the current one) like the folder here. delete: what is not here goes
     there. mpy: .py files go as .mpy. Raises UsageError with all that is against it."""
     transfer.board_name(to)
-    ignored, problems = Ignored(folder), []
+    ignored = Ignored(folder)
+    problems: list[str] = []
     here = _local(folder, ignored, problems)
     there = _remote(files, to, problems)
     prefix = _prefix(to)
@@ -156,7 +157,8 @@ def to_board(files: Files, folder: Path, to: str, *, delete: bool = False, mpy: 
 def from_board(files: Files, folder: str, to: Path) -> Plan:
     """To have in `to`, a folder here, what is in the board's folder. Nothing here is deleted: a board is not to decide
     on that. Raises UsageError with all that is against it, BoardError for names that are none."""
-    ignored, problems = Ignored(to), []
+    ignored = Ignored(to)
+    problems: list[str] = []
     there = _remote(files, folder, problems)
     if there is None:
         raise BoardError(f"There is no folder {folder} on the board.")
@@ -190,10 +192,11 @@ def carry_out(
         if step.verb == "make":
             files.remote.mkdir(step.name)
         elif step.verb == "send":
-            source = step.local if step.data is None else step.data
+            assert step.local
             with bar(step.name, _size(step.local, step.data)) as advance:
-                files.put(source, step.name, advance)
+                files.put(step.local if step.data is None else step.data, step.name, advance)
         elif step.verb == "fetch":
+            assert step.local and to
             _make_folders(step.local.parent, to)
             with bar(step.name, None) as advance, transfer.replacing(step.local, step.local.parent) as f:
                 files.get(step.name, f, advance)

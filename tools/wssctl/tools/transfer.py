@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from ..boards.dialler import Dialler, connect
 from ..boards.many import named, on_each
@@ -263,7 +263,7 @@ def _base(path: str) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, inside: Path | None = None) -> Iterator:
+def replacing(path: Path, inside: Path | None = None) -> Iterator[BinaryIO]:
     """A binary file that takes `path`'s place when the block ends well; otherwise the old one stays. With `inside`
     it is a file in that folder or none, whatever links lead out of it."""
     named, path = path, Path(os.path.realpath(path))  # a symbolic link stays one
