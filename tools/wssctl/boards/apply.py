@@ -1,9 +1,11 @@
 """`wssctl boards apply`, and `wssctl update`, which records what it wants first."""
 
 import argparse
+from typing import Any
 
 from ..errors import BoardError, UsageError, WssctlError
 from ..keys import commands as keys
+from ..keys.store import Store
 from ..text import say
 from . import fleet as changes
 from . import modules, waiting
@@ -55,7 +57,7 @@ def apply(args: argparse.Namespace) -> int:
     return 0 if args.board else _go_on_rotating(args, fleet)
 
 
-def _bring_bundle(fleet: Fleet, board: Board, how: dict) -> str:
+def _bring_bundle(fleet: Fleet, board: Board, how: dict[str, Any]) -> str:
     if updates.number(modules.version()) < updates.number(how["version"]):
         has = modules.version()
         raise UsageError(f"{board.name} is to get {how['version']}, and this wssctl has {has}: update wssctl first.")
@@ -82,7 +84,7 @@ def update(args: argparse.Namespace) -> int:
     from .many import named
 
     version = modules.version()
-    registry = Registry(keys.Store(args.keys))
+    registry = Registry(Store(args.keys))
     boards = named(args) or [b for b in [registry.find(args.url)] if b]
     listed = [b.name for b in boards if b.uid or registry.find(b.name)]
     how = {n: getattr(args, n) for n in _OPTIONS if hasattr(args, n)} | {"version": version}

@@ -352,7 +352,7 @@ def forget_new_password(store: Store, board: Board) -> None:
     keep_secret(store, _pending(board), None)
 
 
-def password(args) -> int:
+def password(args: argparse.Namespace) -> int:
     """New ones, random or as given. They are kept here before a board has them, and the old ones until they work."""
     args.board = args.name
     fleet = Fleet(args)
@@ -417,7 +417,7 @@ def bring_password(fleet: Fleet, board: Board) -> str:
     return waiting.bring(store.record, board.name, waiting.PASSWORD, work)
 
 
-def remember(args) -> int:
+def remember(args: argparse.Namespace) -> int:
     """Logs in with the secrets first: what is remembered works."""
     args.board = [args.name]
     fleet = Fleet(args)
