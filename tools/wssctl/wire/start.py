@@ -1,7 +1,6 @@
 """The start of a holder (holder.py), for the command that finds none."""
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
@@ -27,6 +26,8 @@ def start(
 ) -> bool:
     """Starts a holder at `path`; False when somebody else just does. Secrets are asked for here, and reach it through a
     pipe. Raises KeyFileError, kept.NoPlace."""
+    import fcntl  # there are holders on POSIX alone
+
     spec = {
         "target": target[:3],
         "identity": kept.identity(target, credentials),
