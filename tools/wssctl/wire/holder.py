@@ -460,7 +460,7 @@ class _Watch:
         if _marks(self.files) != self.marks:
             return True
         if (marks := self._record_marks()) != self.record_marks:
-            if self._rows() != self.rows:
+            if self._rows() != self.rows:  # or it can't be read any more
                 return True
             self.record_marks = marks
         return False
@@ -469,9 +469,9 @@ class _Watch:
         return _marks([self.record.path]) if self.record else []
 
     def _rows(self) -> list[object]:
-        seen: list[object] = []
         if self.record is None:
-            return seen
+            return []
+        seen: list[object] = [object()]  # unlike any other, unless all could be read
         with contextlib.suppress(WssctlError), self.record.view() as db:
             rows = db.execute(
                 "SELECT name, uid, serial, not_after FROM boards WHERE host = ? AND port = ? ORDER BY name",
@@ -484,6 +484,7 @@ class _Watch:
                     seen.append(sorted(map(repr, map(tuple, found))))
                 secret = db.execute("SELECT secret FROM secrets WHERE what = ?", (f"password:{row['name']}",))
                 seen.append(hashlib.sha256(repr([tuple(r) for r in secret]).encode()).digest())
+            del seen[0]
         return seen
 
 
