@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 
@@ -16,11 +18,13 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_der_private_key,
 )
-from desk import WSSCTL, Desk
+from desk import PASSWORD, WSSCTL, Desk
 from keeping import End, exec_, holder, its_socket, keeping, start
-from targets import UID, Unix
+from targets import ROOT, UID, Unix
 from wssctl.boards.dialler import open_board
+from wssctl.errors import KeyFileError
 from wssctl.keys.ca import Authority
+from wssctl.wire import kept
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +216,75 @@ def test_what_others_put_there(desk):
     path.unlink()
 
 
+@pytest.fixture
+def here(desk, monkeypatch):
+    """The desk's operator is this process."""
+    for name, value in desk.env.items():
+        monkeypatch.setenv(name, value)
+    return desk
+
+
+def connected(desk):
+    """Logs in with keep; whether the connection is one that is kept."""
+    with open_board(desk.at, keep=60.0, timeout=60.0) as client:
+        assert client.exec("print(6*7)").output == b"42\r\n"
+        return isinstance(client.link, kept.KeptLink)
+
+
+def test_where_no_connection_can_be_kept_it_is_said_and_none_is(here, monkeypatch, tmp_path, capsys):
+    with monkeypatch.context() as m:
+        m.delattr(socket, "AF_UNIX")  # Windows
+        assert not connected(here)
+    assert "this system has no sockets between its processes" in capsys.readouterr().err
+    long = tmp_path / ("x" * 100)
+    long.mkdir(0o700)
+    for value in (str(tmp_path / "missing"), "relative", str(long)):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", value)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "relative").mkdir(exist_ok=True)
+        if value != "relative" or not os.path.isdir(f"/run/user/{os.geteuid()}"):
+            assert not connected(here)
+            assert "NOTE: The connection is not kept: " in capsys.readouterr().err
+        assert not list((tmp_path / "relative").iterdir())
+    desk_ran = here.run(*WSSCTL, "keep", env={"XDG_RUNTIME_DIR": str(tmp_path / "missing")})
+    assert (desk_ran.returncode, desk_ran.stdout) == (0, "")
+
+
+def test_a_runtime_folder_that_others_can_change_is_refused(here, monkeypatch, tmp_path):
+    base = tmp_path / "shared"
+    base.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
+    for mode in (0o770, 0o707):
+        base.chmod(mode)
+        with pytest.raises(KeyFileError, match="can be changed by others"):
+            connected(here)
+    base.chmod(0o1777)  # as /tmp: nobody can take away what is another's
+    assert connected(here)
+    here.run(*WSSCTL, "keep", "stop", env={"XDG_RUNTIME_DIR": str(base)})
+    if os.geteuid() == 0:
+        base.chmod(0o700)
+        os.chown(base, 65534, 65534)
+        with pytest.raises(KeyFileError, match="can be changed by others"):
+            connected(here)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a file system")
+@pytest.mark.parametrize("files", [1, 2, 3])
+def test_a_full_disk(here, monkeypatch, tmp_path, capsys, files):
+    """A runtime folder in which so many files can be made: none, a folder, and its lock file."""
+    base = tmp_path / "full"
+    base.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size=4k,nr_inodes={files},mode=0700", "tmpfs", str(base)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
+        assert not connected(here)
+        assert "NOTE: The connection is not kept: " in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", str(base)], check=True)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
 def test_another_user_gets_nothing(desk):
     exec_(desk, "pass")
@@ -306,6 +379,26 @@ def test_a_program_can_keep_it_too(desk, keys, monkeypatch):
             assert client.exec(f"print({n})").output == b"%d\r\n" % n
             assert client.exec("print(9)").output == b"9\r\n"
     assert desk.network.connections == 1
+
+
+def test_the_library_as_its_page_shows_it(here, keys):
+    """docs/client.md: its programs, on this board."""
+    page = (ROOT / "docs" / "client.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", page, re.S)
+    found = {}
+    first = first.replace('"room1"', repr(here.at)).replace("print(board.exec", "done = (board.exec")
+    (here.directory / "name.bin").unlink(missing_ok=True)
+    exec(compile(first, "docs/client.md", "exec"), found)
+    assert (found["done"], found["data"]) == (b"42\r\n", b"data")
+    files = {"ROOT_CA_cert.pem": keys.ca_file, "HOST_cert.pem": keys.host.cert, "HOST_key.pem": keys.host.key}
+    for name, path in files.items():
+        second = second.replace(f'Path("{name}")', f"Path({str(path)!r})")
+    for said, true in (("passphrase", keys.passphrase), ("password", PASSWORD), ("wss://192.168.1.20", here.at)):
+        second = second.replace(f'"{said}"', repr(true))
+    second = second.replace("    ...", "    done = board.exec('print(1)').output")
+    exec(compile(second, "docs/client.md", "exec"), found)
+    assert found["done"] == b"1\r\n" and isinstance(found["board"].link, kept.KeptLink)
+    assert here.network.connections == 1  # the same board, and the same key files
 
 
 def test_no_secret_is_to_be_seen(desk):

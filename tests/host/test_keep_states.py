@@ -4,6 +4,7 @@ such a connection."""
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from desk import WSSCTL, Desk, Terminal
-from keeping import End, exec_, holder, its_socket, keeping, start
+from keeping import End, exec_, holder, keeping, start
+from site_of_boards import PASSWORD, Site
 from targets import UID, Unix
 from wssctl.boards.dialler import open_board
 from wssctl.wire.kept import KeptLink
@@ -247,6 +249,33 @@ def test_what_is_known_of_the_board_changes(desk, keys, tmp_path):
         assert end.wait(), (change, done)
 
 
+def test_keys_and_passwords_that_change_on_the_board(tmp_path):
+    """Renewal, a new password, a revocation and a rotation, each by the command: the connection from before is not used
+    again, and the next command comes in with what counts now."""
+    (tmp_path / "run").mkdir(0o700)
+    with Site(tmp_path, 64) as site:
+        site.env |= {"XDG_RUNTIME_DIR": str(tmp_path / "run")}
+        site.add("room1", UID)
+        env, folder = site.other_host()
+        other = next(folder.glob("HOST_cert@*.pem"))
+        try:
+            for change in (
+                ("boards", "renew", "--all", "room1"),
+                ("password", "room1"),
+                ("host", "revoke", other),
+                ("ca", "rotate"),
+            ):
+                said = {"WSSCTL_PASSWORD": "" if site.remembered() else PASSWORD}
+                assert site.run("exec", "--keep", "5m", "room1", "print(1)", env=said) == "1\n"
+                end = End(int(re.search(r"process (\d+)", site.run("keep"))[1]))
+                site.run(*change, env=said)
+                assert end.wait(), change
+                said = {"WSSCTL_PASSWORD": "" if site.remembered() else PASSWORD}
+                assert site.run("exec", "--keep", "5m", "room1", "print(2)", env=said) == "2\n", change
+        finally:
+            site.run("keep", "stop")
+
+
 def test_a_soft_reset_by_code_and_a_power_cut(desk, lend):
     with lend() as client:
         client.exec("pass")
@@ -336,4 +365,3 @@ def test_every_tool_goes_through_it(desk, tmp_path):
     assert desk.network.connections == 1
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(desk.directory / "src")
-    assert its_socket(desk).is_socket() and UID
