@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TypeAlias
 
 from .errors import KeyFileError, WssctlError
@@ -38,8 +39,6 @@ def _lazy(module: str, function: str) -> Callable[[argparse.Namespace], int]:
     """Imports on call: `wssctl --help` and `repl` need not wait for what only other commands use."""
 
     def call(args: argparse.Namespace) -> int:
-        from importlib import import_module
-
         return int(getattr(import_module(f".{module}", __package__), function)(args))
 
     return call
@@ -195,6 +194,17 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("what", nargs="?", metavar="TIME", help="90s, 5m, 2h, 0; or `stop`")
     p.add_argument("board", nargs="?", metavar="BOARD", help="as for other commands; all for none")
     p.set_defaults(call=_lazy("tools.keep", "keep"))
+
+    p = commands.add_parser(
+        "completion",
+        help="for bash, zsh and fish, with the names of your boards",
+        description=(
+            'Prints what the shell has to know. bash and zsh: put `eval "$(wssctl completion bash)"` (or zsh) into '
+            "~/.bashrc or ~/.zshrc; fish: `wssctl completion fish > ~/.config/fish/completions/wssctl.fish`."
+        ),
+    )
+    p.add_argument("shell", nargs="?", choices=("bash", "zsh", "fish"), help="default: by $SHELL")
+    p.set_defaults(call=_lazy("tools.completion", "completion"))
 
     cable, over, boards = key_commands(commands, keys, several)
     make = _Parser(add_help=False, parents=[keys])
@@ -485,7 +495,10 @@ def _standard_streams() -> None:
 def main(argv: list[str] | None = None) -> int:
     _standard_streams()
     try:
-        args = build_parser().parse_args(argv)
+        parser = build_parser()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what comes next
+            import_module(".tools.completion", __package__).offer(parser)
+        args = parser.parse_args(argv)
         code: int = args.call(args)
         sys.stdout.flush()
         return code

@@ -1,14 +1,16 @@
 """The boards this user knows, by name and group, in the record beside the keys."""
 
 import argparse
+import contextlib
 import re
 import sqlite3
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import KeyFileError, UsageError
-from ..keys.record import now
+from ..keys.record import NAME, now, private
 from ..keys.remembered import remember
 from ..keys.store import Store, check_uid
 from ..wire.link import WSS_PORT
@@ -155,10 +157,27 @@ def rename(db: sqlite3.Connection, old: str, new: str) -> None:
         db.execute(f"UPDATE OR REPLACE {table} SET board = ? WHERE board = ?", (new, old))
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
 def check_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
+    if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a board: take letters, digits, '-', '_' and dots.")
     return name
+
+
+def known_names(folder: Path) -> tuple[list[str], list[str]]:
+    """(names of boards, names of groups) in the record of a key folder, for completion: nothing is made, finished or
+    changed, and what cannot be read is empty."""
+    record = folder / NAME
+    try:
+        private(record)
+        with contextlib.closing(sqlite3.connect(f"{record.absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)) as db:
+            boards = [row[0] for row in db.execute("SELECT name FROM boards ORDER BY name")]
+            groups = [row[0] for row in db.execute("SELECT DISTINCT name FROM groups ORDER BY name")]
+    except (sqlite3.Error, OSError, KeyFileError):
+        return [], []
+    return [n for n in boards if _NAME.fullmatch(n)], [n for n in groups if _NAME.fullmatch(n)]
 
 
 def server_name(store: Store, board: Board) -> str | None:
