@@ -1,10 +1,16 @@
 """start(): whatever it is given and finds on the flash, a server that runs goes on, and a right clock stays right."""
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.name import _ASN1Type
+from peers import Identity
 
 pytestmark = pytest.mark.needs("quick")
 
@@ -103,3 +109,46 @@ def test_a_thousand_entries_are_read(connect, board, keys):
     lines = [f"revoked {i:064x} #1 HOST user{i:04}@a-laptop-somewhere" for i in range(1, 1001)]
     (board.directory / "wss_trust.txt").write_text("\n".join([*lines, "end", ""]))
     assert connect().login(path=b"/takeover").command("1+1") == b"2\r\n"
+
+
+def named(keys, folder, name: x509.Name):
+    """A host certificate of the right CA, with whatever name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    issuer = x509.load_pem_x509_certificate(keys.ca.cert_pem).subject
+    builder = x509.CertificateBuilder(issuer, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(9))
+    (folder / "cert.pem").write_bytes(builder.sign(keys.ca._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return Identity(keys.ca_file, folder / "cert.pem", folder / "key.pem")
+
+
+def common(text, kind=_ASN1Type.UTF8String):
+    return x509.NameAttribute(x509.NameOID.COMMON_NAME, text, kind, _validate=False)
+
+
+@pytest.mark.filterwarnings("ignore:Attribute's length")
+def test_whatever_a_host_is_called_is_kept_short_and_plain(connect, board, keys, tmp_path):
+    """Of a certificate that the CA signed for somebody who could choose."""
+    names = [
+        [common("x" * 5000)],
+        [common("\x1b]0;owned\x07\x1b[2J\r\n\0end")],
+        [common("\u202eevil\u2066 ä€😀")],
+        [common("wide \x1b", _ASN1Type.BMPString)],
+        [common("a\xff\x9b1m", _ASN1Type.T61String)],
+        [common("one"), common("two")],
+        [common("' }; {\\")],
+        [x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "no name")],
+        [common("")],
+        [],
+    ]
+    for attributes in names:
+        host = named(keys, tmp_path, x509.Name(attributes))
+        peer = connect(host).login(path=b"/takeover")
+        assert peer.command("6*7") == b"42\r\n"
+        code = "import json, wss_repl; s = wss_repl.status(); print(json.dumps([s['host'], list(s['logins'])]))"
+        (name, serial), logins = json.loads(board.run(code))
+        cert = x509.load_pem_x509_certificate(host.cert.read_bytes())
+        assert serial == f"{cert.serial_number:x}" and name in logins, "who was there can be found"
+        assert all(len(n) <= 40 and n.isascii() and n.isprintable() for n in logins), logins
+        peer.close()
