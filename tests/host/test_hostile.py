@@ -166,6 +166,33 @@ def test_a_name_leads_out_of_the_folder(lie, tool, leads):
     assert not [p for p in lie.here.parent.rglob("*") if p.is_file()]
 
 
+@pytest.mark.parametrize("words", [("cp", "-r", ":", "."), ("cp", "-r", ":dir", ".")])
+def test_a_copy_of_a_folder_hits_no_hidden_file(lie, words):
+    (lie.here / ".bashrc").write_text("mine")
+    lie("return iter([('.bashrc', 0x8000, 0, 5), ('.evilrc', 0x8000, 0, 5), ('fine-evil', 0x8000, 0, 5)])")
+    done = lie.run("mpremote", "resume", "fs", *words)
+    assert done.returncode == 0 and "hidden files are left out" in done.stderr, done
+    assert (lie.here / ".bashrc").read_text() == "mine"
+    assert sorted(p.name for p in lie.here.rglob("*") if p.is_file() and p.name != ".bashrc") == ["fine-evil"]
+
+
+def test_a_mount_shows_no_hidden_file(lie):
+    (lie.here / ".env").write_text("secret")
+    (lie.here / ".git").mkdir()
+    (lie.here / ".git" / "config").write_text("secret")
+    (lie.here / "data").write_text("shown")
+    for code in (
+        "open('/remote/.env').read()", "open('/remote/.env', 'w')", "open('/remote/.git/config')", "os.remove('.env')",
+        "os.rename('.env', 'x')", "os.rename('data', '.git/hook')", "os.mkdir('.new')", "open('data/../.env')",
+        "os.rmdir('.git')", "open('/remote/.new', 'w')",
+    ):  # fmt: skip
+        done = lie.run("mpremote", "resume", "mount", ".", "exec", f"import os\nprint({code})")
+        assert done.returncode == 1 and "secret" not in done.stdout, (code, done)
+    assert lie.run("mpremote", "resume", "mount", ".", "exec", "print(open('data').read())").stdout.endswith("shown\n")
+    assert {p.name for p in lie.here.iterdir()} == {".env", ".git", "data"}
+    assert (lie.here / ".env").read_text() == (lie.here / ".git" / "config").read_text() == "secret"
+
+
 def test_a_name_that_is_a_link_out_of_the_folder_here(lie, desk):
     outside = lie.here.parent / "outside"
     outside.write_text("mine")

@@ -5,6 +5,8 @@ Works on mpremote 1.25 and later; what a version has not is left as it is.
 """
 
 import contextlib
+import errno
+import functools
 import os
 import re
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BoardError
-from ..text import shown
+from ..text import brief, say, shown
 from ..wire.remote import component
 
 # Bytes of heap that mpremote's mount (its fs_hook_code) needs on a board of 32 bits, and what MicroPython must leave to
@@ -58,6 +60,9 @@ def guard(ours: type) -> None:
             for entry in found:
                 component(entry.name)
                 int(entry.st_mode), int(entry.st_size)
+        if _folder and (hidden := [e.name for e in found if e.name.startswith(".")]):
+            say(f"NOTE: hidden files are left out ({brief(', '.join(hidden))}); copy them by their names.")
+            found = [e for e in found if not e.name.startswith(".")]
         return found
 
     def evaluate(self: Any, *words: Any, _theirs: Any = transport_serial.SerialTransport.eval, **more: Any) -> Any:
@@ -86,6 +91,8 @@ def guard(ours: type) -> None:
     def begin(self: Any, *words: Any, _theirs: Any = transport_serial.PyboardCommand.__init__, **more: Any) -> None:
         _theirs(self, *words, **more)
         _files.add(self)
+        if is_ours(self.fin):
+            self.path_check = functools.partial(_not_hidden, self.path_check, self.root)
 
     def mount(self: Any, *words: Any, _theirs: Any = transport_serial.SerialTransport.mount_local, **more: Any) -> Any:
         if is_ours(self.serial) and not _has_room(self.exec(_HEAP)):
@@ -105,6 +112,13 @@ def guard(ours: type) -> None:
     transport_serial.PyboardCommand.__init__ = begin
     transport_serial.SerialTransport.mount_local = mount
     transport.stdout_write_bytes = printfile
+
+
+def _not_hidden(check: Callable[[str], None], root: str, path: str) -> None:
+    """For what a board does in a mounted folder: nothing to hidden files, which a project has for other programs."""
+    check(path)
+    if any(part.startswith(".") for part in os.path.relpath(path, root).split(os.sep) if part != "."):
+        raise PermissionError(errno.EPERM, "")
 
 
 def _has_room(said: bytes) -> bool:
