@@ -1,7 +1,9 @@
 """The rooms of tools/wssctl: imports go downward only, also those inside of functions."""
 
 import ast
+from pathlib import Path
 
+import evidence
 import pytest
 from targets import ROOT
 
@@ -54,3 +56,8 @@ def test_the_arrows_are_seen():
     """A test that would see an arrow upward: these are known to be there."""
     assert imported(FILES[FILES.index(next(f for f in FILES if f.name == "setup.py"))]) >= {"boards", "keys", "wire"}
     assert {f.parts[0] for f in FILES if len(f.parts) > 1} == {"keys", "wire", "boards", "cable", "tools", "onboard"}
+
+
+def test_make_evidence_runs_all_of_it():
+    jobs = {Path(word).name for _, _, words in evidence.JOBS + evidence.SLOW for word in words}
+    assert {p.name for p in (ROOT / "tests/evidence").glob("test_*.py")} <= jobs

@@ -50,6 +50,7 @@ JOBS = [
     ("updates", "unix", [TESTS + "update_faults.py", *UPDATES]),
     ("requests", "unix32", [REQUESTS]),
     ("requests", "unix", [REQUESTS]),
+    ("record", "unix", [TESTS + "killed.py", TESTS + "kept.py"]),
 ]  # fmt: skip
 # These wait more than they work, and run beside the others from the start
 SLOW = [("slow", "unix", [TESTS + "backpressure.py", TESTS + "day.py"])]
