@@ -1,20 +1,24 @@
 """webrepl_cli's protocol as its heirs speak it, PyPI's webrepl 0.2.0 and belay 0.30.1: unmasked frames, header and
-payload apart, a request in two parts, and plain ws only. So through a TLS forwarder, and to a board told to take ws."""
+payload apart, a request in two parts, and plain ws only. So through `wssctl proxy`, and to a board told to take ws."""
 
 import os
+import signal
 import subprocess
+import sys
 
 import pytest
-from conftest import PASSWORD
-from forwarder import Forwarder
+from conftest import PASSPHRASE, PASSWORD, USER
 from ports import free_port
 
 
 @pytest.fixture(scope="module")
-def forwarder(desk):
-    with Forwarder(desk.board.address, desk.host.context()) as forwarder:
-        yield forwarder
-        assert forwarder.suites and all("GCM" in suite for suite in forwarder.suites)
+def proxy(desk):
+    """The port of `wssctl proxy`."""
+    command = [sys.executable, "-m", "wssctl", "proxy", "wss://%s:%d" % desk.board.address]
+    env = os.environ | {"WSSCTL_KEYS": str(desk.keys), "WSSCTL_PASSPHRASE": PASSPHRASE, "USER": USER}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        yield int(process.stdout.readline().rpartition(":")[2])
+        process.send_signal(signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +31,13 @@ def plain(target, tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["forwarded", "plain"])
+@pytest.fixture(params=["proxied", "plain"])
 def way(request):
     """(port, the board's directory) of both ways in."""
     if request.param == "plain":
         board = request.getfixturevalue("plain")
         return board.port, board.directory
-    return request.getfixturevalue("forwarder").port, request.getfixturevalue("desk").directory
+    return request.getfixturevalue("proxy"), request.getfixturevalue("desk").directory
 
 
 def run(*arguments, timeout=30, **kwargs) -> str:

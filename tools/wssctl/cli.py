@@ -314,6 +314,22 @@ def tool_commands(commands: _Commands, remote: _Parser, several: _Parser) -> Non
     p.set_defaults(call=_lazy("tools.bridge", "bridge"))
 
     p = commands.add_parser(
+        "proxy",
+        parents=[remote],
+        help="a board as plain ws:// on this machine, for webrepl_cli, belay, Thonny",
+        description=(
+            "Offers the board at ws://127.0.0.1:PORT and speaks TLS with it. For programs of this user, and for no "
+            "web page unless --origin names it. The board asks for its password itself."
+        ),
+    )
+    p.add_argument("--local-port", type=_port, default=0, metavar="PORT", help="instead of a free one")
+    p.add_argument(
+        "--origin", action="append", default=[], metavar="URL",
+        help="let a page of this origin in: http://micropython.org, null for a file; more than once for more",
+    )  # fmt: skip
+    p.set_defaults(call=_lazy("tools.proxy", "proxy"))
+
+    p = commands.add_parser(
         "status",
         parents=[remote, several],
         help="what a board says of itself, or many: firmware, memory, certificate, clock, who is in",

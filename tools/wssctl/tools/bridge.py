@@ -10,12 +10,11 @@ import os
 import select
 import socket
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from ..boards.dialler import Dialler
 from ..errors import ConnectionLost, UsageError
-from . import serial_handler
+from . import loopback, serial_handler
 
 _BUSY = b"\r\nwssctl bridge: another program has the board; close it first.\r\n"
 _FOREIGN = b"\r\nwssctl bridge: for another user of this machine.\r\n"
@@ -180,13 +179,7 @@ class _Tcp:
     """A listening socket on 127.0.0.1 for programs of this user."""
 
     def __init__(self, number: int):
-        self._sock = socket.socket()
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._sock.bind(("127.0.0.1", number))
-        except OSError as e:
-            raise UsageError(f"Cannot listen on port {number} ({e.strerror}); choose another with --tcp.") from None
-        self._sock.listen(4)
+        self._sock = loopback.listen(number, "--tcp")
         self._sock.setblocking(False)
         self.name = "socket://127.0.0.1:%d" % self._sock.getsockname()[1]
 
@@ -198,7 +191,7 @@ class _Tcp:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         new = _Connection(sock)
-        if _knows_owners() and _owner(address, self._sock.getsockname()) != os.getuid():
+        if not loopback.is_ours(address, self._sock.getsockname()):
             new.refuse(_FOREIGN)
             return None
         return new
@@ -249,34 +242,3 @@ class _Connection:
 
     def close(self) -> None:
         self._sock.close()
-
-
-_TABLES = Path("/proc/net/tcp"), Path("/proc/net/tcp6")
-_ESTABLISHED = "01"  # include/net/tcp_states.h
-
-
-def _knows_owners() -> bool:
-    return _TABLES[0].exists()
-
-
-def _owner(address: tuple[str, int], ours: tuple[str, int]) -> int | None:
-    """The user id at the other end of a loopback connection (proc_pid_net(5)), None if nobody's is known. A socket that
-    its program has closed belongs to nobody any more and is shown as root's, without an inode: it is not believed. An
-    IPv6 socket can have an IPv4 connection (Java, .NET and Go make such)."""
-    ends = {(_as_shown(address, "%s"), _as_shown(ours, "%s"))}
-    ends.add((_as_shown(address, _MAPPED), _as_shown(ours, _MAPPED)))
-    for table in _TABLES:
-        if not table.exists():
-            continue
-        for line in table.read_text().splitlines()[1:]:
-            columns = line.split()
-            if (columns[1], columns[2]) in ends and columns[3] == _ESTABLISHED and columns[9] != "0":
-                return int(columns[7])
-    return None
-
-
-_MAPPED = "".join("%08X" % int.from_bytes(word, sys.byteorder) for word in (bytes(4), bytes(4), b"\0\0\xff\xff")) + "%s"
-
-
-def _as_shown(address: tuple[str, int], form: str) -> str:
-    return form % ("%08X" % int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)) + ":%04X" % address[1]
