@@ -35,7 +35,7 @@ def _changed(session):
 
 
 def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None, ca=None, host="0.0.0.0",
-          write_timeout=2000, timer=None, log=0):
+          write_timeout=2000, timer=None, log=0, update_key=None):
     """Listen, and answer in the background. Returns at once.
 
     port: TCP port, 8833 with TLS and 8266 without. password: 1 to 64 bytes; None takes webrepl_cfg.PASS.
@@ -44,7 +44,9 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     SSL_certificate<uid>.der and ROOT_CA_cert.pem in the root, or WiPy's names in /flash/cert. write_timeout: how long,
     in ms, output waits for a client that stopped reading before the session ends. timer: the machine.Timer (or its id)
     that lets Ctrl-C reach a busy program; None finds an unused one, False takes none. log: how many bytes of what is
-    printed are kept for `wssctl log`, 64 to 65536, with no session too; that takes a quarter more of heap.
+    printed are kept for `wssctl log`, 64 to 65536, with no session too; that takes a quarter more of heap. update_key:
+    True: `wssctl update` and `firmware` bring only what is signed by an update key of the ROOT CA; a file name or bytes
+    of a certificate: by that key.
 
     Raises ValueError when port, password, key, certificate or CA are missing or unusable, OSError when the port is
     taken; then a server that runs goes on (but for one at the same port that is taken meanwhile).
@@ -73,14 +75,23 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         if not isinstance(write_timeout, int) or not 0 < write_timeout < 1 << 29:
             raise ValueError("write_timeout is a number of ms")
         found = _port.resolve(host, number)
-        context = None
+        context = update_keys = None
         lacks = []
+        if update_key and not ssl:
+            raise ValueError("update_key needs ssl")
         if ssl:
             from wss.credentials import context as load
 
             context, lacks = load(key, cert, ca)
             del load
-            _port.unload("credentials", "pem")
+            if update_key:
+                try:
+                    from wss.signed import told
+                except ImportError:
+                    raise ValueError("update_key needs wss/signed and wss/enrol: this firmware is without them")
+                update_keys = told(update_key, ca)
+                del told
+            _port.unload("credentials", "pem", "signed")
         # All of them: else there would be two copies of one, which would not know each other's exceptions.
         _port.unload_frozen(
             "session", "receiver", "sender", "terminal", "login", "trust", "files", "frames", "upgrade"
@@ -96,6 +107,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         new = Server(found, context, password, write_timeout, _changed)
         stop()
         _server = new
+        _port.update_keys = update_keys
         if log:
             _server.log = log
             log.attach()

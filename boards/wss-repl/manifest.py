@@ -4,5 +4,14 @@
 with open("../../lib/wss/port.py") as f:
     version = [line.split('"')[1] for line in f if line.startswith("VERSION = ")][0]
 metadata(description="WebREPL over TLS with mutual authentication", version=version, license="MIT")
-options.defaults(ussl=True, helper=True, page=True, enrol=True)
-include("../../manifest.py", ussl=options.ussl, helper=options.helper, page=options.page, enrol=options.enrol)
+options.defaults(ussl=True, helper=True, page=True, enrol=True, about=True, log=True, signed=True)
+include(
+    "../../manifest.py",
+    ussl=options.ussl,
+    helper=options.helper,
+    page=options.page,
+    enrol=options.enrol,
+    about=options.about,
+    log=options.log,
+    signed=options.signed,
+)

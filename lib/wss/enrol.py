@@ -1,5 +1,6 @@
 # A private key born on the board, and a request for its certificate. Loaded for this only; needs nothing of the bundle.
 # In: randomness, the board's id.  Out: SEC1 private key and PKCS #10 request, both DER.  Next: wssctl signs it.
+# Also what checks a signature of others: for signed.py.
 #
 # P-256 (FIPS 186-4 D.1.2.3) in Jacobian coordinates over MicroPython's big integers. Their time depends on their
 # values, so whoever can measure the board while it makes the key learns something; it is made once, over a cable.
@@ -130,6 +131,26 @@ def sign(d, message, progress=_silent):
         s = _inverse(k, N) * (e + r * d) % N
         if r and s:
             return r, s
+
+
+def verify(x, y, digest, r, s):
+    """Whether r, s is an ECDSA signature of a SHA-256 digest (bytes) under the public key (x, y), a point of the curve
+    (FIPS 186-4 6.4.2)."""
+    if not (0 < r < N and 0 < s < N):
+        return False
+    w = _inverse(s, N)
+    u = int.from_bytes(digest, "big") * w % N
+    v = r * w % N
+    q = x, y, 1
+    terms = None, _G, q, _add(_G, q)
+    p = None
+    for i in range(255, -1, -1):  # both multiples at once (Strauss 1964): half of the doublings
+        p = _double(p)
+        p = _add(p, terms[(u >> i & 1) | (v >> i & 1) << 1])
+    if not p:
+        return False
+    z = _inverse(p[2], _P)
+    return (p[0] * z * z % _P) % N == r
 
 
 def der(tag, *parts):

@@ -17,6 +17,7 @@ except ImportError:
 
 VERSION = "0.1.0"  # of the whole bundle. Everything else that names it reads it here.
 update_note = ""  # what became of an update that was taken back, in a sentence, for status() and the client that comes
+update_keys = None  # whose signature an update needs: what wss/signed.py makes of start(update_key=...)
 
 _SOCKET_CALLBACK = const(20)  # the "register callback" option of ports/esp32/modsocket.c and extmod/modlwip.c
 _SOL_SOCKET = const(1)

@@ -33,6 +33,7 @@ def start(
     write_timeout: int = 2000,
     timer: Any = None,
     log: int = 0,
+    update_key: bool | str | bytes | None = None,
 ) -> None:
     """Listen, and answer in the background. Raises ValueError (missing or unusable settings) or OSError (the port)."""
 

@@ -50,6 +50,7 @@ def test_the_connection_is_cut_at_each_record(target, keys, provisioned, monkeyp
         args = argparse.Namespace(
             url=f"wss://127.0.0.1:{cutter.port}", keys=str(keys.directory), takeover=True, timeout=10, server_name=None,
             host_id=None, password_file=None, passphrase_file=None, overlay=True, force=True, deadline=20,
+            sign=False, signed=None,
         )  # fmt: skip
         dial = Dialler(args)
         bundle("9.0.0")

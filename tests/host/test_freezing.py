@@ -18,7 +18,9 @@ from ports import free_port
 from targets import ROOT, Unix
 
 EVERYTHING = {p.relative_to(ROOT / "lib").as_posix() for p in (ROOT / "lib").rglob("*.py")}
-PARTS = {"ussl": "ussl.py", "helper": "wss_helper.py", "page": "wss/page.py", "enrol": "wss/enrol.py"}
+PARTS = {"ussl": "ussl.py", "helper": "wss_helper.py"} | {
+    part: f"wss/{part}.py" for part in ("page", "enrol", "about", "log", "signed")
+}
 FORMS = {
     "include": 'include("{root}/manifest.py"{options})\n',
     "require": 'add_library("wss-repl", "{root}/boards")\nrequire("wss-repl"{options})\n',

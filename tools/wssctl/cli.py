@@ -180,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as after `mpremote connect PORT`")
     p.set_defaults(call=_lazy("tools.mpremote", "main"))
-    tool_commands(commands, remote, several)
+    tool_commands(commands, keys, remote, several)
     p = commands.add_parser(
         "keep",
         parents=[keys],
@@ -227,6 +227,17 @@ def build_parser() -> argparse.ArgumentParser:
     p = group.add_parser("import", parents=[passphrases], help="what `ca export` wrote elsewhere")
     p.add_argument("file", metavar="FILE")
     p.set_defaults(call=_lazy("keys.commands", "ca_import"))
+    p = group.add_parser(
+        "update-key",
+        parents=[make],
+        help="a key that signs updates, and nothing else",
+        description=(
+            "Makes UPDATE_key.pem and UPDATE_cert.pem. A board that was started with start(update_key=True) takes no "
+            "update that is not signed by such a key; boards and hosts refuse it as a host's and as a board's."
+        ),
+    )
+    p.add_argument("--update-passphrase-file", metavar="FILE", help="its passphrase, if another one")
+    p.set_defaults(call=_lazy("keys.signing", "make"))
     p = group.add_parser(
         "rotate",
         parents=[over],
@@ -296,8 +307,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def tool_commands(commands: _Commands, remote: _Parser, several: _Parser) -> None:
+def tool_commands(commands: _Commands, keys: _Parser, remote: _Parser, several: _Parser) -> None:
     """A board as other programs and people want it."""
+    phrase = _Parser(add_help=False)
+    phrase.add_argument("--update-passphrase-file", metavar="FILE", help="the update key's passphrase, if another one")
+    signs = _Parser(add_help=False, parents=[phrase])
+    signs.add_argument("--sign", action="store_true", help="sign it now, with the key of `wssctl ca update-key`")
+    signs.add_argument("--signed", metavar="FILE", help="its signature, which `wssctl sign` made")
+
     p = commands.add_parser(
         "bridge",
         parents=[remote],
@@ -342,7 +359,7 @@ def tool_commands(commands: _Commands, remote: _Parser, several: _Parser) -> Non
 
     p = commands.add_parser(
         "update",
-        parents=[remote, several],
+        parents=[remote, several, signs],
         help="a new wss_repl over the network, on a board or many; a board takes it back by itself if it fails",
         description=(
             "Sends the bundle of this wssctl as .mpy files beside the one that runs, restarts the board and logs in. "
@@ -357,7 +374,7 @@ def tool_commands(commands: _Commands, remote: _Parser, several: _Parser) -> Non
 
     p = commands.add_parser(
         "firmware",
-        parents=[remote, several],
+        parents=[remote, several, signs],
         help="a new MicroPython over the network, on ESP32 boards with OTA partitions, taken back if it fails",
         description=(
             "Checks FILE, an application image (.app-bin), sends it into the partition that does not run, has it read "
@@ -370,6 +387,20 @@ def tool_commands(commands: _Commands, remote: _Parser, several: _Parser) -> Non
     p.add_argument("--force", action="store_true", help="an older version, too")
     p.add_argument("--deadline", type=_deadline, default=180.0, metavar="S", help="seconds until the login (180)")
     p.set_defaults(call=_lazy("tools.firmware", "firmware"))
+
+    p = commands.add_parser(
+        "sign",
+        parents=[keys, phrase],
+        help="sign an update at build time, for boards that take nothing else: start(update_key=True)",
+        description=(
+            "Signs FILE, an application image, or without FILE the bundle of this wssctl as this mpy-cross makes it. "
+            "`wssctl firmware` takes FILE.signed along by itself; `wssctl update` is given --signed."
+        ),
+    )
+    p.add_argument("file", nargs="?", metavar="FILE", help="what `wssctl firmware` takes")
+    p.add_argument("--out", metavar="OUT", help="where to (FILE.signed, wss_repl-VERSION.signed)")
+    p.add_argument("--force", action="store_true", help="replace a file that exists")
+    p.set_defaults(call=_lazy("tools.firmware", "sign"))
 
     p = commands.add_parser(
         "log",

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BoardError, KeyFileError
+from ..keys.signing import UpdateKey, now
+from ..keys.store import write_files
 from ..text import brief
 from ..wire.remote import Remote
 from . import modules
 from .dialler import Dialler
 from .update import (
-    LOADER_CODE,
     Survey,
     ask,
+    change_over,
     number,
     place_loader,
     prove,
@@ -32,9 +34,11 @@ from .update import (
     refuse_unstarted,
     restart,
     run,
+    signature_for,
     survey,
 )
 
+SUFFIX = ".signed"  # beside an image: its signature
 _PIECE = 65536  # bytes that are compared at once, and sent again together: a multiple of a flash block
 # ESP-IDF, components/bootloader_support/include/esp_app_format.h (esp_chip_id_t)
 _CHIPS = {0: "ESP32", 2: "ESP32-S2", 5: "ESP32-C3", 9: "ESP32-S3", 12: "ESP32-C2", 13: "ESP32-C6", 16: "ESP32-H2",
@@ -81,13 +85,34 @@ def parse(data: bytes) -> Image:
     return Image(data, chip, version)
 
 
-def firmware(args: argparse.Namespace) -> int:
+def _read(file: str) -> Image:
     try:
-        image = parse(Path(args.file).read_bytes())
+        return parse(Path(file).read_bytes())
     except OSError as e:
-        raise KeyFileError(f"Cannot read {args.file} ({e.strerror}).") from None
+        raise KeyFileError(f"Cannot read {file} ({e.strerror}).") from None
     except ValueError as e:
-        raise KeyFileError(f"{args.file} is no image that a board would start: {e}. Nothing was sent.") from None
+        raise KeyFileError(f"{file} is no image that a board would start: {e}. Nothing was sent.") from None
+
+
+def _signed(image: Image) -> str:
+    """What is signed of an image (lib/wss/signed.py)."""
+    version = re.sub(r"\s", "_", image.version) or "-"
+    return f"firmware {version} {now()} {len(image.data)} {hashlib.sha256(image.data).hexdigest()}"
+
+
+def sign(args: argparse.Namespace) -> int:
+    """`wssctl sign FILE`."""
+    path = Path(args.out or args.file + SUFFIX)
+    data = _signed(_read(args.file))
+    write_files({path: UpdateKey.load(args).sign(data)}, args.force)
+    print(f"Wrote {path}; `wssctl firmware BOARD {args.file}` takes it along.")
+    return 0
+
+
+def firmware(args: argparse.Namespace) -> int:
+    image = _read(args.file)
+    if not args.signed and not args.sign and Path(args.file + SUFFIX).exists():
+        args.signed = args.file + SUFFIX
     return run(args, lambda dial: _firmware(args, dial, image), "firmware")
 
 
@@ -109,6 +134,7 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
         remote = Remote(client)
         board = survey(client)
         present, to, old = _partitions(args, remote, board, image)
+        signature = signature_for(args, board, lambda: _signed(image))
         first = _first_other(remote, image)
         if first < len(image.data):
             ask(remote, f"{_code()}\nmount()\n_wssctl_json(1)", "make room")
@@ -123,7 +149,7 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
             f"u['begin']({board.bundle!r},'.frozen',{image.version!r},{round(args.deadline)},{to!r},{present!r})\n"
             "import esp32\nesp32.Partition.find(esp32.Partition.TYPE_APP,label=%r)[0].set_boot()" % to
         )
-        remote.run(LOADER_CODE.format(home=board.home) + begin, "change over")
+        change_over(remote, board, signature, begin)
         restart(client, "reset")
     prove(dial, args.deadline, image.version, old)
     return f"{old} -> {image.version}"

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import (
@@ -25,6 +26,8 @@ from ..errors import (
     Unreachable,
     UsageError,
 )
+from ..keys.signing import UpdateKey, now, signed
+from ..keys.store import write_files
 from ..text import brief, shown
 from ..wire.client import Client
 from ..wire.remote import Remote
@@ -34,14 +37,16 @@ from .engine import Engine, Outcome
 from .many import named, on_each
 
 LOADER = "wss_repl.py"
-UPDATE_STATES = ("wss_state0", "wss_state1")  # as onboard/loader.py calls them
+SIGNED = "wss_signed"
+UPDATE_FILES = ("wss_state0", "wss_state1", SIGNED)  # as onboard/loader.py calls them
 UPDATE_FOLDERS = ("wss_a", "wss_b")
+_CHECK = 60.0  # seconds that a board may take to check a signature and all that is signed
 BOOT = 60.0  # seconds that a board may take to start and join its network, beside the deadline for the login
 _PAUSE = 0.3  # seconds between attempts to log in
 _SPARE_BLOCKS = 8  # for folders, the state's two files and the file system's own use
 
 # What a board may do without, and gets only if it has it now (manifest.py)
-OPTIONAL = ("ussl", "wss_helper", "wss/page", "wss/enrol", "wss/about")
+OPTIONAL = ("ussl", "wss_helper", "wss/page", "wss/about", "wss/log")
 
 # On the board: what there is. `bundle` is where wss_repl runs from: an entry of sys.path.
 _SURVEY = """\
@@ -61,7 +66,8 @@ def _wssctl_survey():
  _wssctl_json({'home':h,'path':sys.path,'bundle':b,'base':(u and u.read() or {}).get('base',b),
   'mpy':getattr(sys.implementation,'_mpy',0)&255,'version':getattr(sys.modules['wss_repl'],'VERSION','0'),
   'block':s[0],'free':s[0]*s[3],'note':wss.port.update_note if hasattr(wss.port,'update_note') else '',
-  'trial':bool(u and u.trial),'starts':text('boot.py') or text('main.py')})
+  'trial':bool(u and u.trial),'starts':text('boot.py') or text('main.py'),
+  'signed':bool(getattr(wss.port,'update_keys',None))})
 _wssctl_survey()
 """
 # What a board answers is one JSON text
@@ -99,7 +105,8 @@ _wssctl_json([u.active if u else '',bool(u and u.trial),s.get('note','')])
 @dataclass(frozen=True)
 class Survey:
     """What a board has. home: the folder of its boot.py. bundle: where the wss_repl that runs is, an entry of sys.path.
-    base: where one is that came by cable. block, free: of its file system, in bytes."""
+    base: where one is that came by cable. block, free: of its file system, in bytes. signed: whether it takes signed
+    updates alone."""
 
     home: str
     path: list[str]
@@ -112,6 +119,7 @@ class Survey:
     note: str
     trial: bool
     starts: bool
+    signed: bool
 
 
 def update(args: argparse.Namespace) -> int:
@@ -127,6 +135,8 @@ def run(args: argparse.Namespace, work: Callable[[Dialler], str], what: str) -> 
             raise UsageError(f"`wssctl {what}` goes over wss alone: plain ws proves nobody.")
         return work(dial)
 
+    if args.sign:
+        args.update_key = UpdateKey.load(args)
     boards = named(args)
     if boards is not None:
         return on_each(args, boards, one, Engine(canary=True))
@@ -143,6 +153,7 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         if done := _refuse(args, board, new):
             return done
         files = _wanted(remote, board)
+        signature = signature_for(args, board, lambda: _signed(_compiled(board.mpy)))
         if board.bundle != ".frozen" and not args.force and _is_there(remote, board.bundle, files):
             remote.run(LOADER_CODE.format(home=board.home) + "u['forget']()") if board.note else None
             return f"has {new} already"
@@ -150,10 +161,62 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         _send(remote, board, slot, files)
         place_loader(remote, board)
         start = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)})"
-        remote.run(LOADER_CODE.format(home=board.home) + start, "change over")
+        change_over(remote, board, signature, start)
         restart(client)
     prove(dial, args.deadline, new, board.version)
     return f"{board.version} -> {new}"
+
+
+def change_over(remote: Remote, board: Survey, signature: bytes | None, code: str) -> None:
+    """From the board's next start on. It looks at the signature first, if it was told to."""
+    if signature:
+        remote.board.put(signature, board.home + SIGNED)
+    remote.run(LOADER_CODE.format(home=board.home) + code, "change over", seconds=_CHECK)
+
+
+def sign(args: argparse.Namespace) -> int:
+    """`wssctl sign` of the bundle of this wssctl."""
+    path = Path(args.out or f"wss_repl-{modules.version()}.signed")
+    try:
+        data = _signed(_compiled(None))
+    except modules.NoCompiler as e:
+        raise KeyFileError(f"There are no .mpy files to sign: {e}.") from None
+    write_files({path: UpdateKey.load(args).sign(data)}, args.force)
+    print(f"Wrote {path}. With the same wssctl and mpy-cross: `wssctl update BOARD --signed {path}`.")
+    return 0
+
+
+def _signed(files: dict[str, bytes]) -> str:
+    """What is signed of a bundle (lib/wss/signed.py)."""
+    lines = "".join(f"{_sum(data)} {name}\n" for name, data in sorted(files.items()))
+    return f"bundle {modules.version()} {now()}\n{lines}"
+
+
+def signature_for(args: argparse.Namespace, board: Survey, what: Callable[[], str]) -> bytes | None:
+    """The signature to send, None where the board asks for none and none is given: one that is made now, of what
+    what() says, or that of --signed, which has to be of the same but for its time."""
+    if args.sign:
+        key: UpdateKey = args.update_key
+        return key.sign(what())
+    if not args.signed:
+        if board.signed:
+            raise BoardError("It takes signed updates alone: sign this one with --sign, or give --signed FILE.")
+        return None
+    try:
+        data = Path(args.signed).read_bytes()
+    except OSError as e:
+        raise KeyFileError(f"Cannot read {args.signed} ({e.strerror}).") from None
+
+    def untimed(text: str) -> list[str]:
+        words = text.split(" ")
+        return words[:2] + words[2].split("\n")[1:] + words[3:] if len(words) > 2 else words
+
+    if untimed(signed(data)) != untimed(what()):
+        raise KeyFileError(
+            f"{args.signed} is a signature of something else; a bundle has to be signed by the same wssctl with the "
+            "same mpy-cross."
+        )
+    return data
 
 
 def survey(client: Client) -> Survey:

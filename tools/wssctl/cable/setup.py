@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from ..boards import modules, trust
 from ..boards.registry import WARNING_DAYS, Board, Registry, check_name
-from ..boards.update import LOADER, UPDATE_FOLDERS, UPDATE_STATES
+from ..boards.update import LOADER, UPDATE_FILES, UPDATE_FOLDERS
 from ..errors import BoardError, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError
 from ..keys import ask, ca, hosts, trustlist
 from ..keys import commands as keys
@@ -276,8 +276,8 @@ def _install(board: Cable, files: dict[str, bytes], old: list[str], about: About
 
 def _drop_updates(board: Cable, about: About) -> None:
     """What `wssctl update` has put in front: the bundle that came by cable counts from here on."""
-    if set(UPDATE_STATES) & set(about["files"]):
-        board.remove([LOADER, *UPDATE_STATES])
+    if set(UPDATE_FILES) & set(about["files"]):
+        board.remove([LOADER, *UPDATE_FILES])
         board.exec(_REMOVE_FOLDERS % (UPDATE_FOLDERS,))
 
 

@@ -1,9 +1,10 @@
-"""The private certificate authority: makes ROOT CA, HOST and device keys and certificates. In: names. Out: bytes.
-Nothing here touches a file; store.py does.
+"""The private certificate authority: makes ROOT CA, HOST, device and update keys and certificates. In: names. Out:
+bytes. Nothing here touches a file; store.py does.
 
 Profile (RFC 5280 4.2, the CA/B baseline where it applies): ECDSA P-256 with SHA-256, 128-bit random serials, subject
 and authority key identifiers, critical key usage and basic constraints, and one extended key usage a leaf: clientAuth
-for hosts, serverAuth for devices, so that a key taken from a board opens no other board.
+for hosts, serverAuth for devices, codeSigning for updates, so that a key taken from a board opens no other board, and
+a host's signs no update.
 """
 
 import ipaddress
@@ -81,6 +82,14 @@ class Authority:
         # Its own subject: with the CA's name, as upydev makes them, OpenSSL takes a HOST for self-signed and refuses
         # it.
         cert = self._leaf(_name(f"HOST {user}"), key.public_key(), EKU.CLIENT_AUTH, None, days, not_before)
+        return encrypted_pem(key, passphrase), cert.public_bytes(PEM)
+
+    def update_key(
+        self, user: str, passphrase: str, *, days: int = LEAF_DAYS, not_before: datetime | None = None
+    ) -> tuple[bytes, bytes]:
+        """(encrypted key PEM, certificate PEM) of a key that signs updates. It serves no host and no device."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        cert = self._leaf(_name(f"UPDATES {user}"[:64]), key.public_key(), EKU.CODE_SIGNING, None, days, not_before)
         return encrypted_pem(key, passphrase), cert.public_bytes(PEM)
 
     def device(
@@ -247,7 +256,7 @@ class Report:
 
 
 def report(cert_bytes: bytes, role: str, ca_pem: bytes | None = None) -> Report:
-    """`role` is "ca", "host" or "device". `lacks` names, in words, what a strict verifier will miss."""
+    """`role` is "ca", "host", "device" or "update". `lacks` names, in words, what a strict verifier will miss."""
     cert = load_cert(cert_bytes, f"{role} certificate")
     signed = None
     if ca_pem is not None:
@@ -267,7 +276,11 @@ def report(cert_bytes: bytes, role: str, ca_pem: bytes | None = None) -> Report:
     }
     lacks = [text for oid, text in wanted.items() if oid not in found]
     if role != "ca":
-        purpose, text = (EKU.CLIENT_AUTH, "clientAuth") if role == "host" else (EKU.SERVER_AUTH, "serverAuth")
+        purpose, text = {
+            "host": (EKU.CLIENT_AUTH, "clientAuth"),
+            "device": (EKU.SERVER_AUTH, "serverAuth"),
+            "update": (EKU.CODE_SIGNING, "codeSigning"),
+        }[role]
         if purpose not in found.get(x509.ExtendedKeyUsage.oid, ()):
             lacks.append(f"the extended key usage {text}")
         if cert.subject == cert.issuer:

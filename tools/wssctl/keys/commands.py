@@ -180,6 +180,8 @@ def ca_status(args: argparse.Namespace) -> int:
     ok = _show(store.ca_cert.name, store.read(store.find_ca_cert()), "ca", None)
     if not store.ca_key.exists():
         print("  its key is not here: this machine cannot sign")
+    if store.update_cert.exists():
+        ok &= _show(store.update_cert.name, store.read(store.update_cert), "update", store.read(store.ca_cert))
     with store.record.view() as db:
         rotating = db.execute("SELECT 1 FROM state WHERE what = 'rotation'").fetchone()
     if rotating:

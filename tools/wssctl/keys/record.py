@@ -67,7 +67,7 @@ _MIGRATIONS = (
 
 # What may be in the table of files on their way: the names of upydev, and those of a ROOT CA that is to come
 _FILE_NAME = re.compile(
-    r"(NEXT_)?(ROOT_CA_(key|cert|crl)|HOST_(key|cert)@[^/\\]+|SSL_(key|certificate)[0-9a-f]+)\.(pem|der)"
+    r"(NEXT_)?(ROOT_CA_(key|cert|crl)|UPDATE_(key|cert)|HOST_(key|cert)@[^/\\]+|SSL_(key|certificate)[0-9a-f]+)\.(pem|der)"
 )
 
 

@@ -42,6 +42,8 @@ class Store:
         self.ca_key = self.folder / "ROOT_CA_key.pem"
         self.ca_cert = self.folder / "ROOT_CA_cert.pem"
         self.crl = self.folder / "ROOT_CA_crl.pem"
+        self.update_key = self.folder / "UPDATE_key.pem"
+        self.update_cert = self.folder / "UPDATE_cert.pem"
         self.record = Record(self.folder)
         self.record.recover()
 

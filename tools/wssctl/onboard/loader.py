@@ -23,9 +23,9 @@ needs_reset = False  # whether a watchdog runs that only a reset stops
 
 # The state: {n: its number, good: where the proved bundle is, base: where one is that came by cable, trial: where the
 # new one is or None, new: what it is called, boots: how often it was started, s: seconds it has, to and from: labels of
-# the new and the old firmware's partitions or None, note: what became of the latest one}. Two files take turns, so that
-# a loss of power in the middle of a write leaves the state before it. (A rename would not: on FAT it removes the old
-# file first.)
+# the new and the old firmware's partitions or None, note: what became of the latest one, signed: {what: when the latest
+# one that was kept was signed}, at: (what, when) of the new one}. Two files take turns, so that a loss of power in the
+# middle of a write leaves the state before it. (A rename would not: on FAT it removes the old file first.)
 
 
 def _check(data):
@@ -63,9 +63,18 @@ def begin(good, where, new, seconds, to=None, back=None):
     """From the next start on, try what is in the folder `where`. The only step that changes over.
 
     good: where the proved bundle is. new: its version, for messages. seconds: the time until a login has to prove it.
-    to, back: with new firmware, the labels of its partition and of the present one.
+    to, back: with new firmware, the labels of its partition and of the present one. Raises ValueError when start() was
+    told an update_key and what lies there is not signed by it (wss/signed.py).
     """
     state = read() or {"n": 0, "base": good}
+    state["at"] = None
+    keys = getattr(getattr(sys.modules.get("wss"), "port", None), "update_keys", None)
+    if keys:
+        from wss.signed import check
+
+        what = "firmware" if to else "bundle"
+        floor = state.get("signed", {}).get(what, "")
+        state["at"] = [what, check(keys, HOME + "wss_signed", to or where, to, floor)]
     if good not in SLOTS:
         state["base"] = good
     state.update({"good": good, "trial": where, "new": new, "boots": 0, "s": seconds, "to": to, "from": back})
@@ -88,6 +97,9 @@ def confirm():
         esp32.Partition.mark_app_valid_cancel_rollback()
     trial["good"] = active
     trial["trial"] = trial["to"] = None
+    if trial.get("at"):
+        what, when = trial["at"]
+        trial.setdefault("signed", {})[what] = when
     write(trial)
     trial = None
 

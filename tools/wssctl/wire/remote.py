@@ -114,13 +114,16 @@ class Remote:
     def __init__(self, board: Client):
         self.board = board
 
-    def run(self, code: str, what: str = "do that", *, answers: int = 0, attempts: int = 1) -> list[list[str]]:
+    def run(
+        self, code: str, what: str = "do that", *, answers: int = 0, attempts: int = 1, seconds: float = 0.0
+    ) -> list[list[str]]:
         """Runs `code`, which answers by calls of _wssctl_say(): their words. `answers`: how many there must be, 0 for
-        any number. Raises BoardError with the board's errno in words or its traceback's last line, ConnectionLost
-        when no answer comes for as long as the client waits."""
+        any number. `seconds`: what it may take, if that is more than the client's time-out. Raises BoardError with the
+        board's errno in words or its traceback's last line, ConnectionLost when no answer comes for as long as the
+        client waits."""
         for left in reversed(range(attempts)):
             try:
-                found = self._run(code, what)
+                found = self._run(code, what, max(seconds, self.board.timeout))
                 if answers and len(found) != answers:
                     raise _Garbled
                 return found
@@ -129,10 +132,10 @@ class Remote:
                     break
         raise BoardError(f"The board cannot {what}: what it answers is none; does something there print all the time?")
 
-    def _run(self, code: str, what: str) -> list[list[str]]:
+    def _run(self, code: str, what: str, seconds: float) -> list[list[str]]:
         mark = os.urandom(6).hex()
         answer = re.compile(f"<{mark}:(.*?):{mark}>".encode(), re.S)
-        heard, found, deadline = bytearray(), [], Deadline(self.board.timeout)
+        heard, found, deadline = bytearray(), [], Deadline(seconds)
 
         def listen(data: bytes) -> None:
             heard.extend(data)
