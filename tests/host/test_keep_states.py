@@ -7,13 +7,15 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from desk import WSSCTL, Desk, Terminal
-from keeping import End, exec_, holder, keeping, start
+from keeping import End, exec_, holder, its_socket, keeping, start
 from site_of_boards import PASSWORD, Site
 from targets import UID, Unix
 from wssctl.boards.dialler import open_board
@@ -302,15 +304,48 @@ def test_the_holder_killed_in_the_middle_of_a_command(desk):
 
 
 def test_who_waits_for_a_login_is_told_at_once(desk):
-    desk.network.login = 3.0
-    one = start(desk, "exec", "--keep", "5m", "--timeout", "60", desk.at, "print(1)")
-    while not (folder := desk.run_folder / "wssctl").exists() or not [p for p in folder.iterdir() if not p.suffix]:
-        assert one.poll() is None
-    two = exec_(desk, "print(2)", "--timeout", "60")
-    out, err = one.communicate(timeout=60)
-    assert (out, two.stdout) == (b"1\n", "2\n"), (err, two)
-    assert f"waiting for wssctl exec, process {one.pid}\n" == two.stderr
-    assert desk.network.connections == 1
+    os.kill(desk.board.pid, signal.SIGSTOP)  # the login takes as long as we like
+    try:
+        one = start(desk, "exec", "--keep", "5m", "--timeout", "300", desk.at, "print(1)")
+        while not (folder := desk.run_folder / "wssctl").exists() or not [p for p in folder.iterdir() if not p.suffix]:
+            assert one.poll() is None
+        two = start(desk, "exec", "--keep", "5m", "--timeout", "300", desk.at, "print(2)")
+        assert two.stderr.readline() == f"waiting for wssctl exec, process {one.pid}\n".encode()
+    finally:
+        os.kill(desk.board.pid, signal.SIGCONT)
+    assert one.communicate(timeout=300) == (b"1\n", b"") and two.communicate(timeout=300) == (b"2\n", b"")
+
+
+def test_a_board_that_does_not_answer_is_said_to_be_that(desk):
+    """Not the process that connects to it: that one waits as long as the command would."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at = f"wss://127.0.0.1:{silent.getsockname()[1]}"
+        done = desk.run(*WSSCTL, "exec", "--keep", "5m", "--timeout", "1", at, "print(1)")
+    assert done.returncode == 3 and "accepts connections but does not start TLS" in done.stderr, done
+    done = desk.run(*WSSCTL, "exec", "--keep", "5m", at, "print(1)")
+    assert done.returncode == 3 and "refuses connections" in done.stderr, done
+
+
+def test_a_holder_that_ends_while_somebody_comes(desk, lend, tmp_path):
+    """Its socket takes the connection, and nobody will: the next holder is started, and nobody sees any of it."""
+    with lend() as client:
+        client.exec("pass")
+    path = its_socket(desk)
+    desk.run(*WSSCTL, "keep", "stop")
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(path))
+        old.listen()
+
+        def end():
+            with old.accept()[0] as taken:
+                taken.recv(1)
+                path.unlink()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        with lend() as client:
+            assert client.exec("print(6*7)").output == b"42\r\n"
+        thread.join()
 
 
 def test_a_command_that_is_stopped_while_it_has_the_connection(desk):

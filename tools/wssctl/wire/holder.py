@@ -341,6 +341,8 @@ class Holder:
         timeout = float(hello["timeout"])
         result: list[_Board | WssctlError] = []
         self.dialling = result
+        if self.user:
+            self.user.send(kept.message(b"M", b""))
 
         def dial() -> None:
             try:

@@ -2,8 +2,9 @@
 
 The two talk over a socket in the user's runtime folder, in messages of a letter, a length (32 bits, big-endian) and so
 many bytes. To the holder: H who we are and what we would log in with (JSON), T and B a frame of text or binary data, Q
-we leave (with a byte: in the middle of a file). From it: W who has the connection now, O it is ours (JSON: what a Link
-knows of the board), T and B, E it ended (JSON: which error and its sentence), G the holder ends: start another.
+we leave (with a byte: in the middle of a file). From it: W who has the connection now, M it is being made for us, O it
+is ours (JSON: what a Link knows of the board), T and B, E it ended (JSON: which error and its sentence), G the holder
+ends: start another.
 """
 
 import base64
@@ -29,6 +30,7 @@ from .link import Credentials, Deadline, Link, Target
 HEAD = struct.Struct(">cI")
 MAX_MESSAGE = 1 << 21
 _PIECE = 1 << 16
+_LOGIN = 4  # times --timeout: connecting, two answers, and the holder's own start
 _LONGEST_KEEP = 7 * 86400
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -147,7 +149,7 @@ class KeptLink(Link):
         super().__init__(sock, target, timeout)
         self._in = bytearray()
         self._info: dict[str, Any] | None = None
-        self._gone = False
+        self._gone = self._making = False
         self._waits = ""
         sock.setblocking(False)
 
@@ -161,6 +163,8 @@ class KeptLink(Link):
             received = self._receive()
             if self._gone:
                 return False
+            if self._making:  # how that goes, the holder tells: it waits for the board as long as we would
+                self._making, deadline = False, Deadline(_LOGIN * self.timeout)
             if received:
                 continue
             self._check()
@@ -226,6 +230,8 @@ class KeptLink(Link):
                 elif kind == b"W":
                     self._waits = shown(body.decode("utf-8", "replace"))
                     say(f"waiting for {self._waits}")
+                elif kind == b"M":
+                    self._making, self._waits = True, ""
                 elif kind == b"G":
                     self._gone = True
                 elif kind == b"E":
@@ -237,6 +243,7 @@ class KeptLink(Link):
         return True
 
     def _end(self, error: OSError | None) -> None:
+        self._gone = self._info is None  # it may have ended while we came
         if self._lost is None:
             self._lost = ConnectionLost(f"The process that kept the connection to {self.target} has ended; try again.")
 
