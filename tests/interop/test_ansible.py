@@ -21,6 +21,8 @@ PLAYBOOK = """\
   tasks:
     - wssctl.boards.copy: {src: app.py, dest: app.py}
     - wssctl.boards.copy: {content: "room = '{{ inventory_hostname }}'\\n", dest: room.py}
+    - wssctl.boards.sync: {src: app, dest: /app, mpy: true, delete: true}
+    - wssctl.boards.update: {overlay: true}
     - wssctl.boards.fetch: {src: boot.py, dest: "{{ playbook_dir }}/backup"}
     - wssctl.boards.exec: {code: "import room; print(room.room)"}
       register: said
@@ -33,7 +35,7 @@ PLAYBOOK = """\
 def ansible(tmp_path_factory):
     """(the folder of Ansible's commands, an environment with the collection built and installed)."""
     try:
-        bin = venvs.make("ansible", f"ansible-core>=2.17\n-e {ROOT}\n")
+        bin = venvs.make("ansible", f"ansible-core>=2.17\n-e {ROOT}[mpy]\n")
     except venvs.NoClient as e:
         pytest.skip(f"ansible-core can't be installed here: {e}")
     folder = tmp_path_factory.mktemp("ansible")
@@ -58,6 +60,9 @@ def site(ansible, keys, tmp_path):
     (tmp_path / "boards.yml").write_text("plugin: wssctl.boards.boards\n")
     (tmp_path / "play.yml").write_text(PLAYBOOK)
     (tmp_path / "app.py").write_text("print('app')\n")
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/thing.py").write_text("VALUE = 42\n")
+    (tmp_path / "app/.wssignore").write_text("*.log\n")
     secrets = f"wssctl_password: {PASSWORD}\nwssctl_passphrase: {keys.passphrase}\n"
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "group_vars/home.yml").write_text(secrets)
@@ -77,8 +82,8 @@ def site(ansible, keys, tmp_path):
             add = [bin / "wssctl", "boards", "add", name, f"127.0.0.1:{port}", "--group", "home"]
             subprocess.run(add, env=env, check=True, capture_output=True, timeout=60)
 
-        def run(*words, start=False):
-            command = [bin / "ansible-playbook", "-i", "boards.yml", "--vault-password-file", "vault", "play.yml"]
+        def run(*words, start=False, play="play.yml"):
+            command = [bin / "ansible-playbook", "-i", "boards.yml", "--vault-password-file", "vault", play]
             here = {"env": env, "cwd": tmp_path}
             if start:
                 return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **here)
@@ -95,14 +100,21 @@ def site(ansible, keys, tmp_path):
 def test_a_playbook_brings_boards_to_a_state_and_then_changes_nothing(site):
     folder, run, boards = site
     done, changed = run("--check", "--diff")
-    assert done.returncode == 0 and changed == {"kitchen": 3, "garden": 3}, done
+    assert done.returncode == 0 and changed == {"kitchen": 4, "garden": 4}, done
     assert "+print('app')" in done.stdout and not (folder / "kitchen/app.py").exists()
+    assert "would send /app/thing.mpy" in done.stdout and not (folder / "kitchen/app").exists()
     done, changed = run()
-    assert done.returncode == 0 and changed == {"kitchen": 3, "garden": 3}, done
+    assert done.returncode == 0 and changed == {"kitchen": 4, "garden": 4}, done
+    assert [p.name for p in (folder / "garden/app").iterdir()] == ["thing.mpy"]
     assert (folder / "garden/room.py").read_text() == "room = 'garden'\n"
     assert (folder / "backup/kitchen/boot.py").read_text() == (folder / "kitchen/boot.py").read_text()
     done, changed = run()
     assert done.returncode == 0 and changed == {"kitchen": 0, "garden": 0}, done
+    (folder / "kitchen/app/old.py").write_text("goes")
+    (folder / "kitchen/app/of_the_board.log").write_text("stays")
+    done, changed = run()
+    assert done.returncode == 0 and changed == {"kitchen": 1, "garden": 0}, done
+    assert sorted(p.name for p in (folder / "kitchen/app").iterdir()) == ["of_the_board.log", "thing.mpy"]
     boards["garden"].close()
     (folder / "app.py").write_text("print('new')\n")
     done, changed = run()
@@ -122,6 +134,25 @@ def test_a_playbook_that_was_killed_is_run_again(site):
     done, _ = run("-e", "wssctl_takeover=true")
     assert done.returncode == 0, done
     assert all((folder / n / "room.py").read_text() == f"room = '{n}'\n" for n in ("kitchen", "garden"))
+
+
+UPDATE = """\
+- hosts: kitchen
+  gather_facts: false
+  tasks:
+    - wssctl.boards.update: {overlay: true, force: "{{ forced }}", deadline: 60}
+"""
+
+
+def test_an_update_and_its_proof(site):
+    folder, run, _ = site
+    (folder / "update.yml").write_text(UPDATE)
+    done, changed = run("-e", "forced=true", "--check", play="update.yml")
+    assert changed == {"kitchen": 1} and not list((folder / "kitchen").glob("wss_[ab]")), done
+    done, changed = run("-e", "forced=true", "--diff", play="update.yml")
+    assert done.returncode == 0 and changed == {"kitchen": 1} and (folder / "kitchen/wss_a/wss_repl.mpy").exists(), done
+    done, changed = run("-e", "forced=false", play="update.yml")
+    assert done.returncode == 0 and changed == {"kitchen": 0}, done
 
 
 def test_the_inventory_is_what_wssctl_lists(site, ansible):

@@ -64,8 +64,17 @@ def _bring_bundle(fleet: Fleet, board: Board, how: dict[str, Any]) -> str:
     defaults = {"url": board.name, "server_name": None, "host_id": None, "keep": "0"}
     args = argparse.Namespace(**(vars(fleet.args) | defaults | how))
     dial = Dialler(args, fleet.password(board), fleet.passphrase)
+    return bring_bundle(args, dial)
+
+
+def bring_bundle(args: argparse.Namespace, dial: Dialler) -> str:
+    """On the board that the Dialler is for. Returns "OLD -> NEW", or that it has it already. Raises as Dialler does,
+    and BoardError for what is against it."""
     dial.notes = False
-    return waiting.bring(fleet.store.record, board.name, waiting.BUNDLE, lambda: updates._update(args, dial))
+    if not dial.board:
+        return updates._update(args, dial)
+    record, name = keys.Store(args.keys).record, dial.board.name
+    return waiting.bring(record, name, waiting.BUNDLE, lambda: updates._update(args, dial))
 
 
 def _go_on_rotating(args: argparse.Namespace, fleet: Fleet) -> int:
@@ -89,15 +98,8 @@ def update(args: argparse.Namespace) -> int:
     listed = [b.name for b in boards if b.uid or registry.find(b.name)]
     how = {n: getattr(args, n) for n in _OPTIONS if hasattr(args, n)} | {"version": version}
     waiting.want(registry.record, listed, waiting.BUNDLE, how)
-
-    def work(dial: Dialler) -> str:
-        dial.notes = False
-        if not dial.board:
-            return updates._update(args, dial)
-        return waiting.bring(registry.record, dial.board.name, waiting.BUNDLE, lambda: updates._update(args, dial))
-
     try:
-        code = updates.run(args, work, "update")
+        code = updates.run(args, lambda dial: bring_bundle(args, dial), "update")
     except WssctlError as e:
         if isinstance(e, waiting.FINAL):
             for name in listed:

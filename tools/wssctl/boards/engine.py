@@ -249,7 +249,7 @@ def _progress(done: list[Outcome], total: int) -> Any:
 
     failed = [o for o in done if o.code]
     head = f"{len(done)} of {total} boards, {len(failed)} failed"
-    return Group(Text(head), *(Text(f"{o.board}: {shown(o.words.partition(chr(10))[0])}") for o in failed[-8:]))
+    return Group(Text(head), *(Text(shown(f"{o.board}: {o.words.partition(chr(10))[0]}")) for o in failed[-8:]))
 
 
 def _table(done: list[Outcome], columns: Sequence[str]) -> Any:
@@ -263,5 +263,6 @@ def _table(done: list[Outcome], columns: Sequence[str]) -> Any:
     for o in sorted(done, key=lambda o: o.board):
         cells = [o.words] if columns == ("output",) or o.code else [str(o.data.get(c, "")) for c in columns]
         result = "ok" if o.code == 0 else f"failed ({o.code})"
-        table.add_row(o.board, result, f"{o.seconds:.1f}", *(Text(shown(c.strip(), "\n\t")) for c in cells))
+        words = (Text(shown(c.strip(), "\n\t")) for c in cells)
+        table.add_row(Text(shown(o.board)), result, f"{o.seconds:.1f}", *words)
     return table

@@ -24,6 +24,8 @@ def named(args: argparse.Namespace) -> list[Board] | None:
         for board in registry.select([word]) if word[0] == "@" else [registry.find(word) or Board(word)]:
             by_name[board.name] = board
     if not by_name:
+        if not said.strip(","):
+            raise UsageError(f"{said} names no board; `wssctl boards` lists them.")
         raise UsageError("There are no boards yet; `wssctl boards add` adds one.")
     return list(by_name.values())
 

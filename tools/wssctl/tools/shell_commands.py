@@ -225,11 +225,14 @@ class Commands:
         if len(words) > 1 and (Path(words[-1]).is_dir() or len(words) == 2 and not self.files.remote.stat(words[-1])):
             *words, last = words
             to = Path(last)
+        taken: dict[Path, str] = {}
         for path in self.expand(words):
             local, folder = to, None
             if to.is_dir():
                 local = to / component(path.rstrip("/").rpartition("/")[2])
                 folder = to if path not in words else None  # a name that the board gave stays in this folder
+            if taken.setdefault(local, path) != path:
+                raise UsageError(f"{taken[local]} and {path} would both be {local}; the first one is there.")
             with self._bar(path, None) as advance, transfer.replacing(local, folder) as f:
                 self.files.get(path, f, advance)
             self.say(f"{shown(path)} -> {shown(str(local))}")

@@ -210,9 +210,7 @@ def _get_many(args: argparse.Namespace, boards: Sequence[Board]) -> int:
     *names, folder = args.paths
     if not names or not Path(folder).is_dir():
         raise UsageError("Of several boards, files go to FOLDER/BOARD/NAME: name files, then a folder that is there.")
-    names = [_bare(n) for n in names]
-    for name in names:
-        _base(name)
+    names = [name for name, _ in pair([*names, folder if folder.endswith("/") else f"{folder}/"])]
 
     def work(dial: Dialler) -> str:
         said = []

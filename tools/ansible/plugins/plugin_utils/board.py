@@ -5,7 +5,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from wssctl.boards.dialler import open_board
+from wssctl.boards.dialler import Dialler
+from wssctl.cli import build_parser
 from wssctl.errors import WssctlError
 
 
@@ -35,20 +36,21 @@ class BoardAction(ActionBase):
             down = "unreachable" if e.exit_code in (3, 4, 5, 6) else "failed"
             return result | {down: True, "msg": str(e), "exit_code": e.exit_code}
 
+    def command(self, *words: str):
+        """(what `wssctl` would have parsed of this command on the board, a Dialler for it): by the secrets in the
+        host's variables (wssctl_password, wssctl_passphrase; a vault is their place), else as wssctl finds them."""
+        template = self._templar.template
+        args = build_parser().parse_args([words[0], self.vars["inventory_hostname"], *words[1:]])
+        args.keys = template(self.vars.get("wssctl_keys"))
+        args.timeout = float(template(self.vars.get("wssctl_timeout", 15)))
+        args.takeover = bool(template(self.vars.get("wssctl_takeover", False)))
+        secrets = (template(self.vars.get(f"wssctl_{what}")) for what in ("password", "passphrase"))
+        return args, Dialler(args, *secrets)
+
     @contextlib.contextmanager
     def board(self):
-        """The board, logged in: by the secrets in the host's variables (wssctl_password, wssctl_passphrase; a vault is
-        their place), else as wssctl finds them."""
-        name = self.vars["inventory_hostname"]
-        template = self._templar.template
-        with open_board(
-            name,
-            keys=template(self.vars.get("wssctl_keys")),
-            password=template(self.vars.get("wssctl_password")),
-            passphrase=template(self.vars.get("wssctl_passphrase")),
-            timeout=float(template(self.vars.get("wssctl_timeout", 15))),
-            takeover=bool(template(self.vars.get("wssctl_takeover", False))),
-        ) as client:
+        """The board, logged in."""
+        with self.command("status")[1]() as client:
             yield client
 
 

@@ -1,0 +1,78 @@
+"""Several boards as a person, a script or somebody in a hurry names them; and Ctrl-C in the middle."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from site_of_boards import SECOND, Site
+from targets import UID, Unix
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """room1 and room2 in the group room1; away in a group of its own."""
+    with Site(tmp_path_factory.mktemp("site"), Unix("unix").bits) as site:
+        site.add("room1", UID, group="room1")
+        site.add("room2", SECOND, group="room1")
+        site.run("boards", "add", "away", "127.0.0.1:1", "--group", "gone")
+        yield site
+
+
+def rows(said):
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "boards"),
+    [
+        ("room1,room1,@room1", [], ["room1", "room2"]),  # a group that is called as a board
+        ("@room1,,", ["-j", "1"], ["room1", "room2"]),
+        ("@all,@room1", ["-j", "500"], ["away", "room1", "room2"]),
+        ("@gone", [], ["away"]),
+    ],
+)
+def test_each_board_once(site, names, options, boards):
+    said = site.run("exec", names, "print(6*7)", "--json", *options, status=3 if "away" in boards else 0)
+    found = {r["board"]: r for r in rows(said)}
+    assert sorted(found) == boards and len(rows(said)) == len(boards)
+    assert all(r["output"] == "42" for n, r in found.items() if n != "away")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [("@", "no group @;"), ("@nobody", "no group @nobody"), (",", "names no board"), ("@room1,@x\x1b[2J", "@x")],
+)
+def test_who_is_nobody(site, names, says):
+    said = site.run("exec", names, "1", status=2)
+    assert says in said and "\x1b" not in said
+
+
+def test_an_address_with_brackets_and_escapes_is_shown_as_it_is(site):
+    said = site.run("exec", "room1,[::1]:1,[red]x\x1b[2J", "print(6*7)", "--timeout", "3", status=3)
+    assert "[::1]:1" in said and "42" in said and "\x1b" not in said
+
+
+def test_two_files_of_one_name_are_not_one(site, tmp_path):
+    for command in (["get", "@room1"], ["get", "room1"]):
+        said = site.run(*command, "boot.py", "lib/boot.py", tmp_path, status=2)
+        assert "would both be" in said and not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_tells_who_is_done_and_leaves_boards_whole(site):
+    code = "import sys; print(6*7)\nif sys.platform and open('boot.py').read().find('slow') > 0:\n while True: pass"
+    boot = site.path / "room2/boot.py"
+    boot.write_text(boot.read_text() + "# slow\n")
+    command = [sys.executable, "-m", "wssctl", "exec", "@room1", code, "--json", "--timeout", "60"]
+    with subprocess.Popen(command, env=site.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline())["board"] == "room1"
+        process.send_signal(signal.SIGINT)
+        assert "Waiting for room2; Ctrl-C again" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    (row,) = rows(out)
+    assert row["board"] == "room2" and row["code"] == 130 and "may or may not" in row["output"]
+    said = rows(site.run("exec", "@room1", "print(7)", "--json", "--takeover"))
+    assert {r["output"] for r in said} == {"7"} and len(said) == 2
