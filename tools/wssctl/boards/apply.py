@@ -1,6 +1,7 @@
 """`wssctl boards apply`, and `wssctl update`, which records what it wants first."""
 
 import argparse
+import os
 from typing import Any
 
 from ..errors import BoardError, UsageError, WssctlError
@@ -15,7 +16,7 @@ from .fleet import Fleet
 from .registry import Board, Registry
 
 # What `wssctl update` was given, for when the board is there
-_OPTIONS = ("overlay", "force", "deadline", "sign", "update_key", "signed")
+_OPTIONS = ("overlay", "force", "deadline", "signed")
 
 
 def apply(args: argparse.Namespace) -> int:
@@ -61,7 +62,7 @@ def _bring_bundle(fleet: Fleet, board: Board, how: dict[str, Any]) -> str:
     if updates.number(modules.version()) < updates.number(how["version"]):
         has = modules.version()
         raise UsageError(f"{board.name} is to get {how['version']}, and this wssctl has {has}: update wssctl first.")
-    defaults = {"url": board.name, "server_name": None, "host_id": None, "keep": "0"}
+    defaults = {"url": board.name, "server_name": None, "host_id": None, "keep": "0", "sign": False, "signed": None}
     args = argparse.Namespace(**(vars(fleet.args) | defaults | how))
     dial = Dialler(args, fleet.password(board), fleet.passphrase)
     return bring_bundle(args, dial)
@@ -73,7 +74,7 @@ def bring_bundle(args: argparse.Namespace, dial: Dialler) -> str:
     dial.notes = False
     if not dial.board:
         return updates._update(args, dial)
-    record, name = keys.Store(args.keys).record, dial.board.name
+    record, name = Store(args.keys).record, dial.board.name
     return waiting.bring(record, name, waiting.BUNDLE, lambda: updates._update(args, dial))
 
 
@@ -97,6 +98,10 @@ def update(args: argparse.Namespace) -> int:
     boards = named(args) or [b for b in [registry.find(args.url)] if b]
     listed = [b.name for b in boards if b.uid or registry.find(b.name)]
     how = {n: getattr(args, n) for n in _OPTIONS if hasattr(args, n)} | {"version": version}
+    if how.get("signed"):
+        how["signed"] = os.path.abspath(how["signed"])
+    if getattr(args, "sign", False):
+        listed = []  # that asks for a passphrase, which nobody gives later: --signed FILE waits
     waiting.want(registry.record, listed, waiting.BUNDLE, how)
     try:
         code = updates.run(args, lambda dial: bring_bundle(args, dial), "update")
