@@ -5,6 +5,7 @@ import pty
 import re
 import select
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 
 import pytest
 from board import Board
-from peers import PROMPT, Identity, Peer
+from peers import PROMPT, Ended, Identity, Peer
 from ports import free_port
 from targets import UID
 from wssctl.boards import modules
@@ -364,6 +365,33 @@ def test_enrol_makes_a_new_key_on_the_board(desk):
     desk.board.restart()
     desk.board.read_until(b"wss_repl: listening", 10)
     desk.peer().close()
+
+
+def test_who_is_revoked_is_turned_away_by_a_board_that_is_set_up(desk):
+    """trust-18: from its first day on, by each command that gives a board a certificate."""
+    for words in (("ca", "init"), ("host", "init"), ("host", "init", "--user", "eve"), ("host", "revoke", "eve")):
+        desk.run(*words)
+    key, cert = Store(desk.keys).host_files(b"eve".hex())
+    eve = Identity(desk.keys / "ROOT_CA_cert.pem", cert, key, PASSPHRASE)
+    desk.start()
+    desk.run("setup", "PORT")
+    with pytest.raises((ssl.SSLError, Ended, ConnectionError), match="(?i)access.denied"):
+        Peer(("127.0.0.1", desk.port), eve).login(PASSWORD)
+    key.unlink()
+    cert.unlink()
+    desk.peer().close()
+    list_ = desk.files / "wss_trust.txt"
+    text = list_.read_text()
+    assert text.startswith("revoked ") and "HOST eve" in text
+    list_.unlink()
+    desk.run("enrol", "PORT")
+    assert list_.read_text() == text
+    list_.write_text("revoked 12 # by somebody else\nend\n")
+    request = desk.path / "request.pem"
+    desk.run("keys", "csr", "PORT", "--out", str(request))
+    desk.run("keys", "sign", str(request), "--ip", "127.0.0.1", "--name", "room1", "--force")
+    desk.run("keys", "install", "PORT")
+    assert "HOST eve" in list_.read_text() and "revoked 12 " in list_.read_text(), "merged, not replaced"
 
 
 def test_enrol_on_a_board_without_the_bundle(desk):
