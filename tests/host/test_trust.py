@@ -260,6 +260,21 @@ def test_pins_belong_to_a_board_and_follow_a_renewed_key(site):
     assert certificate(site.keys).read_bytes() == before
 
 
+def test_a_pin_that_another_host_made_follows_a_renewed_key_too(site):
+    """Only the board knows of it; and nobody is pinned who was not."""
+    site.add("room1", UID)
+    site.run("host", "init", "--user", "zoe")
+    bea, beas = site.other_host("bea")
+    site.run("host", "pin", certificate(beas), "room1", env=bea)
+    site.run("host", "pin", site.keys / f"HOST_cert@{b'ana'.hex()}.pem", "room1", env=bea)
+    assert in_row(site.run("host", "init", "--user", "zoe", "--force"), "room1", "ok", "does not pin the old one")
+    site.run(*HELLO, "--host-id", b"zoe".hex(), status=4)
+    assert in_row(site.run("host", "init", "--force"), "room1", "ok", "pins the new certificate, too")
+    assert site.run(*HELLO) == site.run(*HELLO, env=bea) == "42\n"
+    site.boards["room1"].kill()
+    assert "room1 could not be asked" in site.run("host", "init", "--user", "zoe", "--force")
+
+
 def test_nobody_turns_himself_away(site):
     files, _ = site.add("room1", UID)
     bea, beas = site.other_host("bea")

@@ -87,6 +87,11 @@ class Fleet:
     def now_has(self, board: Board, password: str) -> None:
         self._passwords[board.name] = password
 
+    def knows_password(self, board: Board) -> bool:
+        """Whether nobody has to be asked for it."""
+        known = board.name in self._passwords or ask.given(self.args.password_file, "WSSCTL_PASSWORD")
+        return bool(known or remembered(self.store, f"password:{board.name}"))
+
     def connect(
         self, board: Board, credentials: Credentials | None = None, password: str | None = None, wait: float = 0.0
     ) -> Client:

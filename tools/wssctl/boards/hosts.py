@@ -10,9 +10,9 @@ from ..keys import ask, ca, hosts, trustlist
 from ..keys import commands as keys
 from ..keys.record import rows
 from ..keys.store import Store, host_id
-from ..text import shown
+from ..text import say, shown
 from .fleet import Fleet
-from .registry import Board
+from .registry import Board, Registry
 
 
 def list_(args: argparse.Namespace) -> int:
@@ -74,35 +74,55 @@ def init(args: argparse.Namespace) -> int:
     )
     key_pem, cert_pem = authority.host(keys.who(args.user)[:59], passphrase, days=keys.days(args, ca.LEAF_DAYS))
     if cert.exists():
-        _pin_first(args, store, hosts.of(store.read(cert)), hosts.of(cert_pem))
+        old = store.read(cert)
+        expired = ca.load_cert(old, "HOST certificate").not_valid_after_utc < datetime.now(UTC)
+        _pin_first(args, store, hosts.of(old), hosts.of(cert_pem), expired)
     store.write({key: key_pem, cert: cert_pem}, args.force)
     hosts.issued(store, cert_pem)
     print(f"Made {cert} and its key, valid until {keys.until(cert_pem, 'host')}.")
     return 0
 
 
-def _pin_first(args: argparse.Namespace, store: Store, old: hosts.Who, new: hosts.Who) -> None:
+def _pin_first(args: argparse.Namespace, store: Store, old: hosts.Who, new: hosts.Who, expired: bool) -> None:
     with store.record.view() as db:
         pinned = db.execute(
             "SELECT DISTINCT board FROM trust WHERE verb = 'pinned' AND undone = 0 AND number IN (?, ?)",
             (old.fingerprint, old.serial),
         )
         names = [row["board"] for row in pinned if row["board"]]
-    if not names:
+    if not (boards := Registry(store).select([])):
         return
-    args.board = names
+    if expired:  # with which nobody gets in to pin another one
+        if names:
+            say(f"NOTE: {', '.join(names)} pin the certificate that has expired; another host has to pin the new one.")
+        return
+    args.board = []
     fleet = Fleet(_with_defaults(args))
-    done = fleet.each(lambda board: _pin(fleet, board, new))
+
+    def beside(have: trustlist.List) -> trustlist.List:
+        pins = [e for e in have.values() if e.verb == "pinned" and not e.undone]
+        if not any(e.number in (old.fingerprint, old.serial) for e in pins):
+            return {}
+        e = trustlist.changed(have, "pinned", new.number, new.name, undo=False)
+        return {e.key: e}
+
+    def work(board: Board) -> str:
+        fleet.settle(board, fleet.connect(board), want=beside).close()
+        with store.record.view() as db:
+            pinned = beside(trustlist.entries(db, board.name))
+        return "pins the new certificate, too" if pinned else "does not pin the old one"
+
+    # Another host may have pinned this one there, which only the board knows
+    done = fleet.each(work, [b for b in boards if b.name in names or fleet.knows_password(b)])
     fleet.must(
-        done,
+        [o for o in done if o.board in names],
         "they pin the present certificate and would turn the new one away, so nothing was made. Reach them first, or "
         "take the pin back (`wssctl host pin HOST BOARD --undo`).",
     )
-
-
-def _pin(fleet: Fleet, board: Board, new: hosts.Who) -> str:
-    fleet.settle(board, fleet.connect(board), pin_too=new).close()
-    return "pins the new certificate, too"
+    asked = {o.board for o in done if not o.code}
+    if unknown := [b.name for b in boards if b.name not in asked]:
+        which = ", ".join(unknown)
+        say(f"NOTE: {which} could not be asked: where another host pinned the old certificate, it has to pin this one.")
 
 
 def _with_defaults(args: argparse.Namespace) -> argparse.Namespace:
