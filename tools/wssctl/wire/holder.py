@@ -33,10 +33,10 @@ from ..errors import (
     UsageError,
     WssctlError,
 )
-from ..keys import record
 from . import kept
 from .client import PROMPT, Client
 from .link import Credentials, Deadline, Target
+from .watch import Watch
 from .websocket import WebSocketLink
 
 _LOOK = 1.0  # s between two looks at the files and the record
@@ -102,7 +102,7 @@ class Holder:
         self.inode = os.lstat(self.path).st_ino
         self.target = Target(*spec["target"])
         self.identity: list[str] = spec["identity"]
-        self.watch = _Watch([Path(f) for f in spec["files"] or ()], self.target)
+        self.watch = Watch([Path(f) for f in spec["files"] or ()], self.target)
         self.files: Credentials | None = None
         if spec["files"]:
             ca, cert, key = map(Path, spec["files"])
@@ -445,60 +445,6 @@ class Holder:
             if peer is not self.user and not peer.last:
                 peer.send(kept.message(b"G", b""))
             peer.sock.close()
-
-
-class _Watch:
-    """What a login depends on: the key files, the revocation list, and what the record knows of the board. With
-    another one of them, a connection is not what it was."""
-
-    def __init__(self, files: list[Path], target: Target):
-        self.target = target
-        self.files = [*files, *(f.with_name("ROOT_CA_crl.pem") for f in files[:1])]
-        self.record = record.Record(files[1].parent) if files else None
-        self.marks = _marks(self.files)
-        self.record_marks, self.rows = self._record_marks(), self._rows()
-
-    def changed(self) -> bool:
-        if _marks(self.files) != self.marks:
-            return True
-        if (marks := self._record_marks()) != self.record_marks:
-            if self._rows() != self.rows:  # or it can't be read any more
-                return True
-            self.record_marks = marks
-        return False
-
-    def _record_marks(self) -> list[object]:
-        return _marks([self.record.path]) if self.record else []
-
-    def _rows(self) -> list[object]:
-        if self.record is None:
-            return []
-        seen: list[object] = [object()]  # unlike any other, unless all could be read
-        with contextlib.suppress(WssctlError), self.record.view() as db:
-            rows = db.execute(
-                "SELECT name, uid, serial, not_after FROM boards WHERE host = ? AND port = ? ORDER BY name",
-                (self.target.host, self.target.port),
-            ).fetchall()
-            for row in rows:
-                seen.append(tuple(row))
-                for table in ("trust", "wanted"):
-                    found = db.execute(f"SELECT * FROM {table} WHERE board IN ('', ?)", (row["name"],))
-                    seen.append(sorted(map(repr, map(tuple, found))))
-                secret = db.execute("SELECT secret FROM secrets WHERE what = ?", (f"password:{row['name']}",))
-                seen.append(hashlib.sha256(repr([tuple(r) for r in secret]).encode()).digest())
-            del seen[0]
-        return seen
-
-
-def _marks(paths: list[Path]) -> list[object]:
-    seen: list[object] = []
-    for path in paths:
-        try:
-            info = path.stat()
-            seen.append((info.st_mtime_ns, info.st_size, info.st_ino))
-        except OSError:
-            seen.append(None)
-    return seen
 
 
 def private() -> None:
