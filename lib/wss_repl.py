@@ -127,7 +127,8 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
 
 def _timer():
     timer = _server and _server.timer
-    return timer and repr(timer).split(",")[0].rstrip(")") + ")"
+    name = timer and repr(timer).split(",")[0].rstrip(")") + ")"
+    return "Timer(-1)" if name and "=" in name else name  # RP2's have no other number, and tell none
 
 
 def start_foreground(port=None, password=None, **options):

@@ -131,6 +131,8 @@ REASONS = {
     "loopback": "it needs several addresses to come from",
     "ports": "it needs more than the one forwarded port",
     "stand-in": "it starts a stand-in firmware of its own",
+    "connections": "it holds more than the five connections that lwIP has there (MEMP_NUM_TCP_PCB)",
+    "hardware timers": "it is about hardware timers, which are told apart by their numbers",
     "lwip": "it is about the board on the desk whose sockets are lwIP's: pytest --target lwip",
 }
 
@@ -242,7 +244,7 @@ class Port:
         self.listen = int(os.environ.get("WSS_TEST_PORT", 8833))
         self.given = os.environ.get("WSS_TEST_ADDRESS")
         self.kind = os.environ.get("WSS_TEST_BUNDLE", "mpy")
-        self.capabilities = set()
+        self.capabilities = {"connections"}
         self.about: dict = {}
         self.bundle = "not installed"
         self.keys = None  # conftest.Keys
@@ -594,7 +596,7 @@ class Pty(Port):
         found = re.fullmatch(r"pty(32)?(?:-(mpy|py))?", name)
         self._bits, self.kind, self._bare = 32 if found[1] else 64, found[2] or "mpy", bool(found[2])
         self.patience = float(os.environ.get("WSS_TEST_PATIENCE", 2))
-        self.capabilities = {"quick"}
+        self.capabilities = {"quick", "connections", "hardware timers"}
         self.listen = free_port()
         self.given = f"127.0.0.1:{self.listen}"
         self._stand_in = None

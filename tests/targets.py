@@ -67,7 +67,9 @@ class Running:
 class Unix:
     patience = 1.0  # how many times longer tests wait before they give up
     uid = UID
-    capabilities = frozenset({"directory", "heap", "quick", "loopback", "ports", "stand-in"})  # port_target.REASONS
+    capabilities = frozenset(  # port_target.REASONS
+        {"directory", "heap", "quick", "loopback", "ports", "stand-in", "hardware timers", "connections"}
+    )
     boot = ""
     heap: str | None = None
     binary: Path | None = None
@@ -104,7 +106,7 @@ class Unix:
 class Lwip(Unix):
     """Needs a network namespace: tests/netns.py."""
 
-    capabilities = Unix.capabilities - {"loopback", "stand-in"} | {"lwip"}
+    capabilities = Unix.capabilities - {"loopback", "stand-in", "hardware timers", "connections"} | {"lwip"}
     heap = "192k"  # what a Pico W has
 
     def __init__(self):

@@ -118,6 +118,9 @@ def resolve(host, number):
                 sock.bind(found[-1])
             finally:
                 sock.close()
+            known = addresses("::")  # lwIP binds to any address
+            if known != ["::"] and host[:4] != "127." and host not in known and found[-1][0] not in known:
+                raise OSError
         return socket.getaddrinfo(host, number)[0]
     except (OSError, IndexError, TypeError):
         raise ValueError("host is an address of this board, and the firmware knows none like %s" % (host,))
@@ -202,6 +205,13 @@ def no_delay(sock):
         sock.setsockopt(_IPPROTO_TCP, getattr(socket, "TCP_NODELAY", 1), 1)  # extmod/modlwip.c has a number of its own
     except OSError:
         pass
+
+
+try:
+    import lwip  # noqa: F401
+    from wss.room import may_write
+except ImportError:
+    may_write = None  # whether a socket can be written, it says itself
 
 
 def schedule(callback, arg=None):
@@ -307,8 +317,11 @@ def timer(which=None):
 
 def is_ours(timer):
     """False when timer shows that a program has set it since we did."""
-    return "period=%d)" % TIMER_MS in repr(timer)
+    text = repr(timer)
+    # RP2 prints microseconds (ports/rp2/machine_timer.c)
+    return "period=%d)" % (TIMER_MS * (1000 if "tick_hz=1000000" in text else 1)) in text
 
 
-# Whether bytecode without a jump is done before another thread runs (py/vm.c). RP2 has no global lock.
-has_gil = sys.platform != "rp2"
+# Whether bytecode without a jump is done before another thread runs (py/vm.c). Firmware says so from 1.27 on; before
+# that RP2 alone had threads without a global lock.
+has_gil = getattr(sys.implementation, "_thread", "unsafe" if sys.platform == "rp2" else "GIL") != "unsafe"

@@ -30,6 +30,8 @@ class Receiver:
     def receive(self):
         """Read as much as one step may. Raises Refused."""
         session = self.session
+        if not session.terminal and port.may_write and not port.may_write(session):
+            return  # the handshake writes, too
         for _ in range(_READS_MAX):
             terminal = session.terminal
             if session.close_answer or self.login and self.login.is_complete:

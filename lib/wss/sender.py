@@ -21,6 +21,7 @@ class Sender:
         self._uncut = False  # record has bytes in it that may not be UTF-8
         self._begun = b""  # the beginning of a character, printed before the rest of it
         self._since = 0  # ticks of that
+        self.wrote = False  # for room.py: whether the open session has written
 
     def reply(self, data):
         """Queue a small frame. A peer that asks faster than it reads loses answers; our memory stays bounded."""
@@ -65,6 +66,8 @@ class Sender:
                             return True
                         self.record = files.piece()
                         continue
+            if port.may_write and not port.may_write(session):
+                return False
             self._sent = session.stream.write(self.record)
             if not self._sent:
                 return False
@@ -116,7 +119,9 @@ class Sender:
             rest = memoryview(bytes(data))
             start = port.ticks_ms()
             while rest:
-                n = session.stream.write(rest)
+                n = None
+                if not port.may_write or port.may_write(session):
+                    n = session.stream.write(rest)
                 if n:
                     rest = rest[n:]
                     start = port.ticks_ms()

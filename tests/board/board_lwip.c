@@ -52,6 +52,7 @@ static struct {
     volatile int32_t reorder; // packets of 1000 that the next one overtakes
     volatile int32_t unplugged;
     volatile int32_t packets, lost, reordered; // so far, both ways
+    volatile int32_t no_memory; // how often TCP had no memory, or no place in its queue, for what was to be sent
 } no_control, *link_control = &no_control;
 
 static pthread_mutex_t lwip_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
@@ -103,6 +104,15 @@ LOCKED(err_t, tcp_bind, (struct tcp_pcb *pcb, const ip_addr_t *ip, u16_t port), 
 LOCKED(struct tcp_pcb *, tcp_listen_with_backlog_and_err, (struct tcp_pcb *pcb, u8_t n, err_t *err), (pcb, n, err))
 LOCKED(struct udp_pcb *, udp_new, (void), ())
 LOCKED(err_t, udp_bind, (struct udp_pcb *pcb, const ip_addr_t *ip, u16_t port), (pcb, ip, port))
+
+// modlwip.c answers that by waiting: 50 ms, up to 200 times, even where the socket is non-blocking.
+err_t __real_tcp_write(struct tcp_pcb *pcb, const void *data, u16_t n, u8_t flags);
+err_t __wrap_tcp_write(struct tcp_pcb *pcb, const void *data, u16_t n, u8_t flags);
+err_t __wrap_tcp_write(struct tcp_pcb *pcb, const void *data, u16_t n, u8_t flags) {
+    err_t err = __real_tcp_write(pcb, data, n, flags);
+    link_control->no_memory += err == ERR_MEM;
+    return err;
+}
 
 /******************************************************************************/
 // The link. All of this holds the lock.

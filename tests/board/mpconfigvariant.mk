@@ -54,4 +54,4 @@ LDFLAGS += $(addprefix -Wl$(comma)--wrap=, main getcwd gettimeofday __gettimeofd
 	mp_hal_stdout_tx_str mp_hal_stdout_tx_strn mp_hal_stdout_tx_strn_cooked \
 	mp_sys_stdin_obj mp_sys_stdout_obj mp_sys_stderr_obj \
 	gc_alloc gc_realloc calloc mp_hal_ticks_ms \
-	$(if $(BOARD_LWIP),tcp_new tcp_bind tcp_listen_with_backlog_and_err udp_new udp_bind))
+	$(if $(BOARD_LWIP),tcp_new tcp_bind tcp_listen_with_backlog_and_err udp_new udp_bind tcp_write))

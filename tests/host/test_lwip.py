@@ -4,6 +4,7 @@
 because the board needs a network namespace (tests/netns.py).
 """
 
+import mmap
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from peers import Peer
+from peers import PROMPT, Peer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools/dev"))
@@ -22,7 +23,7 @@ lwip = [pytest.mark.targets("lwip"), pytest.mark.needs("lwip")]
 
 SHORT_CUT = (
     "tests/host/test_lwip.py", "tests/board_suite", "-k",
-    "not 20_logins and not reset and not stops_reading",
+    "not 20_logins and not reset and not no_write_waits or 3-60",
 )  # fmt: skip
 
 
@@ -67,6 +68,16 @@ class TestTheBoard(Lwip):
             peer.login()
             assert int(board.run(used)) - before > 20_000, "mbedTLS's buffers alone are 16 KB and 4 KB"
 
+    def test_the_timer_is_known_as_ours_and_stops(self, board):
+        """RP2 prints a period in microseconds: one that was not known as ours ran on after stop(), for ever."""
+        board.run("from wss import port")
+        board.run("s = wss_repl._server")
+        assert board.run("port.is_ours(s.timer)") == "True"
+        board.run("wss_repl.stop()")
+        board.run("s._cause = None")
+        board.run("import time; time.sleep_ms(200)")
+        assert board.run("s._cause") == "", "a timer still makes steps"
+
     def test_a_socket_of_a_program(self, board):
         """100 KB through a program's own sockets and back, and the end of it."""
         port = 7000
@@ -97,3 +108,48 @@ class TestTheBoard(Lwip):
             sender.join()
         assert got == data
         board.console.read_until(b"end of it\r\n")
+
+
+@pytest.fixture
+def link(tmp_path):
+    return Link(tmp_path / "link")
+
+
+class Link:
+    """The numbers of BOARD_LINK, as tests/board/board_lwip.c has them."""
+
+    NAMES = ("loss", "reorder", "unplugged", "packets", "lost", "reordered", "no_memory")
+
+    def __init__(self, path: Path):
+        path.write_bytes(bytes(4 * len(self.NAMES)))
+        self.env = {"BOARD_LINK": str(path)}
+        with open(path, "r+b") as file:
+            self._numbers = memoryview(mmap.mmap(file.fileno(), 0)).cast("i")
+
+    def __getitem__(self, name: str) -> int:
+        return self._numbers[self.NAMES.index(name)]
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self._numbers[self.NAMES.index(name)] = value
+
+
+class TestAClientThatStopsReading(Lwip):
+    """TCP's memory is full then, and modlwip.c waits in a write for up to ten seconds."""
+
+    @pytest.mark.parametrize("line", ["'x'", "60 * 'x'", "500 * 'x'"])
+    @pytest.mark.parametrize("pause", [0, 3])
+    def test_no_write_waits(self, target, provisioned, keys, link, line, pause):
+        """Neither those of its session, which ends at the deadline, nor those of the next."""
+        with target.board(provisioned, env=link.env) as board:
+            stalled = Peer(board.address, keys.host, rcvbuf=2048).login()
+            stalled.text(f"import time\rwhile True: print({line}); time.sleep_ms({pause})\r\r")
+            stalled.until(b"xx" if line != "'x'" else b"x\r\nx")
+            with Peer(board.address, keys.host, timeout=20) as peer:
+                peer.login(path=b"/takeover", prompt=None)
+                peer.text("\x03")
+                peer.until(b"KeyboardInterrupt", 20)
+                peer.until(PROMPT)
+                assert peer.command("1+1") == b"2\r\n"
+            stalled.close()
+        assert link["packets"] > 20
+        assert link["no_memory"] == 0

@@ -124,6 +124,7 @@ def test_hanging_up_does_not_save_the_delay(connect, board):
     assert judged >= 1 and sum(delays[: judged - 1]) <= time.monotonic() - start
 
 
+@pytest.mark.needs("loopback")
 def test_other_addresses_do_not_wait(connect, board):
     for i in range(6):
         peer = connect(timeout=15, source="127.0.0.2")

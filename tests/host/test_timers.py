@@ -5,7 +5,7 @@ import re
 import pytest
 from peers import PROMPT, Peer
 
-pytestmark = pytest.mark.needs("heap", "quick")
+pytestmark = pytest.mark.needs("heap", "quick", "hardware timers")
 
 TAKES = """
 import machine
