@@ -4,7 +4,6 @@
 because the board needs a network namespace (tests/netns.py).
 """
 
-import mmap
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from lwip_link import Link
 from peers import PROMPT, Peer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -22,7 +22,7 @@ import firmware  # noqa: E402
 lwip = [pytest.mark.targets("lwip"), pytest.mark.needs("lwip")]
 
 SHORT_CUT = (
-    "tests/host/test_lwip.py", "tests/board_suite", "-k",
+    "tests/host/test_lwip.py", "tests/board_suite", "tests/evidence/test_lwip_link.py", "-k",
     "not 20_logins and not reset and not no_write_waits or 3-60",
 )  # fmt: skip
 
@@ -113,24 +113,6 @@ class TestTheBoard(Lwip):
 @pytest.fixture
 def link(tmp_path):
     return Link(tmp_path / "link")
-
-
-class Link:
-    """The numbers of BOARD_LINK, as tests/board/board_lwip.c has them."""
-
-    NAMES = ("loss", "reorder", "unplugged", "packets", "lost", "reordered", "no_memory")
-
-    def __init__(self, path: Path):
-        path.write_bytes(bytes(4 * len(self.NAMES)))
-        self.env = {"BOARD_LINK": str(path)}
-        with open(path, "r+b") as file:
-            self._numbers = memoryview(mmap.mmap(file.fileno(), 0)).cast("i")
-
-    def __getitem__(self, name: str) -> int:
-        return self._numbers[self.NAMES.index(name)]
-
-    def __setitem__(self, name: str, value: int) -> None:
-        self._numbers[self.NAMES.index(name)] = value
 
 
 class TestAClientThatStopsReading(Lwip):

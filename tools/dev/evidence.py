@@ -54,7 +54,7 @@ JOBS = [
 ]  # fmt: skip
 # These wait more than they work, and run beside the others from the start
 SLOW = [("slow", "unix", [TESTS + "backpressure.py", TESTS + "day.py"])]
-SLOW += [("slow", "unix32", SLOW[0][2])]
+SLOW += [("slow", "unix32", SLOW[0][2]), ("lwip", "lwip", [TESTS + "lwip_link.py"])]
 
 NOT_COVERED = [
     "real boards, and any TCP stack but Linux's: the figures are those of the unix port that stands in for an ESP32",
