@@ -54,6 +54,8 @@ class TestTheBoard(Lwip):
         board.run("import socket, sys, _thread, network")
         assert board.run("socket.socket()").startswith("<socket state=0 timeout=-1 incoming="), "extmod/modlwip.c's"
         assert board.run("network.WLAN(network.STA_IF).ifconfig()[0]") == repr(board.address[0])
+        board.run("from wss import port")
+        assert board.run("port.has_socket_callback, port.has_gil") == "(True, False)"
 
     def test_its_clock_starts_in_2021(self, target, provisioned, monkeypatch):
         monkeypatch.setattr(type(target), "boot", "import time\nprint('boot', time.gmtime()[:3])\n")
