@@ -494,8 +494,22 @@ def test_a_board_of_another_root_ca_is_left_alone(desk, keys):
     desk.start()
     assert "--yes" in desk.run("setup", "PORT", status=2)
     assert desk.listing() == before
+    (desk.files / "wss_trust.txt").write_text("pinned " + "12" * 32 + "\nend\n")  # whom that CA's owner pinned
     desk.run("setup", "PORT", "--yes")
     desk.peer().close()
+    assert not (desk.files / "wss_trust.txt").exists()
+
+
+def test_a_damaged_list_is_mended_and_what_can_be_read_of_it_stays(desk):
+    desk.start()
+    desk.run("setup", "PORT")
+    list_ = desk.files / "wss_trust.txt"
+    number = "ab" * 32
+    for text in ("revoked %s # eve\n", "revoked %s\n\xff\xfe?\nend\n", "nonsense\nrevoked %s\nend\nx"):
+        list_.write_bytes((text % number).encode("latin-1"))
+        assert "1 entries could be read and stay" in desk.run("setup", "PORT")
+        assert list_.read_text().startswith(f"revoked {number} #1") and list_.read_text().endswith("end\n")
+        desk.peer().close()
 
 
 def test_a_full_file_system(desk):

@@ -770,7 +770,7 @@ class Credentials:
             if (
                 type(e) is not ValueError
                 or len(e.args) != 1
-                or not ("copy it again" in e.args[0] or "passphrase" in e.args[0])
+                or not any(w in e.args[0] for w in ("copy it again", "copy both again", "passphrase"))
             ):
                 raise Bug("says %r" % e)
             return "%d %s" % (which, e.args[0][-50:])

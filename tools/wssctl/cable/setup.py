@@ -71,8 +71,9 @@ def setup(args: argparse.Namespace) -> int:
             _install(board, files, old, about)
         # a board without the network module does not know its own, and one that is out of reach comes back
         addresses = _addresses(args, about, registry.addresses(known))
+        foreign = _is_foreign(board, about, authority.cert_pem)
         _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
-        _send_trust(store, board, name)
+        _send_trust(store, board, name, foreign)
         _configure(board, about, args, name, password, bool(files or old))
         _clock(board, about)
         report = board.restart(b"wss_repl:")
@@ -108,9 +109,10 @@ def enrol(args: argparse.Namespace) -> int:
         uid, names = about["uid"], [name, *args.name[1:]]
         addresses = _addresses(args, about, registry.addresses(known))
         authority = keys.load_authority(args, store)
+        foreign = _is_foreign(board, about, authority.cert_pem)
         _confirm_foreign(args, board, about, authority)
         _enrol(args, store, board, authority, uid, names, addresses)
-        _send_trust(store, board, names[0])
+        _send_trust(store, board, names[0], foreign)
     host = addresses[0] if addresses else f"{names[0]}.local"
     cert = store.read(store.device_files(uid)["cert_pem"])
     registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=cert)
@@ -133,7 +135,8 @@ def install(args: argparse.Namespace) -> int:
     """A certificate that was signed elsewhere, and the CA, onto the board whose key it is for."""
     store = Store(args.keys)
     with Cable(args.port) as board:
-        uid = _about(board, args)["uid"]
+        about = _about(board, args)
+        uid = about["uid"]
         path = Path(args.cert) if args.cert else store.device_files(uid)["cert_pem"]
         cert = ca.load_cert(store.read(path), "device certificate")
         ca_pem = store.read(store.find_ca_cert())
@@ -148,7 +151,7 @@ def install(args: argparse.Namespace) -> int:
         if not waits:
             board.remove([key + NEW])
         board.stage(files)
-        _send_trust(store, board, Registry(store).name_of(uid) or "")
+        _send_trust(store, board, Registry(store).name_of(uid) or "", _is_foreign(board, about, ca_pem))
         board.commit(([key] if waits else []) + list(files))
     print(f"The certificate is on the board {uid}. It counts from the next start of wss_repl, or after a reset.")
     return 0
@@ -383,12 +386,16 @@ def _holds_point(board: Cable, name: str, point: bytes) -> bool:
         return False
 
 
+def _is_foreign(board: Cable, about: About, ca_pem: bytes) -> bool:
+    if "ROOT_CA_cert.pem" not in about["files"]:
+        return False
+    there = (board.read("ROOT_CA_cert.pem") or b"").strip()
+    return bool(there) and ca_pem.strip() not in there and there not in ca_pem
+
+
 def _confirm_foreign(args: argparse.Namespace, board: Cable, about: About, authority: ca.Authority) -> None:
     """A board with keys of another CA is somebody's board."""
-    if "ROOT_CA_cert.pem" not in about["files"] or args.yes:
-        return
-    there = board.read("ROOT_CA_cert.pem") or b""
-    if there.strip() == authority.cert_pem.strip() or authority.cert_pem.strip() in there:
+    if args.yes or not _is_foreign(board, about, authority.cert_pem):
         return
     if not ask.yes("The board trusts another ROOT CA than yours. Replace its keys?", option="--yes"):
         raise BoardError("The board belongs to another ROOT CA and was left alone.")
@@ -439,14 +446,16 @@ def _enrol(
     board.commit(list(_board_files(uid, b"", b"", b"")))
 
 
-def _send_trust(store: Store, board: Cable, name: str) -> None:
-    """Who is revoked is turned away from the board's first day on; what its list has besides stays."""
+def _send_trust(store: Store, board: Cable, name: str, foreign: bool) -> None:
+    """Who is revoked is turned away from the board's first day on; what its list has besides stays, unless it is of
+    another ROOT CA: then it is about certificates that nobody shows here, and could pin them."""
     there = board.read("/" + trust.FILE)
     try:
-        theirs = trustlist.parse(there) if there else {}
+        theirs = trustlist.parse(there) if there and not foreign else {}
     except KeyFileError as e:
-        say(f"NOTE: {e} It is replaced.")
-        theirs = {}
+        assert there
+        theirs = trustlist.parse(there, damaged=True)
+        say(f"NOTE: {e} It is replaced; {len(theirs)} entries could be read and stay.")
     theirs = trust.believed(store, theirs, name)
     with store.record.view() as db:
         merged = trustlist.merge(theirs, trustlist.entries(db, name))
@@ -456,6 +465,8 @@ def _send_trust(store: Store, board: Cable, name: str) -> None:
             board.replace({"/" + trust.FILE: text})
             say(f"Sent the trust list, {len(merged)} entries")
         trust.note_held(store.record, name, merged)
+    elif there is not None:
+        board.remove(["/" + trust.FILE])
 
 
 # Password, boot.py, clock

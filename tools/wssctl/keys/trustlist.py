@@ -73,16 +73,18 @@ def number(text: str) -> str:
     return text if len(text) == 64 else text.lstrip("0") or text[:1]
 
 
-def parse(data: bytes) -> List:
-    """The entries of a board's list. Raises KeyFileError for one that a board refuses, too."""
+def parse(data: bytes, damaged: bool = False) -> List:
+    """The entries of a board's list. Raises KeyFileError for one that a board refuses, too, unless it is known to be
+    damaged: then what can be read of it."""
     found: List = {}
     lines = data.decode("ascii", "replace").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
-    if not lines or lines[-1].split("#")[0].strip() != "end":
+    whole = bool(lines) and lines[-1].split("#")[0].strip() == "end"
+    if not whole and not damaged:
         raise KeyFileError("The board's trust list is cut off; `wssctl boards apply` over its cable sends it again.")
     e = None
-    for i, line in enumerate(lines[:-1]):
+    for i, line in enumerate(lines[:-1] if whole else lines):
         if e and e.undone and (more := _SEAL.fullmatch(line.strip())):
             e = replace(e, seal=e.seal + more[1])
         elif entry := _UNDONE.fullmatch(line.strip()):
@@ -91,6 +93,8 @@ def parse(data: bytes) -> List:
             continue
         elif (entry := _LINE.fullmatch(line.strip())) and (entry[2] or entry[1] == "pinned"):
             e = Entry(entry[1], number(entry[2] or ""), int(entry[3] or 1), False, words(entry[4] or ""))
+        elif damaged:
+            continue
         else:
             raise KeyFileError(f"Line {i + 1} of the board's trust list is malformed.")
         found[e.key] = later(found[e.key], e) if e.key in found else e
@@ -175,8 +179,8 @@ def render(entries: Iterable[Entry]) -> bytes:
     rows = sorted(entries, key=lambda e: (e.verb != "revoked", e.number))
     if len(rows) > MOST:
         raise KeyFileError(
-            f"{len(rows)} entries are too many, a board takes {MOST}; make a new ROOT CA with `wssctl ca rotate`, "
-            "which leaves out all who are revoked. Nothing was sent."
+            f"{len(rows)} entries are too many, a board takes {MOST}: set the boards up under a ROOT CA in a new key "
+            "folder (`wssctl setup PORT --keys DIR`), which needs none of them. Nothing was sent."
         )
     text = []
     for e in rows:
@@ -189,8 +193,8 @@ def render(entries: Iterable[Entry]) -> bytes:
     data = "\n".join([*text, "end", ""]).encode()
     if len(data) > _SIZE:
         raise KeyFileError(
-            f"The list is too long, a board takes {_SIZE} bytes; make a new ROOT CA with `wssctl ca rotate`, which "
-            "leaves out all who are revoked. Nothing was sent."
+            f"The list is too long, a board takes {_SIZE} bytes: set the boards up under a ROOT CA in a new key "
+            "folder (`wssctl setup PORT --keys DIR`), which needs none of it. Nothing was sent."
         )
     return data
 
