@@ -101,6 +101,11 @@ bench: $(VENV)/.bench ## speed: this bundle, the stock chain and bare TLS; a kep
 	@$(VENV)/bin/python tools/dev/bench.py $(BENCH)
 	$(if $(findstring --port,$(BENCH)),,@$(VENV)/bin/python tools/dev/bench_kept.py $(filter --quick,$(BENCH)))
 
+.PHONY: bench-fleet
+bench-fleet: $(VENV)/.stamp ## 300 boards on this machine; FLEET="--boards 100 --counts 1,100" (half an hour)
+	@$(VENV)/bin/python tools/dev/firmware.py build
+	@$(VENV)/bin/python tools/dev/bench_fleet.py $(FLEET)
+
 size: $(VENV)/.stamp ## flash and heap of each module, against its budget
 	@$(VENV)/bin/python tools/dev/size.py
 
