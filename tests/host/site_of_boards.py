@@ -34,10 +34,10 @@ class Site:
         for board in self.boards.values():
             board.close()
 
-    def run(self, *words, status=0, env=None, **more):
+    def run(self, *words, status=0, env=None, timeout=60, **more):
         done = subprocess.run(
             [sys.executable, "-m", "wssctl", *map(str, words)], env=self.env | (env or {}), capture_output=True,
-            text=True, timeout=60, stdin=subprocess.DEVNULL, start_new_session=True, **more,
+            text=True, timeout=timeout, stdin=subprocess.DEVNULL, start_new_session=True, **more,
         )  # fmt: skip
         assert done.returncode == status, (words, done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr

@@ -47,7 +47,7 @@ JOBS = [
     ("rest", "unix", [TESTS + name + ".py" for name in [*REST, "scanners"]]),
     ("load", "unix", [TESTS + "load.py"]),
     ("updates", "unix32", [TESTS + "update_faults.py"]),
-    ("updates", "unix", [TESTS + "update_faults.py", *UPDATES]),
+    ("updates", "unix", [TESTS + "update_faults.py", TESTS + "update_many.py", *UPDATES]),
     ("requests", "unix32", [REQUESTS]),
     ("requests", "unix", [REQUESTS]),
     ("record", "unix", [TESTS + "killed.py", TESTS + "kept.py"]),
