@@ -158,15 +158,15 @@ def test_without_a_login_the_second_start_goes_back(keys, tmp_path, newer):
         desk.update(newer(version="9.0.0"))
         loader = "import os; os.chdir('/'); u = {'__name__': 'wss_update'}; exec(open('wss_repl.py').read(), u)"
         shutil.copytree(desk.directory / "wss_a", desk.directory / "wss_b")
-        begun = desk.wssctl("exec", f"{loader}; u['begin']('/wss_a', '/wss_b', '9.0.1', 600)")
+        begun = desk.wssctl("exec", f"{loader}; u['begin']('/wss_a', '/wss_b', '9.0.1', 600, 'x')")
         assert begun.returncode == 0, begun
         on_trial = "import wss_update as u; print(u.active, bool(u.trial))"
         for expected in ("/wss_b True", "/wss_a False", "/wss_a False"):
             desk.board.restart()
             desk.ready()
             assert desk.wssctl("exec", on_trial).stdout.strip() == expected
-        refused = desk.wssctl("exec", "import wss_update; wss_update.confirm()")
-        assert "nothing is on trial" in refused.stderr
+        refused = desk.wssctl("exec", "import wss_update; wss_update.confirm('x')")
+        assert "no such update is on trial" in refused.stderr
         assert "9.0.1 was taken back: no login proved it" in desk.wssctl("exec", "pass").stderr
 
 

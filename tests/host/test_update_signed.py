@@ -61,7 +61,7 @@ class Attacked:
             file.write_bytes(signature)
         for state in self.desk.directory.glob("wss_state*"):
             state.unlink()
-        code = LOADER_CODE.format(home="/") + f"{more}\nu['begin']('.frozen', {where}, '9.9.9', 600)"
+        code = LOADER_CODE.format(home="/") + f"{more}\nu['begin']('.frozen', {where}, '9.9.9', 600, 'x')"
         done = self.desk.wssctl("exec", code)
         assert bool(done.returncode) != bool(list(self.desk.directory.glob("wss_state*"))), done
         assert not done.returncode or "ValueError: " in done.stderr, done
@@ -199,7 +199,7 @@ def test_what_was_signed_before_the_latest_one_is_not_taken_again(attacked, key)
     replayed = key.sign(bundle("9.0.0", attacked.files, f"{NOW - timedelta(hours=1):%Y%m%d%H%M%S}"))
     again = key.sign(bundle("0.0.9", attacked.files, f"{NOW:%Y%m%d%H%M%S}"))
     more = floor % f"{NOW - timedelta(minutes=30):%Y%m%d%H%M%S}"
-    code = LOADER_CODE.format(home="/") + more + "u['begin']('.frozen', '/wss_a', '9.9.9', 600)"
+    code = LOADER_CODE.format(home="/") + more + "u['begin']('.frozen', '/wss_a', '9.9.9', 600, 'x')"
     for blob, says in ((replayed, "signed before what was taken last"), (again, "")):
         for state in attacked.desk.directory.glob("wss_state*"):
             state.unlink()
@@ -353,7 +353,7 @@ def test_an_image_that_is_signed_and_those_that_are_not(keys, tmp_path, operator
             partition = desk.directory / "flash_ota_1"
             partition.write_bytes(new.ljust(len(partition.read_bytes()), b"\xff"))
             (desk.directory / "wss_signed").write_bytes(key.sign(what))
-            code = LOADER_CODE.format(home="/") + "u['begin']('.frozen', '.frozen', 'x', 600, 'ota_1', 'ota_0')"
+            code = LOADER_CODE.format(home="/") + "u['begin']('.frozen', '.frozen', 'x', 600, 'x', 'ota_1', 'ota_0')"
             done = desk.wssctl("exec", code)
             assert says in done.stderr if says else done.returncode == 0, done
             for state in desk.directory.glob("wss_state*"):

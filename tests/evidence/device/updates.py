@@ -109,7 +109,7 @@ def steps(new, folder, good, source=SOURCE):
                 raise
     for name, text in BUNDLE.items():
         write(folder + "/" + name, text % new)
-    loader()["begin"](good, folder, new, 60)
+    loader()["begin"](good, folder, new, 60, "x")
 
 
 def image(updated):
@@ -124,7 +124,7 @@ def image(updated):
     if updated:  # the third takes the place of the first, in lib
         steps("two", "/d/wss_a", "/d/lib")
         boot()
-        sys.modules["wss_update"].confirm()
+        sys.modules["wss_update"].confirm("x")
         if boot() != ("two", True, False):
             raise ValueError(boot())
     return unmount(disk)
@@ -181,7 +181,7 @@ def later_cut(first, old, new, folder, good, proved):
             try:
                 boot()
                 if proved and sys.modules["wss_update"].trial:
-                    sys.modules["wss_update"].confirm()
+                    sys.modules["wss_update"].confirm("x")
                 elif not proved:
                     boot()
             except OSError:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import re
+import secrets
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,13 +146,14 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
             if _first_other(remote, image) < len(image.data):
                 raise BoardError("What was sent is not what its flash holds; is it worn? The old firmware goes on.")
         place_loader(remote, board)
+        mark = secrets.token_hex(8)
         begin = (
-            f"u['begin']({board.bundle!r},'.frozen',{image.version!r},{round(args.deadline)},{to!r},{present!r})\n"
+            f"u['begin']({board.bundle!r},'.frozen',{image.version!r},{round(args.deadline)},{mark!r},{to!r},{present!r})\n"
             "import esp32\nesp32.Partition.find(esp32.Partition.TYPE_APP,label=%r)[0].set_boot()" % to
         )
         change_over(remote, board, signature, begin)
         restart(client, "reset")
-    prove(dial, args.deadline, image.version, old)
+    prove(dial, args.deadline, image.version, old, mark)
     return f"{old} -> {image.version}"
 
 

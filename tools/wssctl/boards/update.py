@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ _STATE = """\
 import sys
 u=sys.modules.get('wss_update')
 s=u and u.read() or {}
-_wssctl_json([u.active if u else '',bool(u and u.trial),s.get('note','')])
+_wssctl_json([u.active if u else '',(u and u.trial or {}).get('mark',''),s.get('note','')])
 """
 
 
@@ -160,10 +161,11 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         slot = _slot(board)
         _send(remote, board, slot, files)
         place_loader(remote, board)
-        start = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)})"
+        mark = secrets.token_hex(8)
+        start = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)},{mark!r})"
         change_over(remote, board, signature, start)
         restart(client)
-    prove(dial, args.deadline, new, board.version)
+    prove(dial, args.deadline, new, board.version, mark)
     return f"{board.version} -> {new}"
 
 
@@ -384,8 +386,9 @@ def restart(client: Client, how: str = "soft_reset") -> None:
     client.link.close()
 
 
-def prove(dial: Dialler, seconds: float, new: str, old: str) -> None:
-    """Log in under the new one and tell the board so. Raises BoardError when the board has gone back."""
+def prove(dial: Dialler, seconds: float, new: str, old: str, mark: str) -> None:
+    """Log in under the new one and tell the board so. Raises BoardError when the board has gone back, or another update
+    than that of `mark` is on trial there: another board has the address now, or another host was quicker."""
     dial, proved = dial.takeover(), False
     dial.told = None
     end = time.monotonic() + seconds + BOOT
@@ -394,8 +397,10 @@ def prove(dial: Dialler, seconds: float, new: str, old: str) -> None:
             with dial() as client:
                 remote = Remote(client)
                 active, on_trial, note = _state(remote)
+                if on_trial and on_trial != mark:
+                    raise BoardError("Another update is on trial there, which is not this one; nothing was proved.")
                 if on_trial:
-                    code = "import wss_update as u\nu.confirm()\n_wssctl_json(u.needs_reset)"
+                    code = f"import wss_update as u\nu.confirm({mark!r})\n_wssctl_json(u.needs_reset)"
                     if not ask(remote, code, "take the login for a proof", 1):
                         return
                     restart(client, "reset")  # stops its watchdog, which has no other end
@@ -413,8 +418,9 @@ def prove(dial: Dialler, seconds: float, new: str, old: str) -> None:
             time.sleep(_PAUSE)
 
 
-def _state(remote: Remote) -> tuple[str, bool, str]:
+def _state(remote: Remote) -> tuple[str, str, str]:
+    """(where the bundle runs from, the mark of what is on trial, what became of the latest update), "" for none."""
     said = ask(remote, _STATE, "say what it runs")
-    if not isinstance(said, list) or list(map(type, said)) != [str, bool, str]:
+    if not isinstance(said, list) or list(map(type, said)) != [str, str, str]:
         raise BoardError("It does not say what it runs in a form that is understood.")
     return said[0], said[1], brief(said[2])

@@ -24,8 +24,9 @@ needs_reset = False  # whether a watchdog runs that only a reset stops
 # The state: {n: its number, good: where the proved bundle is, base: where one is that came by cable, trial: where the
 # new one is or None, new: what it is called, boots: how often it was started, s: seconds it has, to and from: labels of
 # the new and the old firmware's partitions or None, note: what became of the latest one, signed: {what: when the latest
-# one that was kept was signed}, at: (what, when) of the new one}. Two files take turns, so that a loss of power in the
-# middle of a write leaves the state before it. (A rename would not: on FAT it removes the old file first.)
+# one that was kept was signed}, at: (what, when) of the new one, mark: whose update it is}. Two files take turns, so
+# that a loss of power in the middle of a write leaves the state before it. (A rename would not: on FAT it removes the
+# old file first.)
 
 
 def _check(data):
@@ -59,12 +60,12 @@ def write(state):
         raise OSError(5)
 
 
-def begin(good, where, new, seconds, to=None, back=None):
+def begin(good, where, new, seconds, mark, to=None, back=None):
     """From the next start on, try what is in the folder `where`. The only step that changes over.
 
     good: where the proved bundle is. new: its version, for messages. seconds: the time until a login has to prove it.
-    to, back: with new firmware, the labels of its partition and of the present one. Raises ValueError when start() was
-    told an update_key and what lies there is not signed by it (wss/signed.py).
+    mark: what confirm() is to be told. to, back: with new firmware, the labels of its partition and of the present one.
+    Raises ValueError when start() was told an update_key and what lies there is not signed by it (wss/signed.py).
     """
     state = read() or {"n": 0, "base": good}
     state["at"] = None
@@ -78,16 +79,16 @@ def begin(good, where, new, seconds, to=None, back=None):
     if good not in SLOTS:
         state["base"] = good
     state.update({"good": good, "trial": where, "new": new, "boots": 0, "s": seconds, "to": to, "from": back})
-    state["note"] = ""
+    state.update({"note": "", "mark": mark})
     write(state)
 
 
-def confirm():
+def confirm(mark):
     """The new one has proved itself: call this from a login over wss. Where needs_reset is set a reset has to follow.
     Raises OSError, RuntimeError."""
     global trial
-    if not trial:
-        raise RuntimeError("nothing is on trial")
+    if not trial or trial.get("mark") != mark:
+        raise RuntimeError("no such update is on trial")
     status = _real.status()
     if not status["client"] or not status["listening"][0].startswith("wss:"):
         raise RuntimeError("only a login over wss proves it")

@@ -1,0 +1,143 @@
+"""Updates while others are at the board: another host, another board at its address, another clock, other firmware."""
+
+import argparse
+import shutil
+
+import pytest
+from cutter import Cutter
+from desk import WSSCTL
+from test_update import FROZEN, NEW, desk_of, newer  # noqa: F401
+from test_update_firmware import esp32, image
+from wssctl.boards import modules, update
+from wssctl.boards.dialler import Dialler
+from wssctl.boards.update import LOADER_CODE
+from wssctl.errors import BoardError, WssctlError
+
+TRIAL = "u['begin']('.frozen', '/wss_a', '9.9.9', %d, 'of another host')\nimport machine\nmachine.reset()"
+
+
+def on_trial(desk, seconds):
+    """A board with another host's update on trial."""
+    for name, data in modules.compiled().items():
+        (desk.directory / "wss_a" / name).parent.mkdir(parents=True, exist_ok=True)
+        (desk.directory / "wss_a" / name).write_bytes(data)
+    (desk.directory / "wss_repl.py").write_bytes(modules.loader())
+    desk.wssctl("exec", LOADER_CODE.format(home="/") + TRIAL % seconds)
+    desk.ready()
+    assert trial(desk) == "True"
+
+
+def trial(desk):
+    code = "import sys; u = sys.modules.get('wss_update'); print(bool(u and u.trial))"
+    return desk.wssctl("exec", code).stdout.strip()
+
+
+def secrets(monkeypatch, keys):
+    for name, value in (("PASSPHRASE", keys.passphrase), ("PASSWORD", "secret")):
+        monkeypatch.setenv(f"WSSCTL_{name}", value)
+
+
+def arguments(desk, port, **more):
+    return argparse.Namespace(
+        url=f"wss://127.0.0.1:{port}", keys=str(desk.keys.directory), takeover=False, timeout=10, server_name=None,
+        host_id=None, password_file=None, passphrase_file=None, overlay=True, force=True, deadline=5, keep=None,
+        sign=False, signed=None, **more,
+    )  # fmt: skip
+
+
+def test_another_board_at_the_address_is_not_proved(keys, tmp_path, monkeypatch):
+    """It answers in the place of the one that is updated, by a new lease or a cable, and has a trial itself."""
+    secrets(monkeypatch, keys)
+    with desk_of(keys, tmp_path / "a", FROZEN) as ours, desk_of(keys, tmp_path / "b", FROZEN) as other:
+        on_trial(other, 600)
+        cutter = Cutter(ours.port)
+        restart = update.restart
+
+        def restart_and_swap(client, how="soft_reset"):
+            restart(client, how)
+            cutter._board = other.port
+
+        monkeypatch.setattr(update, "restart", restart_and_swap)
+        try:
+            args = arguments(ours, cutter.port)
+            with pytest.raises(BoardError, match="Another update is on trial there"):
+                update._update(args, Dialler(args))
+        finally:
+            cutter.close()
+        assert trial(other) == "True"
+        ours.board.read_until(b"was taken back: no login proved it in 5 s", 60)
+        ours.ready()
+        assert ours.runs()[0] == ".frozen"
+
+
+def test_a_host_that_comes_during_a_trial_neither_proves_nor_replaces_it(keys, tmp_path, newer):  # noqa: F811
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        on_trial(desk, 600)
+        said = desk.update(newer(), "--overlay", "--takeover", status=1)
+        assert "Another update is on trial there" in said and trial(desk) == "True"
+        refused = desk.wssctl("exec", "import wss_update; wss_update.confirm('')")
+        assert "no such update is on trial" in refused.stderr and trial(desk) == "True"
+        desk.board.restart()
+        desk.ready()
+        assert desk.runs()[0] == ".frozen"
+
+
+@pytest.mark.parametrize("moment", ["place_loader", "change_over", "restart"])
+def test_of_two_hosts_the_one_that_takes_over_wins(keys, tmp_path, newer, monkeypatch, moment):  # noqa: F811
+    """In the middle of the first one's work: all is sent, the loader is there, the change-over is made."""
+    secrets(monkeypatch, keys)
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        work = getattr(update, moment)
+
+        def then(*words):
+            monkeypatch.setattr(update, moment, work)
+            said.append(desk.update(newer(), "--overlay", "--takeover"))
+            return work(*words)
+
+        said = []
+        monkeypatch.setattr(update, moment, then)
+        args = arguments(desk, desk.port)
+        with pytest.raises(WssctlError):
+            update._update(args, Dialler(args))
+        assert f"-> {NEW}" in said[0]
+        assert desk.runs() == ("/wss_a", NEW) and trial(desk) == "False"
+        desk.board.restart()
+        desk.ready()
+        assert desk.runs() == ("/wss_a", NEW)
+
+
+def test_the_deadline_is_none_of_the_clocks(keys, tmp_path):
+    """NTP sets it while an update is on trial, forth and back."""
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        on_trial(desk, 5)
+        jumps = "for year in (2035, 2001): machine.RTC().datetime((year, 1, 1, 0, 0, 0, 0, 0))"
+        assert desk.wssctl("exec", f"import machine\n{jumps}").returncode in (0, 6)
+        desk.board.read_until(b"9.9.9 was taken back: no login proved it in 5 s", 60)
+        desk.ready()
+
+
+def test_a_loader_that_was_edited_by_hand_is_replaced_by_the_next_update(keys, tmp_path, newer):  # noqa: F811
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        (desk.directory / "wss_repl.py").write_bytes(modules.loader() + b"\nprint('mine')\n")
+        desk.board.restart()
+        desk.ready()
+        assert f"-> {NEW}" in desk.update(newer(), "--overlay")
+        assert (desk.directory / "wss_repl.py").read_bytes() == modules.loader()
+
+
+def test_new_firmware_brings_its_own_bundle_and_old_firmware_its_overlay(keys, tmp_path, newer):  # noqa: F811
+    with esp32(keys, tmp_path / "board") as desk:
+        desk.run(*WSSCTL, "update", "--overlay", "--deadline", "60", desk.url, env=newer(), timeout=150)
+        code = "import wss, wss_repl; print(wss.__path__.rpartition('/')[0], wss_repl.VERSION)"
+        assert desk.wssctl("exec", code).stdout.split() == ["/wss_a", NEW]
+        assert "taken back" in desk.firmware(image("v1.26.0-refuses"), status=1)
+        assert desk.wssctl("exec", code).stdout.split() == ["/wss_a", NEW]
+        desk.firmware(image("v1.26.1"))
+        for _ in range(2):
+            assert desk.wssctl("exec", code).stdout.split() == [".frozen", modules.version()]
+            desk.board.restart()
+            desk.ready()
+        shutil.rmtree(desk.directory / "wss_a")
+        desk.board.restart()
+        desk.ready()
+        assert desk.runs() == "v1.26.1"
