@@ -178,6 +178,8 @@ def test_the_connection_is_cut_at_each_record(desk):
     cutter = Cutter(desk.port)
     url, desk.url = desk.url, f"wss://127.0.0.1:{cutter.port}"
     try:
+        desk.firmware(image("v1.30.0"))
+        cutter.records = 0
         desk.firmware(image("v2.0.0"))
         total, old = cutter.records, "v2.0.0"
         for cut in range(1, total + 1) if LONG else (total // 2, total - 8):
