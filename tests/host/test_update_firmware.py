@@ -210,7 +210,8 @@ def test_what_is_there_already_is_not_sent_again(desk):
     other = bytearray(data)
     other[90_000:] = b"\0" * len(other[90_000:])
     (desk.directory / "flash_ota_1").write_bytes(bytes(other).ljust(0x20000, b"\xff"))
-    assert "v1.25.0 -> v1.26.0" in desk.firmware(data)
+    said = desk.firmware(data)
+    assert "64 of 97 KB are there already" in said and "v1.25.0 -> v1.26.0" in said, said
     assert desk.writes() == -(-(len(data) - 65536) // 4096) + 1
     assert desk.runs() == "v1.26.0"
 

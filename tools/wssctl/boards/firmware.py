@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import BoardError, KeyFileError
 from ..keys.signing import UpdateKey, now
 from ..keys.store import write_files
-from ..text import brief
+from ..text import brief, say
 from ..wire.remote import Remote
 from . import modules
 from .dialler import Dialler
@@ -138,6 +138,8 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
         signature = signature_for(args, board, lambda: _signed(image))
         first = _first_other(remote, image)
         if first < len(image.data):
+            if first:
+                say(f"{client.link.target.host}: {first >> 10} of {len(image.data) >> 10} KB are there already.")
             ask(remote, f"{_code()}\nmount()\n_wssctl_json(1)", "make room")
             rest = io.BytesIO(image.data[first:])
             with args.progress(client.link.target.host, len(image.data) - first) as advance:
