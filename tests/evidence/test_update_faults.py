@@ -18,7 +18,7 @@ LOADER = ROOT / "tools/wssctl/onboard/loader.py"
 @pytest.mark.parametrize("kind", ["lfs", "fat"])
 def test_power_cut_at_each_write(target, kind, row):
     """Of an update, of its first start, and of what proves it or takes it back: one whole bundle or the other."""
-    printed = run(target.bits, "updates.py", kind, 1, LOADER, heap="32M")
+    printed = run(target.bits, "updates.py", kind, 1, LOADER, heap="96M")
     lines = [line.split() for line in printed if line.startswith(("UPDATE ", "PROVED ", "BACK "))]
     assert [line[0] for line in lines] == ["UPDATE", "UPDATE", "PROVED", "PROVED", "BACK", "BACK"] * 2 + ["UPDATE"] * 2
     name = {"lfs": "littlefs", "fat": "FAT"}[kind] + f", {target.bits} bits"
