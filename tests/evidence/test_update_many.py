@@ -3,19 +3,24 @@
 import json
 import re
 import shutil
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from evidence_common import LONG
-from site_of_boards import PASSWORD, Site
 from targets import ROOT
-from test_update_firmware import image
 from wssctl.boards import modules
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "host"))
+
+from site_of_boards import PASSWORD, Site
+from test_update_firmware import image
 
 BOARDS = 50 if LONG else 5
 NEW = "9.8.7"
 # What a board's own program makes of the new version. The first is taken back at once, the others by the deadline.
-BROKEN = ["wss_repl.start(port=0)", "1 // 0", f"wss_repl.start(port={{port}}, password={PASSWORD + 'x'!r})"]
+BROKEN = ["wss_repl.start(port=70000)", "1 // 0", f"wss_repl.start(port={{port}}, password={PASSWORD + 'x'!r})"]
 BOOT = """\
 import wss_repl
 {esp32}
