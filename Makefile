@@ -90,6 +90,11 @@ release: $(VENV)/.stamp ## wheel, sdist and mip index of the last commit in buil
 	@$(PYTHON) tools/dev/firmware.py build
 	@$(VENV)/bin/python tools/dev/release.py
 
+.PHONY: picture
+picture: $(VENV)/.stamp ## docs/run.svg and docs/page.png anew, from a real run (Chromium for the latter)
+	@$(PYTHON) tools/dev/firmware.py build
+	@$(VENV)/bin/python tools/dev/picture.py
+
 .PHONY: bench size
 $(VENV)/.bench: $(VENV)/.stamp
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[bench]' >&2

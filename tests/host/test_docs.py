@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from xml.etree import ElementTree
 
 import pytest
 from targets import ROOT
@@ -20,6 +21,14 @@ def test_the_front_page_is_short():
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert "://" in link or (page.parent / link).exists(), link
+
+
+def test_pictures_are_small_and_ask_nobody_for_anything():
+    for name, most in (("run.svg", 60_000), ("page.png", 60_000)):
+        assert (ROOT / "docs" / name).stat().st_size < most and f"docs/{name}" in (ROOT / "README.md").read_text()
+    picture = (ROOT / "docs/run.svg").read_text()
+    ElementTree.fromstring(picture)
+    assert "url(http" not in picture and "href" not in picture and "<script" not in picture
 
 
 def commands(parser, words=()):
