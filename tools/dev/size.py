@@ -223,7 +223,7 @@ def measure(lib: Path = LIB, states: bool = True) -> dict:
         result["repl"] = {k: sum(result["modules"][n][k] for n in result["needed"]) for k in COLUMNS}
         # Credentials are read at the start only, and their readers let go of
         dropped = re.search(r"_port\.unload\((.+)\)", (lib / "wss_repl.py").read_text())[1]
-        gone = [f"wss/{n}.py" for n in re.findall(r'"(\w+)"', dropped)]
+        gone = {f"wss/{n}.py" for n in re.findall(r'"(\w+)"', dropped)} & set(result["needed"])
         result["kept"] = result["repl"]["heap"] - sum(result["modules"][n]["heap"] for n in gone)
     return result
 
