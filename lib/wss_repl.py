@@ -94,7 +94,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             _port.unload("credentials", "pem", "signed")
         # All of them: else there would be two copies of one, which would not know each other's exceptions.
         _port.unload_frozen(
-            "session", "receiver", "sender", "terminal", "login", "trust", "files", "frames", "upgrade"
+            "session", "receiver", "sender", "terminal", "typed", "login", "trust", "files", "frames", "upgrade"
         )
         timer = _port.timer(timer)  # this can raise, so it comes before anything listens
         if log:

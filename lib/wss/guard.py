@@ -1,7 +1,14 @@
-# One at a time: callbacks, the program that prints, and its threads all come into the same server.
-# In: who wants to enter.  Out: who is inside.  Next: server.py and terminal.py, which let nobody else in meanwhile.
+# One at a time, and Ctrl-C for the program only. Callbacks, threads, and the program that prints all come into the same
+# server, and a KeyboardInterrupt can come with each of them.
+#
+# The VM raises KeyboardInterrupt, and runs callbacks and other threads, at jumps and nowhere else (py/vm.c,
+# DISPATCH_WITH_PEND_EXC_CHECK). Jumps are: if, and, or, loops, the end of a try or of its handler, and the comparison
+# in `except SomeError`. Calls, returns, raise, with, and a bare `except:` are none. Code without a jump cannot be
+# interrupted, and where there is a GIL no other thread runs in between.
+# In: who wants to enter.  Out: who is inside.  Next: server.py, terminal.py.
 import os
-from io import IOBase
+from io import BytesIO
+from micropython import const
 
 from wss.port import dupterm_notify, sleep_ms
 
@@ -25,82 +32,88 @@ except ImportError:
             self._taken = False
 
 
-class _CtrlC(IOBase):
-    # As the terminal of a moment, this reads as one Ctrl-C, and then as nothing. Without a jump: see interrupt().
-    count = None
-
-    def readinto(self, buf):
-        count = self.count
-        self.count = None
-        buf[0] = 3
-        return count
-
-    def write(self, data):
-        return self.terminal.write(data)  # of a thread on another core, which does not wait for a jump
+_CALLS = const(28)  # nested calls in a step: 21 of ours, and some for mbedTLS, which does not check the stack's end
 
 
-_ctrl_c = _CtrlC()
+def check_stack(calls=_CALLS):
+    """Raise RuntimeError when the stack has no room for so many nested calls: a step would end in the middle, and lose
+    what it has read.
+
+    It has no jump, because the VM would run a callback there. When that finds no stack, the firmware never runs one
+    again: it prints the exception (py/runtime.c, mp_call_function_1_protected), which takes stack, too, and leaves
+    py/scheduler.c locked.
+    """
+    _CHECK[calls > 1](calls - 1)
+
+
+_CHECK = (id, check_stack)
+
+# Raised where somebody is inside. Nothing in here raises this one, and a class of its own would take 170 bytes of heap.
+Busy = EOFError
+_FREE = (None,)
+
+
+class Guard:
+    """`with guard:` lets one in at a time, and raises Busy when somebody is inside. Call check_stack() before: without
+    stack there is no way out."""
+
+    def __init__(self):
+        self._lock = _Lock()
+        self.owner = None  # the thread that is inside
+
+    def __enter__(self):
+        me = _ident()
+        try:  # no jump from here to the end, nor in __exit__()
+            _FREE[not self._lock.acquire(0)]  # raises IndexError when it is somebody's
+            self.owner = me
+            return
+        except:  # noqa: E722
+            raise Busy from None
+
+    def __exit__(self, kind, value, traceback):
+        self.owner = None
+        self._lock.release()
+
+    def wait(self, work, *args):
+        """work(*args) inside; waits for other threads. Returns True, or False when this thread is inside already: it
+        is a callback then, which would wait for itself. Raises RuntimeError when there is no stack."""
+        check_stack()
+        while True:
+            try:
+                with self:
+                    work(*args)
+                    return True
+            except Busy:
+                if self.owner == _ident():
+                    return False
+                sleep_ms(1)
+
+
+def caught():
+    """Whether a KeyboardInterrupt was pending. It rises in here, before the caller begins with what it would disturb.
+
+    While somebody is inside of the guard, terminal.py hands out no Ctrl-C, so the next one can only be the console's.
+    """
+    try:
+        for _ in _FREE:
+            pass
+        return False
+    except:  # noqa: E722
+        return True
+
+
+_ctrl_c = BytesIO(b"\x03")
 _notify = dupterm_notify or id
 
 
 def interrupt(result=None):
     """Raise a KeyboardInterrupt that our own code has caught in the program, to which it belongs. Returns result.
 
-    Call it last, after a bare `except:`. It makes the exception pending, and the VM raises it at the next jump, which
-    has to be one of the program's. Jumps are if, and, or, loops, the end of a try or of its handler, and the comparison
-    in `except KeyboardInterrupt` (py/vm.c, DISPATCH_WITH_PEND_EXC_CHECK). Calls and returns are none.
+    Call it last, and only after a bare `except:`. It makes the exception pending, and the VM raises it at the next
+    jump, which has to be one of the program's.
     """
-    _ctrl_c.count = 1
-    _ctrl_c.terminal = was = os.dupterm(_ctrl_c)
+    _ctrl_c.seek(0)
+    was = os.dupterm(_ctrl_c)
     _notify(None)  # reads a 0x03 from os.dupterm, and only that makes the exception pending
     os.dupterm(was)
     return result
-
-
-class Guard:
-    """A lock that knows which thread is inside.
-
-    A print() in another thread waits for its turn. A callback in the thread that is inside, which prints or steps the
-    server, is turned away: it would wait for itself.
-    """
-
-    def __init__(self):
-        self._lock = _Lock()
-        self._entering = None
-        self.owner = None  # the thread that is inside
-        self.by_write = False  # whether it came with enter(True)
-
-    def enter(self, wait):
-        """Enter; False when that is not possible. wait: for another thread to leave. After a KeyboardInterrupt in here,
-        call recover()."""
-        me = _ident()
-        while me != self.owner and me != self._entering:
-            # The VM runs callbacks and other threads at jumps (py/vm.c). There is none between these two statements,
-            # so whoever comes when the lock is ours finds _entering or owner set.
-            self._entering = me
-            if self._lock.acquire(0):
-                self.owner = me
-                self.by_write = wait
-                self._entering = None
-                return True
-            self._entering = None
-            if not wait:
-                break
-            sleep_ms(1)
-        return False
-
-    def recover(self, before):
-        """After a KeyboardInterrupt in enter() or behind it: leave, unless this thread was inside `before`."""
-        me = _ident()
-        if self._entering == me:
-            self._entering = None
-            if self.owner is None:
-                self._lock.release()
-        if self.owner == me and before != me:
-            self.leave()
-
-    def leave(self):
-        """Leave."""
-        if self.owner is not None:  # None: a callback inside was interrupted, and its recover() has left for us
-            self.owner = None
-            self._lock.release()

@@ -10,7 +10,6 @@ _RUN = const(4)  # the code was whole: a program runs, which may read what is ty
 _LEFT = const(8)  # by a client that is lost
 
 _SAID = (
-    (b"\x81\x04>>> ", 0),
     (b"\x81\x18raw REPL; CTRL-B to exit", _RAW),
     (b"\x81.paste mode; Ctrl-C to cancel,", _PASTE),
 )
@@ -25,6 +24,8 @@ def after_output(mode, record):
         if at > found:
             found = at
             mode = to
+    if record.endswith(b"\x81\x04>>> "):
+        return 0, b""
     if mode & _RAW and record.endswith(b"\x04>"):  # the program has ended
         return _RAW, b"\x02" if mode & _LEFT else b""
     return mode, b""

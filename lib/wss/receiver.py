@@ -38,9 +38,9 @@ class Receiver:
                 return
             if terminal:
                 # As much as the terminal takes even if all of it is typed text, and what is known to be a file's.
-                room = terminal.free()
+                room = terminal.typed.free()
                 left = self._decoder.binary_left()
-                view = left and self.files and self.files.room(room + left) or terminal.room(room)
+                view = left and self.files and self.files.room(room + left) or terminal.typed.room(room)
                 if not view:
                     return
                 n = session.stream.readinto(view)
@@ -71,7 +71,7 @@ class Receiver:
     def open(self):
         """The terminal is there: give it what came behind the password."""
         terminal = self.session.terminal
-        terminal.put(self._typed[: terminal.free()])
+        terminal.typed.put(self._typed[: terminal.typed.free()])
         frames = self._frames
         self._typed = self._frames = b""
         self.login = None
@@ -125,13 +125,13 @@ class Receiver:
                 session.judge()
                 return not session.terminal
         elif op == _TEXT:
-            session.terminal.put(data)
+            session.terminal.typed.put(data)
             server = session.server
             if server.mode:
                 from wss.modes import after_input
 
                 server.mode, more = after_input(server.mode, data)
-                session.terminal.put(more)
+                session.terminal.typed.put(more)
         else:
             if not self.files:
                 from wss.files import Files

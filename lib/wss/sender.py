@@ -48,12 +48,12 @@ class Sender:
                     # What is printed comes first: acknowledgements sent ahead would keep a get busy to its end.
                     self.record = record = session.terminal.take()
                     if record:
-                        if session.server.log:
-                            session.server.log.add_frames(record)
-                        found = port.look(record, len(record))
-                        self._uncut = self._begun or found & 1
+                        found = session.terminal.found
+                        self._uncut = found & 1 | len(self._begun)  # no jump since the record was taken
                         if found & 2 or session.server.mode and (found & 4 or record[-1] == _RAW_PROMPT):
                             self._note_mode(record)
+                        if session.server.log:
+                            session.server.log.add_frames(record)
                         continue
                     if self._begun:
                         if port.ticks_diff(port.ticks_ms(), self._since) >= _BEGUN_MS:
@@ -77,7 +77,7 @@ class Sender:
 
         server = self.session.server
         server.mode, typed = after_output(server.mode, record)
-        self.session.terminal.put(typed)
+        self.session.terminal.typed.put(typed)
 
     def _cut(self):
         from wss.utf8 import cut, whole
@@ -109,29 +109,31 @@ class Sender:
     def write(self, data):
         """Write bytes without a frame, for upydev's rcat; returns their count. Raises OSError: the session is gone."""
         session = self.session
-        server = session.server
-        terminal = session.terminal
-        if not terminal or not server.guard.enter(True):
+        rest = memoryview(bytes(data))
+        if not session.terminal or not session.server.guard.wait(self._write, rest) or not session.terminal:
             raise OSError(_ENOTCONN)
+        return len(data)
+
+    def _write(self, rest):
+        session = self.session
         try:
-            if not terminal.drain(True):
-                raise OSError
-            rest = memoryview(bytes(data))
             start = port.ticks_ms()
-            while rest:
+            while session.terminal and not self.send():  # what waits already, and what is acknowledged of a get
+                self._pause(start)
+            start = port.ticks_ms()
+            while session.terminal and rest:
                 n = None
                 if not port.may_write or port.may_write(session):
                     n = session.stream.write(rest)
                 if n:
                     rest = rest[n:]
                     start = port.ticks_ms()
-                elif port.ticks_diff(port.ticks_ms(), start) >= server.write_ms:
-                    raise OSError
                 else:
-                    port.sleep_ms(1)
+                    self._pause(start)
         except (OSError, ValueError):
-            server.end(session, "stopped reading")
-            raise OSError(_ENOTCONN)
-        finally:
-            server.guard.leave()
-        return len(data)
+            session.server.end(session, "stopped reading")
+
+    def _pause(self, start):
+        if port.ticks_diff(port.ticks_ms(), start) >= self.session.server.write_ms:
+            raise OSError
+        port.sleep_ms(1)

@@ -6,22 +6,14 @@ import socket
 from micropython import const
 
 from wss import port
-from wss.guard import Guard, interrupt
+from wss.guard import Busy, Guard, caught, check_stack, interrupt
 
 _PENDING_MAX = const(2)  # connections before login: one slow peer must not keep the next one out
 _BACKLOG = const(4)
 
-_CALLS = const(24)  # nested calls in a step: 18 of ours, and some for mbedTLS, which does not check the stack's end
-
 _PERIOD_IDLE = const(100)  # ms between steps that the timer makes when nobody is connected, or nothing comes in
 _IDLE_MS = const(2000)  # after this time without input
 _LOST_MS = const(2000)  # the timer is somebody else's when it has made no step for this long, and others have
-
-
-def _check_stack(calls):
-    # Raises RuntimeError when the stack has no room for so many nested calls.
-    if calls:
-        _check_stack(calls - 1)
 
 
 class Server:
@@ -51,6 +43,7 @@ class Server:
         self.last_input = 0  # ticks when something last came in
         self._cause = None  # what called step(): the timer, a socket, or None
         self._last_tick = 0
+        self.records = 0  # that were made of output since then
         self._last_step = 0
         self.callback = self.step  # this bound method is made once, because callbacks must not allocate
         self.sock = sock = socket.socket(found[0])  # for IPv6, where host is such an address
@@ -91,8 +84,12 @@ class Server:
                 self.start_timer(port.timer())  # a program has taken it
             return True
         self._last_tick = now
-        idle = port.has_socket_callback and port.ticks_diff(now, self.last_input) > _IDLE_MS or not self.sessions
-        return not idle or port.ticks_diff(now, self._last_step) >= _PERIOD_IDLE
+        rush = self.records
+        self.records = 0
+        recent = port.ticks_diff(now, self.last_input) <= _IDLE_MS
+        if self.sessions and (recent or rush or not port.has_socket_callback):
+            return True
+        return port.ticks_diff(now, self._last_step) >= _PERIOD_IDLE
 
     def count_refusal(self, cause):
         """Count a refusal for status()."""
@@ -110,48 +107,46 @@ class Server:
     def step(self, cause=None):
         """Do what can be done without waiting. Called by socket callbacks, the timer, the terminal and poll()."""
         self._cause = cause
-        guard = self.guard
-        before = guard.owner
-        try:
-            try:
-                return self._step(guard)
-            except KeyboardInterrupt:
-                guard.recover(before)
-                return interrupt()
-            except RuntimeError:  # no stack
-                return
-        except:  # another KeyboardInterrupt  # noqa: E722
-            return interrupt()
+        self.run(Server.step_all, self)
 
-    def _step(self, guard):
+    def run(self, work, on):
+        """work(on) inside of the guard, or nothing when somebody is inside or there is no stack. A KeyboardInterrupt
+        rises in the program afterwards, and does not leave the work half done. Never raises."""
+        end = bool  # which does nothing
         try:
-            if not guard.enter(False):
-                return
-            try:
-                self.step_all()
-            finally:
-                guard.leave()
+            check_stack()
+            end = interrupt
+            if self.guard.owner is None:
+                self._run(work, on)
+            return None
+        except:  # a KeyboardInterrupt, or no stack: nothing else leaves _run()  # noqa: E722
+            return end()
+
+    def _run(self, work, on):
+        interrupted = False
+        try:
+            with self.guard:
+                interrupted = caught()
+                work(on)
+            if self.input_left:
+                self.input_left = False
+                port.schedule(self.callback)
+            session = self.session  # read once: another step, at the next jump, may end it
+            terminal = session and session.terminal
+            if terminal:
+                terminal.hand_on()
+        except (Busy, RuntimeError):  # no stack, against all care
+            pass
         except MemoryError:
             port.remove_failed_imports()
             self.last_refusal = "out of memory"  # the next step tries again
-        except RuntimeError:
-            raise  # no stack
         except Exception as e:  # nobody has thought of it: the server goes on with the next step
             self.last_refusal = ("internal error: %r" % e)[:100]
-        if self.input_left:
-            self.input_left = False
-            port.schedule(self.callback)
-        session = self.session  # read once: another step, at the next jump, may end it
-        terminal = session and session.terminal
-        if terminal:
-            terminal.rearm()
+        if interrupted:
+            raise KeyboardInterrupt
 
     def step_all(self):
         """A step of the listener and of each connection. The guard is held."""
-        try:
-            _check_stack(_CALLS)
-        except RuntimeError:
-            return  # a program is deep in its calls: an exception in the middle of a step would lose what it has read
         now = port.ticks_ms()
         if self.timer and not self._timer_has_work(now):
             return
@@ -224,7 +219,10 @@ class Server:
 
     def stop(self):
         """Close everything."""
-        entered = self.guard.enter(True)  # no step may come in between
+        if not self.guard.wait(self._stop):  # no step may come in between
+            self._stop()
+
+    def _stop(self):
         timer = self.timer
         if timer and port.is_ours(timer):
             timer.deinit()
@@ -234,5 +232,3 @@ class Server:
             self.end(s, "closed")
         if self.log:
             self.log.detach()
-        if entered:  # a print() of another thread may be waiting
-            self.guard.leave()

@@ -116,10 +116,9 @@ class Session:
                     self.receiver.receive()
                     self._take_peer()
                     if self.close_answer and self.stage != _CLOSING:
-                        # ioctl(3, 1) asks whether there is something to read (py/stream.h).
                         if (
                             self.stage != _OPEN
-                            or not self.terminal.ioctl(3, 1)
+                            or not self.terminal.typed.waits()
                             or port.ticks_diff(now, self.deadline) >= 0
                         ):
                             self.close(self.close_answer)
@@ -239,7 +238,7 @@ class Session:
         if other:
             other.close_for(self.address[0])
             server.end(other, "taken over")
-        self.terminal = Terminal(server, self)
+        self.terminal = Terminal(server, self.sender)
         self.stage = _OPEN
         server.session = self
         if self.host:
@@ -253,7 +252,7 @@ class Session:
             from wss.modes import begin
 
             server.mode, typed, said = begin(server.mode)
-            self.terminal.put(typed)
+            self.terminal.typed.put(typed)
             if said:
                 self.sender.replies.append(frame(_TEXT, said))
         self.receiver.open()
@@ -261,12 +260,6 @@ class Session:
     def _release_terminal(self):
         self.receiver.ignore()
         if self.terminal:
-            log = self.server.log
-            while log:  # what was not sent any more
-                record = self.terminal.take()
-                if not record:
-                    break
-                log.add_frames(record)
             self.terminal.detach()
             self.terminal = None
             self.server.session = None

@@ -43,16 +43,45 @@ def test_import_has_no_side_effect():
 
 
 UNMASK = """
-from wss.port import look, unmask
-for n in (0, 1, 125, 126, 300):
-    frame = b"\\x81" + (bytes((n,)) if n < 126 else bytes((126, n >> 8, n & 255))) + b"x" * n
-    for before in (b"", b"\\x81\\x02ab"):
-        record = bytearray(before + frame + b"\\x81\\x00")
-        assert not look(record, len(record)), record
-        for i in range(len(before) + len(frame) - n, len(before) + len(frame)):
-            record[i] = 0x80
-            assert look(record, len(record)) == 1, (n, i)
-            record[i] = 0x7F
+from wss.port import cut, unmask
+AT = 64
+def frames(text, found):
+    out = bytearray(AT) + text
+    made = cut(out, AT, len(out))
+    end = made & 4095
+    assert (made >> 12 & 4095) == len(out), (text, made)
+    assert made >> 24 == found, (text, made >> 24)
+    got = []
+    i = 0
+    while i < end:
+        assert out[i] == 0x81, (text, out[:end])
+        got.append(bytes(out[i + 2 : i + 2 + out[i + 1]]))
+        i += 2 + out[i + 1]
+    assert b"".join(got) == text, (text, got)
+    return got
+assert frames(b"", 0) == []
+assert frames(b"a", 0) == [b"a"]
+assert frames(b"one\\r\\ntwo\\r\\n", 0) == [b"one", b"\\r\\n", b"two", b"\\r\\n"]
+assert frames(b"\\r\\n\\r\\n", 0) == [b"\\r\\n", b"\\r\\n"]
+assert frames(b"50 %\\rof", 0) == [b"50 %\\rof"]
+assert frames(b"x" * 125 + b"\\r\\n", 0) == [b"x" * 125, b"\\r\\n"]
+assert frames(b"x" * 126, 0) == [b"x" * 125, b"x"]
+assert frames(b"x" * 124 + b"\\xc3\\xa4", 1) == [b"x" * 124, b"\\xc3\\xa4"]
+assert frames(b"x" * 122 + b"\\xf0\\x9f\\x98\\x80y", 1) == [b"x" * 122, b"\\xf0\\x9f\\x98\\x80y"]
+assert frames(b"\\x80" * 300, 1)
+assert frames(b"4\\r\\n>>> ", 4) == [b"4", b"\\r\\n", b">>> "]
+assert frames(b"no end>>> ", 4) == [b"no end", b">>> "]
+assert frames(b"\\r\\n>>> print(1)\\r\\n... ", 4) == [b"\\r\\n", b">>> ", b"print(1)", b"\\r\\n", b"... "]
+assert frames(b"\\r\\n>>> text", 0) == [b"\\r\\n", b">>> ", b"text"]
+assert frames(b"=== ", 4) == [b"=== "]
+assert frames(b">>>  ", 0) == [b">>> ", b" "]
+assert frames(b">>>", 0) == [b">>>"]
+assert frames(b"raw REPL; CTRL-B to exit\\r\\n>", 2) == [b"raw REPL; CTRL-B to exit", b"\\r\\n", b">"]
+assert frames(b"paste mode; Ctrl-C to cancel, Ctrl-D to finish\\r\\n=== ", 6)[0][-7:] == b" finish"
+for i in range(256):
+    frames(b"ab" + bytes((i,)) + b"cd", i > 127)
+out = bytearray(6) + b"a\\r\\nb\\r\\n"  # three frames have room for their headers
+assert cut(out, 6, 12) == 10 << 12 | 10 and out == b"\\x81\\x01a\\x81\\x02\\r\\n\\x81\\x01b\\r\\n", out
 whole = bytes(range(256))
 for n in range(70):
     for at in range(4):

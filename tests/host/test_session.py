@@ -141,7 +141,7 @@ def test_a_rush_keeps_its_order_with_a_callback_that_prints(target, provisioned,
             "t.deinit()\n"
             "print('en' + 'd', n)\n\x04"
         )
-        out = peer.until(b"end ") + peer.until(PROMPT)
+        out = peer.until(b"end ", 60) + peer.until(PROMPT)
     want = "".join(
         f"{i} {'x' * (i % 140)}\r\n"
         + "tail" * (i % 7 == 0)
@@ -494,9 +494,8 @@ def full(*_):
     raise RuntimeError('schedule queue full')
 was, t.schedule = t.schedule, full
 guard = wss_repl._server.guard
-guard.enter(True)
-print('from inside')
-guard.leave()
+with guard:
+    print('from inside')
 t.schedule = was
 """
 
@@ -523,8 +522,8 @@ class Ring:
         self.depth -= 1
         return self.ring.ipoll(ms)
 def nested():
-    term = wss_repl._server.session.terminal
-    term._ring = Ring(term._ring)
+    typed = wss_repl._server.session.terminal.typed
+    typed._ring = Ring(typed._ring)
 """
 
 
@@ -535,4 +534,4 @@ def test_a_socket_callback_inside_a_look_at_the_ring_does_not_look_again(connect
     peer.command(f"exec({RING!r})")
     peer.command("nested()")
     assert peer.command("print(len('%s'))" % ("y" * 900)) == b"900\r\n"
-    assert peer.value("wss_repl._server.session.terminal._ring.most") == 1
+    assert peer.value("wss_repl._server.session.terminal.typed._ring.most") == 1

@@ -46,6 +46,8 @@ JOBS = [
     ("rest", "unix32", [TESTS + name + ".py" for name in REST]),
     ("rest", "unix", [TESTS + name + ".py" for name in [*REST, "scanners"]]),
     ("load", "unix", [TESTS + "load.py"]),
+    ("storm", "unix32", [TESTS + "ctrl_c.py"]),
+    ("storm", "unix", [TESTS + "ctrl_c.py"]),
     ("updates", "unix32", [TESTS + "update_faults.py"]),
     ("updates", "unix", [TESTS + "update_faults.py", TESTS + "update_many.py", *UPDATES]),
     ("requests", "unix32", [REQUESTS]),

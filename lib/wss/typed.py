@@ -1,0 +1,133 @@
+# What was typed and the program has not read yet.
+# In: text from receiver.py.  Out: bytes for the firmware, as fast as it takes them.  Next: terminal.py.
+#
+# ESP32 keeps what it reads from us in a ring of 260 bytes, and drops what does not fit (ports/esp32/mphalport.c). So
+# typed text waits here, and the firmware is asked to read when its ring is empty.
+import select
+import sys
+from micropython import const
+
+from wss import port
+
+_MAX = const(1032)  # bytes that wait here; 1 KB and its header in one read
+_RING = const(250)  # bytes given to the firmware's ring when it is empty
+_HELD_MS = const(60)  # when the ring is untouched for this long, the program is not reading
+_LOOKS = const(50)  # looks at a full ring
+_CTRL_C = const(3)
+
+
+class Typed:
+    """Bytes from the client on their way to the firmware."""
+
+    def __init__(self, step):
+        self._step = step  # has hand_on() called
+        self._text = bytearray(_MAX)
+        self._start = 0
+        self._end = 0
+        self._break = -1  # where in _text a Ctrl-C was typed
+        self._credit = 0  # bytes for which the ring is sure to have room
+        self._looks = 0  # looks at a full ring that are left
+        self._held = None  # ticks since when the ring has been untouched
+        self.asked = False  # the firmware has been asked to read
+        self._ring = None  # a poll object that looks at the ring
+        self.looking = False  # ioctl() must answer "nothing" meanwhile, because select asks os.dupterm, too
+        if port.dupterm_notify:
+            self._ring = select.poll()
+            self._ring.register(sys.stdin, select.POLLIN)
+
+    def clear(self):
+        """The session is over."""
+        self._start = self._end = 0
+        self._text = b""
+
+    # The receiver's side ----------------------------------------------------------------------------------
+
+    def free(self):
+        """Bytes that put() can take now."""
+        if self._start and (self._start == self._end or self._end > _MAX // 2):
+            n = self._end - self._start
+            self._text[:n] = memoryview(self._text)[self._start : self._end]
+            self._break -= self._start
+            self._start = 0
+            self._end = n
+        return _MAX - self._end
+
+    def room(self, n):
+        """Where to read n bytes, at most free(). Frames lose their headers there, and put() moves what was typed to the
+        front."""
+        return memoryview(self._text)[self._end : self._end + n]
+
+    def put(self, data):
+        """Take typed text, at most free() bytes."""
+        n = len(data)
+        end = self._end
+        self._text[end : end + n] = data
+        self._end = end + n
+        # Only as a keystroke is a Ctrl-C meant to overtake. Inside a longer frame it may be data (for a program under
+        # micropython.kbd_intr(-1), or mpremote mount), and there is no way to ask the firmware.
+        if 0 < n <= 4 and data[n - 1] == _CTRL_C:
+            self._break = end + n - 1
+
+    # The firmware's side ----------------------------------------------------------------------------------
+
+    def waits(self):
+        """Whether anything is here."""
+        return self._start < self._end
+
+    def give(self, buf):
+        """Put one byte into buf; 1, or None when the firmware's ring has no room. waits() was true."""
+        if port.dupterm_notify:
+            if not self._credit:
+                if not self._ring_empty():
+                    self._looks = _LOOKS
+                    port.schedule(self._step)
+                    return None
+                self._credit = _RING
+            self._credit -= 1
+        start = self._start  # no jump from here on, or Ctrl-C would lose a byte
+        buf[0] = self._text[start]
+        self._start = start + 1
+        return 1
+
+    def hand_on(self):
+        """Have the firmware read, if it can take something."""
+        if self._start == self._end or not port.dupterm_notify:
+            return
+        if not self._credit:
+            now = port.ticks_ms()
+            if self._ring_empty():
+                self._held = None
+            elif self._looks:
+                # A REPL that reads without echo empties the ring at once, and the timer's next step is far: look again
+                # at the VM's next checks, a few times. A program that does not read is left alone.
+                self._looks -= 1
+                port.schedule(self._step)
+                return
+            elif self._held is None:
+                self._held = now
+                return
+            elif self._break < self._start or port.ticks_diff(now, self._held) < _HELD_MS:
+                return
+            else:
+                # A Ctrl-C behind more than a program which does not read will ever take: it overtakes, as on a tty.
+                self._start = self._break
+                self._credit = 1
+                self._held = None
+        # The C function itself is scheduled, so that the KeyboardInterrupt of a 0x03 rises in the program.
+        if not self.asked:
+            self.asked = True  # first: what is scheduled may run before schedule() returns
+            if not port.schedule(port.dupterm_notify):
+                self.asked = False
+
+    def _ring_empty(self):
+        if self.looking:
+            return False  # ESP32 calls back for readable sockets inside ipoll(), and our step would look again in there
+        self.looking = True
+        try:
+            for _ in self._ring.ipoll(0):
+                return False
+            return True
+        except MemoryError:
+            return False  # the next step looks again
+        finally:
+            self.looking = False
