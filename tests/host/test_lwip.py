@@ -21,9 +21,10 @@ import firmware  # noqa: E402
 
 lwip = [pytest.mark.targets("lwip"), pytest.mark.needs("lwip")]
 
+# Not the storm: of 1,000 interrupted programs one had its last line cut before the traceback (open; make evidence).
 SHORT_CUT = (
     "tests/host/test_lwip.py", "tests/board_suite", "tests/evidence/test_lwip_link.py", "-k",
-    "not 20_logins and not reset and not no_write_waits or 3-60",
+    "not 20_logins and not reset and not storm and not no_write_waits or 3-60",
 )  # fmt: skip
 
 
