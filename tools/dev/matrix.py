@@ -100,7 +100,9 @@ def run(source: str, tree: Path | None, tests: list[str], jobs: int) -> Row:
     name = re.sub(r"\W+", "-", f"{row.name} {source}")
     log, report = OUT / f"{name}.log", OUT / f"{name}.xml"
     report.unlink(missing_ok=True)
-    env = {name: value for name, value in os.environ.items() if name not in ("MPY_DIR", "MICROPYTHON")}
+    # What `make matrix MPY_DIR=...` was told is in MAKEFLAGS, too, for each make that a test starts.
+    left_out = ("MPY_DIR", "MICROPYTHON", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
+    env = {name: value for name, value in os.environ.items() if name not in left_out}
     if tree:
         env["MPY_DIR"] = str(tree)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(jobs), "--dist", "loadfile",
