@@ -10,7 +10,7 @@ export MPY_DIR
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 # The host tools and what the tests need, in a virtual environment of their own.
 $(VENV)/.stamp: pyproject.toml hatch_build.py lib/wss/port.py

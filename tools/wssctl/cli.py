@@ -141,10 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="run code on a board",
         description=(
             "Runs code: its output on stdout, a traceback on stderr, exit code 1 if it raised. "
-            "It interrupts what the board is doing."
+            "It interrupts what the board is doing. BOARD may be @group, @all, or names with commas between them."
         ),
     )
-    p.add_argument("code", nargs="?", metavar="CODE")
+    p.add_argument("code", nargs="?", metavar="CODE", help="what to run there; or -f FILE")
     p.add_argument("-f", "--file", metavar="FILE", help="a program here to run there; '-' is standard input")
     p.set_defaults(call=_lazy("tools.transfer", "exec_"))
 
@@ -162,7 +162,10 @@ def build_parser() -> argparse.ArgumentParser:
         "get",
         parents=[remote, several],
         help="copy files from a board",
-        usage="wssctl get BOARD REMOTE [LOCAL]\n       wssctl get BOARD REMOTE... FOLDER\n       BOARD: @group too",
+        usage=(
+            "wssctl get BOARD REMOTE [LOCAL]\n       wssctl get BOARD REMOTE... FOLDER\n"
+            "       BOARD: @group too, into FOLDER/BOARD"
+        ),
     )
     p.add_argument("paths", nargs="+", metavar="PATH", help="files on the board, then a local name, folder or '-'")
     p.set_defaults(call=_lazy("tools.transfer", "get"))
@@ -468,7 +471,15 @@ def key_commands(
         "enrol", parents=[names], help="a board on a cable makes its own key", description="The key stays on the board."
     )
     p.set_defaults(call=_lazy("cable.setup", "enrol"))
-    p = commands.add_parser("remove", parents=[cable], help="undo `setup` on a board on a cable")
+    p = commands.add_parser(
+        "remove",
+        parents=[cable],
+        help="undo `setup` on a board on a cable",
+        description=(
+            "Takes keys, password, our block in boot.py and the modules that `setup` installed off the board; a "
+            "webrepl_cfg.py that was there before comes back. Key files here are kept."
+        ),
+    )
     p.set_defaults(call=_lazy("cable.setup", "remove"))
 
     many = _Parser(add_help=False, parents=[keys])
