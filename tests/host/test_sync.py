@@ -116,6 +116,14 @@ def test_a_file_system_that_lacks_a_name_is_asked_first(sh, desk, tmp_path):
     assert "what?.txt is no name for the board's file system" in said and sh("ls /fat") == ""
     (tmp_path / "src/.wssignore").write_text("what*\n")
     assert "2 sent" in sh("sync src /fat") and sh("ls /fat") == "a.py\nz.py\n"
+    # FAT takes names that differ in case alone for one: what was sent must not be deleted by its old name
+    (tmp_path / "src/a.py").rename(tmp_path / "src/A.py")
+    sh("sync --delete src /fat")
+    assert sh("ls /fat", "cat /fat/A.py") == "A.py\nz.py\nA"
+    write(tmp_path / "src", Lib__x_py="X")
+    write(tmp_path / "old", lib__x_py="old", lib__y_py="old")
+    sh("put -r old/lib /fat/", "sync --delete src /fat")
+    assert sh("ls /fat", "ls /fat/Lib", "cat /fat/Lib/x.py") == "A.py\nLib/\nz.py\nx.py\nX"
 
 
 def test_deleting_spares_what_the_board_needs(sh, desk, tmp_path):

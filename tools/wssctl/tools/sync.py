@@ -150,7 +150,12 @@ def to_board(files: Files, folder: Path, to: str, *, delete: bool = False, mpy: 
         gone |= {n for n, e in on_board.items() if n not in here and not ours(n, e.is_dir)}
         stays = {str(p) for n in there or {} if n not in gone for p in PurePosixPath(n).parents}
         gone -= stays  # folders in which something is passed by
-    plan.steps += [Step("delete", prefix + n) for n in sorted(gone, key=lambda n: (-n.count("/"), n))]
+    # What differs from a name here in case alone goes first: on FAT it is the same file, and would go after it was sent
+    folded = {n.casefold() for n in here}
+    other_case = {n for n in gone if n.casefold() in folded}
+    first = {n for n in gone if other_case & {n, *map(str, PurePosixPath(n).parents)}}
+    plan.steps[:0] = _deletes(prefix, first)
+    plan.steps += _deletes(prefix, gone - first)
     return plan
 
 
@@ -206,6 +211,11 @@ def carry_out(
 
 
 # What there is
+
+
+def _deletes(prefix: str, names: set[str]) -> list[Step]:
+    """Folders behind what is in them."""
+    return [Step("delete", prefix + n) for n in sorted(names, key=lambda n: (-n.count("/"), n))]
 
 
 def _prefix(folder: str) -> str:
