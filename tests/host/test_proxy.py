@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 
 import pytest
 from desk import PASSWORD, WSSCTL, Desk
@@ -149,6 +150,24 @@ def test_another_user_is_refused(desk, running):
     )
     done = subprocess.run(["/usr/bin/env", "python3", "-c", code], user=65534, capture_output=True, text=True)
     assert "403 Forbidden" in done.stdout and "another user" in done.stdout, done.stdout + done.stderr
+
+
+def test_who_is_refused_and_goes_on_sending_is_left(running):
+    """Of another user, for instance: nobody else would be accepted."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        flood = threading.Thread(target=_send_until_closed, args=(theirs,), daemon=True)
+        flood.start()
+        refusing = threading.Thread(target=proxy._end, args=(ours, proxy._Refused("403 Forbidden", "no")), daemon=True)
+        refusing.start()
+        refusing.join(60)
+        assert not refusing.is_alive()
+
+
+def _send_until_closed(sock):
+    with contextlib.suppress(OSError):
+        while True:
+            sock.send(b"x")
 
 
 def test_it_listens_on_the_loopback_interface_alone(running):

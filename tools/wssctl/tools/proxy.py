@@ -29,6 +29,7 @@ from . import loopback
 _MOST = 8  # connections at a time; a board takes one session, and turns others away itself
 _HEAD_MAX = 8192  # bytes of a request; the board takes fewer and says so
 _HEAD_TIME = 10.0  # s for a request to arrive
+_LAST_WORDS = 1.0  # s for who is refused to take the answer
 _ROOM = 1 << 16  # bytes that wait for one side before no more is read from the other
 _PIECE = 1 << 14  # a TLS record
 
@@ -172,12 +173,13 @@ def _end(user: socket.socket, refused: _Refused) -> None:
     status, why = refused.args
     body = f"{brief(why)}\n".encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    deadline = Deadline(_LAST_WORDS)  # in total: the caller accepts nobody meanwhile
     with contextlib.suppress(OSError):
-        user.settimeout(1.0)
+        user.settimeout(_LAST_WORDS)
         user.sendall(head.encode() + body)
         user.shutdown(socket.SHUT_WR)
-        while user.recv(4096):  # closing with something unread would take the answer away (RST)
-            pass
+        while not deadline.over and user.recv(4096):  # closing with something unread would take the answer away (RST)
+            user.settimeout(max(0.01, deadline.left or 0.0))
     user.close()
 
 
