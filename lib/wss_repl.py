@@ -101,12 +101,15 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             from wss.log import Log
 
             log = Log(log)
+        scheme = "wss" if ssl else "ws"
+        url = [("%s://[%s]:%d" if ":" in a else "%s://%s:%d") % (scheme, a, number) for a in _port.addresses(host)]
         # All that is given has been looked at: up to here a server that runs goes on
         if _server and _url[0].endswith(":%d" % number):
             stop()
         new = Server(found, context, password, write_timeout, _changed)
         stop()
         _server = new
+        _url = url  # before what may raise: the next start() looks at it
         _port.update_keys = update_keys
         if log:
             _server.log = log
@@ -118,8 +121,6 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     listen_s = _server.sock
     _lacks = lacks
     _began = _time(), _port.ticks_ms()
-    scheme = "wss" if ssl else "ws"
-    _url = [("%s://[%s]:%d" if ":" in a else "%s://%s:%d") % (scheme, a, number) for a in _port.addresses(host)]
     print("wss_repl: listening on", ", ".join(_url) + (" with " + _timer() if timer else ""))
     for lack in lacks:
         print("wss_repl: warning:", lack)

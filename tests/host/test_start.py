@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -94,6 +95,18 @@ def test_a_wrong_start_leaves_the_server_and_its_session_alone(connect, board, w
     assert "refused:" in said and says in said
     assert peer.command("1+1") == b"2\r\n"
     assert connect().login(path=b"/takeover").command("1+1") == b"2\r\n"
+
+
+def test_a_timer_that_cannot_be_set_leaves_one_that_can_be_started_again(board):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = (
+        "import wss_repl\nwss_repl.stop()\nclass T:\n PERIODIC=1\n def init(self, **_): raise OSError(12)\n"
+        f"try: wss_repl.start({port}, 'secret', timer=T())\nexcept OSError as e: print('refused:', e)\n"
+        f"wss_repl.start({port}, 'secret')"
+    )
+    said = board.run(f"exec({code!r})")
+    assert "refused:" in said and "listening" in said and "Traceback" not in said, said
 
 
 def test_status_tells_which_host_is_in_and_counts_logins(connect, board, keys):
