@@ -199,3 +199,26 @@ def test_a_record_of_the_version_before_goes_on(tmp_path):
         assert {e.number for e in trustlist.entries(db, "x").values()} == {"ab"}
     Registry(store).update("b", host="h")
     Registry(store).forget("b")
+
+
+def test_a_keyring_that_was_locked_once_leaves_no_older_secret_in_front(tmp_path, monkeypatch):
+    class Ring:
+        locked, kept = True, {}
+
+        def set_password(self, service, entry, secret):
+            if self.locked:
+                raise OSError("locked")
+            self.kept[entry] = secret
+
+        def get_password(self, service, entry):
+            return self.kept.get(entry)
+
+    ring, store = Ring(), Store(tmp_path)
+    monkeypatch.setattr("wssctl.keys.remembered._keyring", lambda: ring)
+    remember(store, "password:room1", "old")
+    ring.locked = False
+    remember(store, "password:room1", "new")
+    assert remembered(store, "password:room1") == "new"
+    ring.locked = True
+    remember(store, "password:room1", "newer")
+    assert remembered(store, "password:room1") == "newer"

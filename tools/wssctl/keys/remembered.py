@@ -30,13 +30,18 @@ def remember(store: Store, what: str, secret: str | None) -> str:
         else:
             with contextlib.suppress(Exception):  # locked, or nobody to unlock it: the file then
                 ring.set_password(_SERVICE, entry, secret)
+                _into_record(store, what, None)  # an older one there would be taken first
                 return "the system's keyring"
+    _into_record(store, what, secret)
+    return str(store.record.path)
+
+
+def _into_record(store: Store, what: str, secret: str | None) -> None:
     with store.record.change() as db:
         if secret is not None:
             db.execute("INSERT OR REPLACE INTO secrets VALUES(?, ?)", (what, secret))
         else:
             db.execute("DELETE FROM secrets WHERE what = ?", (what,))
-    return str(store.record.path)
 
 
 def remembered(store: Store, what: str) -> str | None:
