@@ -25,9 +25,10 @@ from targets import Unix
 from wssctl.errors import BoardError, WssctlError
 from wssctl.text import brief, shown
 from wssctl.wire.client import Client
-from wssctl.wire.link import Credentials
+from wssctl.wire.link import Credentials, parse_target
 from wssctl.wire.remote import component
 from wssctl.wire.tls import _by_two_clocks
+from wssctl.wire.websocket import WebSocketLink
 
 _MEMORY = 200 << 20  # bytes
 ESC = "\x1b]0;owned\x07\x1b[2J"
@@ -394,6 +395,14 @@ def pings(s, up):
     for_ever(s, frame(9, b"x"), 0.01)
 
 
+def pings_unread(s, up):
+    login(s, up, b"")
+    for _ in range(120):
+        s.sendall(frame(9, b"x" * 125) * 1000)
+    s.sendall(text(b"end"))
+    for_ever(s, b"", 1)
+
+
 def files_unasked(s, up):
     login(s, up)
     for_ever(s, frame(2, b"A" * 65_000))
@@ -584,6 +593,18 @@ def test_a_board_with_too_little_heap_for_a_mount_is_told_before_anything_is_sen
         assert done.stderr.count("\n") == 1
         done = desk.wssctl("exec", "print('RemoteFS' in globals())")
         assert done.stdout == "False\n", "and it is still there"
+
+
+def test_pongs_for_who_does_not_read_do_not_pile_up(keys):
+    host = keys.host
+    with Server(keys, pings_unread) as server:
+        credentials = Credentials(host.ca, host.cert, host.key, host.passphrase)
+        link = WebSocketLink.open(parse_target(server.url), credentials, timeout=60)
+        link.send_text(b"secret\r")
+        while not link.text.endswith(b"end"):
+            assert link.wait(60)
+        assert link.backlog < 4 << 20
+        link._sock.close()
 
 
 def test_once_more_from_another_port_without_a_server_hello(keys, tmp_path, desk):

@@ -172,7 +172,10 @@ class WebSocketLink(Link):
                 self.response = event
             elif isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 self._take(None if event.opcode is Opcode.CONT else event.opcode is Opcode.TEXT, bytes(event.data))
-        self._queue()  # pongs, and the answer to a close frame
+        if len(self._out) < _MAX_FRAME or self._protocol.close_rcvd:
+            self._queue()  # pongs, and the answer to a close frame
+        else:
+            self._protocol.data_to_send()  # pongs for who pings and does not read: dropped
         self._push()
         if not data or self._protocol.close_rcvd or self._protocol.parser_exc:
             self._end(None)
