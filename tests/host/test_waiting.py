@@ -88,7 +88,8 @@ def test_what_cannot_be_done_there_does_not_wait(site):
     off(site)
     site.run("password", "room1", status=3)
     assert waits(site) == ["password"]
-    site.run("boards", "apply", "--drop")
+    said = site.run("boards", "apply", "--drop")
+    assert "room1's new password is forgotten" in said and "wssctl setup PORT" in said
     assert waits(site) == [] and not remembered(Store(site.keys), "new password:room1")
     site.run("password", "room1", status=3)
     site.run("boards", "forget", "room1")

@@ -30,6 +30,10 @@ def apply(args: argparse.Namespace) -> int:
                 waiting.drop(record, board.name, kind)
                 if kind == waiting.PASSWORD:
                     changes.forget_new_password(fleet.store, board)
+                    say(
+                        f"NOTE: {board.name}'s new password is forgotten; should it have that already (a connection "
+                        "that broke), `wssctl setup PORT` on its cable sets another."
+                    )
         print("Nothing but trust lists waits any more, and a rotation of the ROOT CA, if there is one.")
         return 0
     if not boards:
