@@ -5,6 +5,7 @@ A signature is a file of three parts: the signer's certificate (DER), an ECDSA s
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -24,18 +25,23 @@ def make(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     refuse_present(args, store.update_key, store.update_cert)
     authority = load_authority(args, store)
-    passphrase = ask.new_secret(
-        "Passphrase for the new update key",
-        args.update_passphrase_file or args.passphrase_file,
-        "WSSCTL_UPDATE_PASSPHRASE",
-        "WSSCTL_PASSPHRASE",
-        option="--update-passphrase-file",
-    )
+    passphrase = _passphrase(ask.new_secret, "Passphrase for the new update key", args)
     key, cert = authority.update_key(who(), passphrase, days=days(args, ca.LEAF_DAYS))
     store.write({store.update_key: key, store.update_cert: cert}, args.force)
     print(f"Made {store.update_cert} and its key, valid until {until(cert, 'update')}: for updates and nothing else.")
     print("On a board: start(update_key=True). Best keep this key where no host's key is.")
     return 0
+
+
+def _passphrase(how: Callable[..., str], question: str, args: argparse.Namespace) -> str:
+    """By ask.secret() or ask.new_secret(), from the same places."""
+    return how(
+        question,
+        args.update_passphrase_file or args.passphrase_file,
+        "WSSCTL_UPDATE_PASSPHRASE",
+        "WSSCTL_PASSPHRASE",
+        option="--update-passphrase-file",
+    )
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,7 @@ class UpdateKey:
                 f"There is no {store.update_key.name} in {store.folder}: `wssctl ca update-key` makes one; or give a "
                 "signature that was made elsewhere, with --signed FILE."
             )
-        passphrase = ask.secret(
-            "Passphrase of the update key",
-            args.update_passphrase_file or args.passphrase_file,
-            "WSSCTL_UPDATE_PASSPHRASE",
-            "WSSCTL_PASSPHRASE",
-            option="--update-passphrase-file",
-        )
+        passphrase = _passphrase(ask.secret, "Passphrase of the update key", args)
         key = ca.load_key(store.read(store.update_key), passphrase, "update key")
         cert = ca.load_cert(store.read(store.update_cert), "update certificate")
         if cert.public_key() != key.public_key():
