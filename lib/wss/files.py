@@ -195,7 +195,7 @@ class Files:
                 self._close()
             self._acks -= 1
             return view
-        except (MemoryError, KeyboardInterrupt):  # the next call returns the same piece
+        except BaseException:  # no memory, or a KeyboardInterrupt: the next call returns the same piece
             if n:
                 self._file.seek(-n, 1)
             raise

@@ -13,6 +13,7 @@ _BACKLOG = const(4)
 
 _PERIOD_IDLE = const(100)  # ms between steps that the timer makes when nobody is connected, or nothing comes in
 _IDLE_MS = const(2000)  # after this time without input
+_NOT_NOW = (Busy, RuntimeError)  # the last: no stack, against all care. Made here, because matching must not allocate.
 _LOST_MS = const(2000)  # the timer is somebody else's when it has made no step for this long, and others have
 
 
@@ -135,7 +136,7 @@ class Server:
             terminal = session and session.terminal
             if terminal:
                 terminal.hand_on()
-        except (Busy, RuntimeError):  # no stack, against all care
+        except _NOT_NOW:
             pass
         except MemoryError:
             port.remove_failed_imports()

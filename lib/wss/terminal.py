@@ -205,7 +205,7 @@ class Terminal(IOBase):
                     port.sleep_ms(1)
                     server.step()
             self.hand_on()
-        except (MemoryError, RuntimeError):
+        except Exception:  # no heap, or no stack
             if kept[0] < n:
                 return self._give_up(data, kept)
         return n

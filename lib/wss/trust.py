@@ -196,7 +196,7 @@ def verify(cert, depth):
             return 0
     except Damaged as e:
         _why = "trust list", "%s: send it again" % e
-    except (Exception, KeyboardInterrupt) as e:
+    except BaseException as e:
         _why = "trust list", "the host certificate can't be checked (%r)" % e
     return _REFUSE
 

@@ -95,3 +95,34 @@ def storm(peer: Peer, rounds: int, seed=5):
 def test_a_storm_of_ctrl_c(connect, board):
     storm(connect(timeout=30).login(), 40)
     assert b"deactivating" not in board.console.log
+
+
+# A tuple of exceptions behind `except` is made when one is matched, which takes memory (py/compile.c).
+WITHOUT_MEMORY = """
+import micropython, wss_repl
+from wss.terminal import Terminal
+class Full:
+ _server = wss_repl._server
+ _sender = True
+ def _store_part(self): pass
+ def _give_up(self, data, kept): return "given up"
+full = Full()
+kept = [0, 0]
+def fails(on): raise MemoryError
+def step(): full._server.run(fails, None)
+def write(): return Terminal._store(full, b"x", kept)
+def without_memory(work):
+ micropython.heap_lock()
+ try: return work()
+ finally: micropython.heap_unlock()
+"""
+
+
+def test_without_memory_no_ctrl_c_comes_that_nobody_pressed(connect):
+    peer = connect().login()
+    peer.text("\x05")
+    peer.until(b"=== ")
+    peer.text(WITHOUT_MEMORY + "\x04")
+    peer.until(PROMPT)
+    assert peer.command("without_memory(step)") == b""
+    assert peer.command("without_memory(write)") == b"'given up'\r\n"

@@ -61,3 +61,19 @@ def test_the_arrows_are_seen():
 def test_make_evidence_runs_all_of_it():
     jobs = {Path(word).name for _, _, words in evidence.JOBS + evidence.SLOW for word in words}
     assert {p.name for p in (ROOT / "tests/evidence").glob("test_*.py")} <= jobs
+
+
+DEVICE = sorted((ROOT / "lib").rglob("*.py"))
+NEEDS_NO_MEMORY = {"MemoryError", "RuntimeError", "KeyboardInterrupt", "Exception", "Busy"}
+
+
+@pytest.mark.parametrize("file", DEVICE, ids=lambda file: file.name)
+def test_what_may_come_without_memory_is_caught_without_memory(file):
+    """A tuple of exceptions behind `except` is made when one is matched (py/compile.c). In a function, where memory may
+    be short, that raises a MemoryError in place of the handler."""
+    for function in ast.walk(ast.parse(file.read_text())):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Tuple):
+                    names = {name.id for name in node.type.elts if isinstance(name, ast.Name)}
+                    assert not names & NEEDS_NO_MEMORY, f"{file.name}:{node.lineno}"
