@@ -64,13 +64,15 @@ MODULE = b"class A:\n def f(self): return [1, 2, 3]\n" + b"x = 'a text of some l
 class Client(Peer):
     """Keeps all that is printed, whatever it waits for."""
 
+    getting = False  # a file: then any binary frame is a piece of it
+
     def login(self, *args, **options):
         self.output = bytearray()
         return super().login(*args, **options)
 
     def frame(self):
         op, payload = super().frame()
-        if op == TEXT or op == BINARY and payload[:1] >= b"\x80":
+        if op == TEXT or op == BINARY and payload[:1] >= b"\x80" and not self.getting:
             self.output += payload
         return op, payload
 
@@ -201,6 +203,13 @@ class Storm:
         assert self._get(name) == content
 
     def _get(self, name: bytes) -> bytes:
+        self.client.getting = True
+        try:
+            return self._get_pieces(name)
+        finally:
+            self.client.getting = False
+
+    def _get_pieces(self, name: bytes) -> bytes:
         self.client.request(2, name)
         self.client.answer()
         content = b""
