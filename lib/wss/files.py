@@ -179,22 +179,24 @@ class Files:
     def piece(self):
         """The next piece of a get as a frame (memoryview, valid until the next call), None when it cannot be read."""
         buf = self._buf
+        n = 0
         try:
             n = self._file.readinto(memoryview(buf)[_HEAD:])
-        except OSError as e:
-            self._close()
-            self._done(e.errno or _EIO)
-            return None
-        try:
             head = header(_BINARY, n + 2) + bytes((n & 255, n >> 8))
             start = _HEAD - len(head)
             buf[start:_HEAD] = head
             view = memoryview(buf)[start : _HEAD + n]
             if not n:
                 self._done(0)
-                self._close()
+                self._file.close()  # no jump since it was done, see guard.py
+                self._file = self._buf = None
+                self._op = 0
             self._acks -= 1
             return view
+        except OSError as e:
+            self._close()
+            self._done(e.errno or _EIO)
+            return None
         except BaseException:  # no memory, or a KeyboardInterrupt: the next call returns the same piece
             if n:
                 self._file.seek(-n, 1)
