@@ -27,6 +27,7 @@ class Log(io.IOBase):
         # A bytearray keeps its memory when it becomes shorter: so extend() needs none.
         self._kept = bytearray(self._room)
         self._kept[:] = b""
+        self._at = 0  # how much of a record is here already
         self._lock = None
         if not port.has_gil:
             from _thread import allocate_lock
@@ -89,16 +90,13 @@ class Log(io.IOBase):
         return n
 
     def add_frames(self, record):
-        """Take the payloads of text frames."""
-        i = 0
-        while i < len(record):
-            n = record[i + 1]
-            i += 2
-            if n == 126:
-                n = record[i] << 8 | record[i + 1]
-                i += 2
-            self._add(record[i : i + n])
-            i += n
+        """Take the payloads of port.cut's frames. After a KeyboardInterrupt, call it with the same record again."""
+        while self._at < len(record):
+            i = self._at + 2
+            end = i + record[i - 1]
+            self._add(record[i:end])
+            self._at = end  # no jump since it was added
+        self._at = 0
 
     def document(self):
         kept = self._kept

@@ -253,11 +253,12 @@ except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no me
 # room for their headers before i. A line's end is a frame of its own, and so is a prompt (">>> ", "... ", "=== ",
 # shared/runtime/pyexec.c) at a line's beginning or at the end of the text. Of a character in UTF-8 all bytes come into
 # the same frame. Returns what was found << 24 | where the text goes on << 12 | where the frames end. Found is 1: a byte
-# that is not ASCII, 2: what may be the REPL's announcement of raw or paste mode (modes.py), 4: a prompt at the end.
+# that is not ASCII, 2: what may be the REPL's announcement of raw or paste mode (modes.py), 4: a prompt at the end, and
+# always 8.
 _CUT = """
 def cut(b:ptr8,i:int,n:int)->int:
  j=0
- f=0
+ f=8
  while i<n and j+2<=i:
   e=i+125
   if e>n:

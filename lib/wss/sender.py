@@ -7,6 +7,9 @@ from wss import port
 _REPLIES_MAX = const(4)
 _ENOTCONN = const(128)
 _RAW_PROMPT = const(62)
+_MODE = const(2)  # what port.cut has found in a record
+_PROMPT = const(4)
+_NEW = const(8)  # in every record
 _BEGUN_MS = const(20)  # how long the beginning of a character waits for its end
 
 
@@ -18,7 +21,7 @@ class Sender:
         self.replies = []  # small frames that come before all else
         self.record = None  # memoryview of what is being written. TLS wants the very same bytes again.
         self._sent = None  # how much of it the socket has just taken
-        self._uncut = False  # record has bytes in it that may not be UTF-8
+        self._found = 0  # what is still to be done with record: _NEW, and else _cut()
         self._begun = b""  # the beginning of a character, printed before the rest of it
         self._since = 0  # ticks of that
         self.wrote = False  # for room.py: whether the open session has written
@@ -37,7 +40,9 @@ class Sender:
                 data = self.record
                 self.record = data[self._sent :] if self._sent < len(data) else None
                 self._sent = None
-            if self._uncut:
+            if self._found & _NEW:
+                self._note()
+            if self._found:
                 self._cut()
             if self.record is None:
                 if self.replies:
@@ -46,52 +51,55 @@ class Sender:
                     return True
                 else:
                     # What is printed comes first: acknowledgements sent ahead would keep a get busy to its end.
-                    self.record = record = session.terminal.take()
-                    if record:
-                        found = session.terminal.found
-                        self._uncut = found & 1 | len(self._begun)  # no jump since the record was taken
-                        if found & 2 or session.server.mode and (found & 4 or record[-1] == _RAW_PROMPT):
-                            self._note_mode(record)
-                        if session.server.log:
-                            session.server.log.add_frames(record)
+                    self.record = session.terminal.take()
+                    self._found = session.terminal.found  # no jump since it was taken
+                    if self._found:
                         continue
                     if self._begun:
                         if port.ticks_diff(port.ticks_ms(), self._since) >= _BEGUN_MS:
-                            self._uncut = True
+                            self._found = 1
                             continue
                         session.server.input_left = True
-                    if self.record is None:
-                        files = session.receiver.files
-                        if not files or not files.busy():
-                            return True
-                        self.record = files.piece()
-                        continue
+                    files = session.receiver.files
+                    if not files or not files.busy():
+                        return True
+                    self.record = files.piece()
+                    continue
             if port.may_write and not port.may_write(session):
                 return False
             self._sent = session.stream.write(self.record)
             if not self._sent:
                 return False
 
-    def _note_mode(self, record):
-        from wss.modes import after_output
+    # A Ctrl-C of the console can end these two at any jump: then the next flush() begins them anew. So what must not be
+    # done twice is struck off in the same stretch without a jump.
 
-        server = self.session.server
-        server.mode, typed = after_output(server.mode, record)
-        self.session.terminal.typed.put(typed)
+    def _note(self):
+        # A new record: for modes.py and log.py.
+        session = self.session
+        server = session.server
+        record = self.record
+        found = self._found
+        if session.terminal and (found & _MODE or server.mode and (found & _PROMPT or record[-1] == _RAW_PROMPT)):
+            from wss.modes import after_output
+
+            server.mode, typed = after_output(server.mode, record)
+            session.terminal.typed.put(typed)
+        if server.log:
+            server.log.add_frames(record)
+        self._found = found & 1 | len(self._begun)
 
     def _cut(self):
         from wss.utf8 import cut, whole
 
         files = self.session.receiver.files
         only_text = files and files.is_active()
-        if self.record:
-            self.record, self._begun = cut(self.record, self._begun, only_text)
-            if self._begun:
-                self._since = port.ticks_ms()
-                port.schedule(self.session.server.callback)
-        else:
-            self.record, self._begun = whole(self._begun, only_text), b""
-        self._uncut = False
+        done = cut(self.record, self._begun, only_text) if self.record else (whole(self._begun, only_text), b"")
+        self.record, self._begun = done
+        self._found = 0
+        self._since = port.ticks_ms()
+        if self._begun:
+            port.schedule(self.session.server.callback)
 
     def send(self):
         """flush(), but it never raises: a lost connection ends the session."""

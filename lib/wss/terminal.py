@@ -52,7 +52,7 @@ class Terminal(IOBase):
         self._at = _HEADS  # where in it the text begins
         self._made = 0  # bytes of a record that has been made and not taken yet
         self._limit = _HEADS + _TEXT if port.has_gil else -1  # without a GIL each write() has to enter the guard
-        self.found = 0  # what the latest record has in it, see port.cut
+        self.found = 0  # what the record has in it that take() has returned, see port.cut; 0 without one
         self._next = _IDLE
         self._flush_callback = self._flush  # this bound method is made once, because callbacks must not allocate
 
@@ -259,6 +259,7 @@ class Terminal(IOBase):
                 out[_HEADS : self._at] = b""  # what the latest record was made of
                 self._at = _HEADS
             if len(out) <= _HEADS:
+                self.found = 0
                 return None
             # In a rush, lines wait for the timer's next tick, or a full buffer: one record for all costs less. But a
             # program may have taken the timer for itself.

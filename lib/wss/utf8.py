@@ -59,7 +59,7 @@ def whole(data, only_text):
 
 
 def cut(record, begun, only_text):
-    """(frames, beginning of a character) for the text frames in record and the beginning that was left before them.
+    """(frames, beginning of a character) for port.cut's frames in record and the beginning that was left before them.
 
     A frame with bytes that are not UTF-8 is cut before the first of them, and the rest is a frame of its own, which
     thus begins with a byte of 0x80 or more: no answer of the file protocol does, so a client can tell them apart. The
@@ -70,9 +70,6 @@ def cut(record, begun, only_text):
     while i < len(record):
         n = record[i + 1]
         i += 2
-        if n == 126:
-            n = record[i] << 8 | record[i + 1]
-            i += 2
         data = bytes(record[i : i + n])
         i += n
         if begun and (data[0] & 0xC0 != 0x80 or not _may_go_on(begun)):

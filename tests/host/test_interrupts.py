@@ -1,5 +1,6 @@
 """Ctrl-C while a program prints, sleeps, computes, catches what it can: the program stops, and the session stays."""
 
+import os
 import random
 import re
 
@@ -126,3 +127,86 @@ def test_without_memory_no_ctrl_c_comes_that_nobody_pressed(connect):
     peer.until(PROMPT)
     assert peer.command("without_memory(step)") == b""
     assert peer.command("without_memory(write)") == b"'given up'\r\n"
+
+
+# A Ctrl-C of the console is not held back while a step is under way. This one rises at the next jump after a function.
+INJECT = """
+from wss.guard import interrupt
+
+def after(owner, name, when):
+    real = getattr(owner, name)
+
+    def function(*args):
+        result = real(*args)
+        if when(result, *args):
+            setattr(owner, name, real)
+            return interrupt(result)
+        return result
+
+    setattr(owner, name, function)
+
+class File:
+    # each second read is interrupted, and what it has read is read again
+    turn = 0
+
+    def __init__(self, *args):
+        self.file = open(*args)
+        self.seek, self.close = self.file.seek, self.file.close
+
+    def readinto(self, buf):
+        n = self.file.readinto(buf)
+        self.turn += 1
+        if self.turn % 2:
+            return interrupt(n)
+        return n
+"""
+
+
+@pytest.fixture
+def injected(target, provisioned, keys):
+    """A board that can be interrupted within our steps, and its client."""
+    (provisioned / "inject.py").write_text(INJECT)
+    with target.board(provisioned, options=", log=1024") as board:
+        board.run("import inject, time, wss.terminal, wss.utf8, wss.log, wss.files")
+        with Peer(board.address, keys.host, timeout=30) as peer:
+            yield board, peer.login()
+
+
+def interrupted(board, peer: Peer, where: str, data: bytes) -> bytes:
+    """What comes of one write() of data, when a KeyboardInterrupt comes at that place: Peer sees that text is UTF-8."""
+    board.run(f"inject.after({where})")
+    peer.seen = b""
+    peer.text("\x05")
+    peer.until(b"=== ")
+    peer.text(f"import sys\n_ = sys.stdout.buffer.write({data!r})\nwhile True: pass\n\x04")
+    peer.until(b"KeyboardInterrupt: \r\n" + PROMPT, 30)
+    return peer.seen.split(b"True: pass\n\r\n", 1)[1].split(b"Traceback")[0]
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["wss.terminal.Terminal, 'take', lambda r, _: r and max(bytes(r)) > 0xC2", "wss.utf8, 'cut', lambda *_: True"],
+    ids=["taken", "cut"],
+)
+def test_an_interrupt_of_a_step_keeps_each_byte(injected, where):
+    board, peer = injected
+    for data in (b"<\xff>", b"<a\xc3", b"<\xc3\xa9>"):
+        assert interrupted(board, peer, where, data) == data
+
+
+def test_an_interrupt_of_a_step_keeps_each_line_of_the_log(injected):
+    board, peer = injected
+    lines = b"".join(b"<%d>\r\n" % n for n in range(9))
+    assert interrupted(board, peer, "wss.log.Log, '_add', lambda n, log, data: data == b'<3>'", lines) == lines
+    log = board.run("print(wss.log.document().read())")
+    assert re.findall(r"<\d>", log.rsplit("True: pass", 1)[1].split("Traceback")[0]) == [f"<{n}>" for n in range(9)]
+
+
+def test_an_interrupt_of_a_step_keeps_each_piece_of_a_file(injected):
+    board, peer = injected
+    content = os.urandom(20000)
+    assert peer.put(b"file", content) == 0
+    board.run("wss.files.open = inject.File")
+    peer.text("while True:\rtry: print('runs'); time.sleep(1)\rexcept KeyboardInterrupt: pass\r\r\r\r")
+    peer.until(b"\r\nruns\r\n", 30)
+    assert peer.get(b"file") == content
