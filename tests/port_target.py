@@ -41,7 +41,7 @@ from board import Board, BoardError  # noqa: E402
 from ports import free_port  # noqa: E402
 from targets import UNIX, Running  # noqa: E402
 from wssctl.boards import modules  # noqa: E402
-from wssctl.cable.port import Cable  # noqa: E402
+from wssctl.cable.port import Cable, enter_raw_repl  # noqa: E402
 from wssctl.errors import ConnectionLost, WssctlError  # noqa: E402
 
 KEPT = ROOT / "build" / "boards"
@@ -186,7 +186,10 @@ class Console:
         with self._port:
             serial = self.transport.serial
             serial.timeout = 2
-            self.transport.enter_raw_repl(soft_reset=soft_reset, timeout_overall=5 * self.patience)
+            if soft_reset:
+                self.transport.enter_raw_repl(soft_reset=True, timeout_overall=5 * self.patience)
+            else:
+                enter_raw_repl(self.transport, 5 * self.patience)
             serial.timeout = 10
             try:
                 yield

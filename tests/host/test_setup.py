@@ -18,6 +18,7 @@ from ports import free_port
 from targets import UID
 from wssctl.boards import modules
 from wssctl.boards.registry import Registry
+from wssctl.cable import port
 from wssctl.cable import setup as provision
 from wssctl.cable.port import Cable
 from wssctl.errors import BoardError, ConnectionLost, Unreachable
@@ -577,6 +578,30 @@ def test_power_lost_inside_a_rename_on_fat(desk):
     desk.board.read_until(b"wss_repl: listening", 10)
     desk.peer().close()
     assert not [n for n in desk.listing() if n.endswith(".new")]
+
+
+def test_what_the_console_still_had_to_say_is_taken_for_no_answer(desk, monkeypatch):
+    """After a session over the network its raw REPL is on the console as well, and may come when the port is open."""
+    desk.start().read_until(b">>> ")
+    left = b"\r\nraw REPL; CTRL-B to exit\r\n>R\x01\x80\x00\x01\x04left\r\n\x04\x04>"
+    opened = port.do_connect
+
+    def late(state, args):
+        opened(state, args)
+        write = state.transport.serial.write
+
+        def after_it(data):
+            if data == b"\r\x01":  # when mpremote has thrown away what there was
+                os.write(desk.board._pty[0], left * 3)
+            return write(data)
+
+        state.transport.serial.write = after_it
+
+    monkeypatch.setattr(port, "do_connect", late)
+    with Cable(desk.board.tty) as board:
+        assert board.exec("print('one')") == "one\n"
+        board.replace({"a": b"x" * 5000})
+    assert (desk.files / "a").read_bytes() == b"x" * 5000
 
 
 def test_unplugged_in_the_middle(desk):

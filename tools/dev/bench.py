@@ -34,6 +34,7 @@ from pathlib import Path
 
 import firmware
 from ports import free_ports
+from wssctl.cable.port import enter_raw_repl
 from wssctl.errors import WssctlError
 from wssctl.keys import ask
 from wssctl.keys.ca import Authority
@@ -578,7 +579,7 @@ class Console:
     def _raw(self):
         os.write(self._wake[1], b"x")
         self._drainer.join()
-        self._transport.enter_raw_repl(soft_reset=False)
+        enter_raw_repl(self._transport, 10)
         try:
             yield self._transport
         finally:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -128,6 +129,24 @@ for n in %r:
 About: TypeAlias = dict[str, Any]  # what Cable.about() gives: a board's words, as JSON has them
 
 
+def enter_raw_repl(transport: Any, timeout: float) -> None:
+    """What mpremote's transport does under that name, and then it is known that the answers are to what is asked now.
+    Raises TransportError when that takes more than `timeout` seconds.
+
+    A session over the network is on the serial console as well. What nobody has read of it there is still in the
+    board's buffers and in this system's, comes after mpremote has emptied the one that it can empty, and may hold a
+    whole raw REPL (shared/runtime/pyexec.c): its answers would be taken for those to come, each one too early.
+    """
+    mark = secrets.token_hex(8)
+    with contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what confused it
+        transport.enter_raw_repl(soft_reset=False, timeout_overall=timeout)
+    transport.serial.write(b"print('%s'+'%s')\x04" % (mark[:8].encode(), mark[8:].encode()))
+    wanted = b"OK%s\r\n\x04\x04" % mark.encode()  # the prompt that follows is for the next command
+    if not transport.read_until(1, wanted, timeout=timeout, timeout_overall=timeout).endswith(wanted):
+        transport.in_raw_repl = False
+        raise TransportError("could not enter raw repl")
+
+
 class Cable:
     """`with Cable(port) as board: ...`. Raises Unreachable, ConnectionLost, BoardError. `transport` is mpremote's."""
 
@@ -148,8 +167,8 @@ class Cable:
         # On a pseudo-terminal mpremote reads without looking first, and would wait for ever
         self.transport.serial.timeout = 2
         try:
-            with self._words(), contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what confused it
-                self.transport.enter_raw_repl(soft_reset=False, timeout_overall=5)
+            with self._words():
+                enter_raw_repl(self.transport, 5)
             self.transport.serial.timeout = 10
             self.exec("import os\nos.chdir('/')")  # all names are relative to it
         except BaseException as e:
