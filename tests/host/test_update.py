@@ -145,6 +145,8 @@ def test_the_old_one_is_back_by_itself_and_tells_why(keys, tmp_path, newer, what
         assert desk.runs() == before
         told = desk.wssctl("exec", "import wss_repl; print(wss_repl.status()['update'])")
         assert f"{NEW} was taken back: {why}" in told.stdout and f"NOTE: 127.0.0.1: {NEW} was taken back" in told.stderr
+        # nor is the board reset once more, by a watchdog that was for the trial
+        assert desk.wssctl("exec", "import wss_update; print(wss_update.needs_reset)").stdout == "False\n"
         # one that works is taken all the same, and the old story is over
         assert f"{version()} -> 9.9.9" in desk.update(
             newer(version="9.9.9"), *(["--overlay"] if kind == FROZEN else [])

@@ -250,6 +250,8 @@ def _start():
                 _take_back(state, "its import fails: " + _words(e))
     else:
         raise error
+    if needs_reset and not trial:
+        _reset()  # now, or the watchdog does it later, in the middle of something
     try:
         sys.modules["wss"].port.update_note = state["note"] if state else ""
     except AttributeError:
