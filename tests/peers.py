@@ -59,7 +59,7 @@ def encode(op: int, payload: bytes = b"", mask: bytes | None = b"\x11\x22\x33\x4
 class Wire:
     """TLS (or plain) over one socket, through memory, so that every TLS record and every TCP read can be counted."""
 
-    def __init__(self, address, identity: Identity | None, timeout=5.0, context=None, source=None, rcvbuf=None):
+    def __init__(self, address, identity: Identity | None, timeout=30.0, context=None, source=None, rcvbuf=None):
         self.records = 0  # application data records received
         self.reads = 0  # TCP reads that brought something
         self._cipher = bytearray()
@@ -223,7 +223,7 @@ class Peer(Wire):
     def text(self, data: str | bytes):
         self.send(encode(TEXT, data.encode() if isinstance(data, str) else data))
 
-    def until(self, end: bytes, timeout=10.0) -> bytes:
+    def until(self, end: bytes, timeout=60.0) -> bytes:
         """Terminal text up to and with end. Raises TimeoutError, Ended."""
         deadline = time.monotonic() + timeout * patience
         got = b""
@@ -244,7 +244,7 @@ class Peer(Wire):
         self.sock.settimeout(self.timeout)
         return got
 
-    def command(self, line: str, timeout=10.0) -> bytes:
+    def command(self, line: str, timeout=60.0) -> bytes:
         """Type a line at the prompt; returns its output, echo and next prompt left out."""
         self.text(line + "\r")
         self.until(b"\r\n", timeout)
@@ -253,7 +253,7 @@ class Peer(Wire):
             got = got + self.until(PROMPT, timeout)
         return got[: -len(PROMPT)]
 
-    def value(self, expression: str, timeout=10.0):
+    def value(self, expression: str, timeout=60.0):
         """eval() of what the board prints for an expression."""
         import ast
 

@@ -36,9 +36,9 @@ class Running:
 
     def wait(self):
         """Until boot.py is through."""
-        self.console.read_until(self._ready, 20)
+        self.console.read_until(self._ready, 60)
         if self._prompt:
-            self.console.read_until(b">>> ", 20)
+            self.console.read_until(b">>> ", 60)
 
     @property
     def url(self) -> str:
@@ -49,7 +49,7 @@ class Running:
         self.console.restart()
         self.wait()
 
-    def run(self, line: str, timeout=10.0) -> str:
+    def run(self, line: str, timeout=60.0) -> str:
         """Type a line at the board's own console; returns what it printed."""
         self._mark(timeout)  # the console shows what a network session does too: skip that
         self.console.write(line.encode() + b"\r")

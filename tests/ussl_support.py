@@ -73,7 +73,7 @@ class MicroPython:
         pipe = subprocess.PIPE
         return Script(subprocess.Popen(command, bufsize=0, cwd=cwd, env=env, stdout=pipe, stderr=subprocess.STDOUT))
 
-    def run(self, script: str, cwd: Path, *args, timeout=60.0) -> list[str]:
+    def run(self, script: str, cwd: Path, *args, timeout=180.0) -> list[str]:
         """Run a script; the lines that it printed. An uncaught exception or a crash fails the test."""
         return self.start(script, cwd, *args).end(timeout)
 
@@ -85,7 +85,7 @@ class Script:
     def line(self) -> str:
         return self.process.stdout.readline().decode().rstrip("\n")
 
-    def end(self, timeout=60.0) -> list[str]:
+    def end(self, timeout=180.0) -> list[str]:
         try:
             out = self.process.communicate(timeout=timeout)[0].decode()
         except subprocess.TimeoutExpired:
@@ -98,7 +98,7 @@ class Script:
             pytest.fail(f"the script ended with {why}:\n{out}", pytrace=False)
         return out.splitlines()
 
-    def output(self, timeout=60.0) -> list[str]:
+    def output(self, timeout=180.0) -> list[str]:
         """What it printed, however it ended."""
         return self.process.communicate(timeout=timeout)[0].decode().splitlines()
 
@@ -237,7 +237,7 @@ class Peer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            connection.settimeout(15)
+            connection.settimeout(60)
             self._open.append(connection)
             self._threads.append(threading.Thread(target=self._serve, args=[connection], daemon=True))
             self._threads[-1].start()

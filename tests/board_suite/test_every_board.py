@@ -232,7 +232,7 @@ def test_a_client_that_stops_reading_does_not_hold_the_board(connect, target):
     stalled.until(b"\r\n20 x")
     time.sleep(0.5)
     peer = connect().login(prompt=None)  # the program prints on, so what comes first is not the prompt
-    peer.until(b"xxxxx\r\n", 10)
+    peer.until(b"xxxxx\r\n", 60)
     tail = b""
     while not (b"printed " in tail and tail.endswith(b"\r\n" + PROMPT)):  # megabytes on a fast one
         tail = tail[-200:] + peer.frame()[1]
@@ -248,7 +248,7 @@ def test_ctrl_c_stops_a_program_that_prints(connect):
     peer.until(b"\r\n20 x")
     peer.text("\x03")
     try:
-        peer.until(b"KeyboardInterrupt", 4)
+        peer.until(b"KeyboardInterrupt", 60)
         peer.until(PROMPT)
     finally:
         leave(peer)

@@ -94,7 +94,7 @@ def test_a_reader_that_pauses_for_longer_than_the_deadline(target, provisioned, 
         peer.login()
         peer.text("flood(100000)\r")
         peer.until(b"000000100 ")
-        text = board.console.read_until(b"longest ", 60) and board.console.read_until(b"\r\n", 10).decode()
+        text = board.console.read_until(b"longest ", 60) and board.console.read_until(b"\r\n", 60).decode()
         longest, cause = text.strip().split(" ", 1)
         assert cause == "stopped reading" and 1900 <= int(longest) < 4000, text
         try:

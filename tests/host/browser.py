@@ -74,14 +74,14 @@ class Browser:
 
     def _attach(self):
         file = self.home / "profile" / "DevToolsActivePort"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not (file.exists() and len(lines := file.read_text().split("\n")) > 1):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise NoBrowser(f"Chromium does not start: {(self.home / 'chromium.log').read_text()[-1000:]}")
             time.sleep(0.1)
         with urllib.request.urlopen(f"http://127.0.0.1:{lines[0]}/json/list") as answer:
             page = next(t for t in json.load(answer) if t["type"] == "page")
-        self.ws = self._open.enter_context(connect(page["webSocketDebuggerUrl"], max_size=None, open_timeout=10))
+        self.ws = self._open.enter_context(connect(page["webSocketDebuggerUrl"], max_size=None, open_timeout=60))
         for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             self.call(f"{domain}.enable")
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.home / "down"))
@@ -112,7 +112,7 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def until(self, expression: str, timeout=15.0):
+    def until(self, expression: str, timeout=60.0):
         """Waits until an expression in the page is true; returns its value."""
         deadline = time.monotonic() + timeout
         while not (value := self.js(expression)):

@@ -47,9 +47,9 @@ class Desk:
 
     def ready(self, prompt=True):
         """Until it listens, and until its REPL waits, unless a program runs on it."""
-        self.board.read_until(b"wss_repl: listening", 20)
+        self.board.read_until(b"wss_repl: listening", 60)
         if prompt:
-            self.board.read_until(b">>> ", 20)
+            self.board.read_until(b">>> ", 60)
 
     def __enter__(self) -> "Desk":
         return self
@@ -59,7 +59,7 @@ class Desk:
             sys.stderr.write(self.board.log.decode(errors="replace")[-3000:])
         self.board.close()
 
-    def run(self, *words, timeout=60, cwd=None, env=None, stdin="") -> subprocess.CompletedProcess:
+    def run(self, *words, timeout=180, cwd=None, env=None, stdin="") -> subprocess.CompletedProcess:
         """A command to its end; stdout and stderr apart, as text. If the board ends meanwhile, its last words."""
         try:
             return subprocess.run(
@@ -121,7 +121,7 @@ class Terminal:
         while data:
             data = data[os.write(self.fd, data) :]
 
-    def until(self, wanted: bytes | str, timeout=10.0) -> bytes:
+    def until(self, wanted: bytes | str, timeout=60.0) -> bytes:
         """What it printed from where the last until() ended to the end of `wanted`, a regular expression in bytes."""
         wanted = wanted.encode() if isinstance(wanted, str) else wanted
         deadline = time.monotonic() + timeout
@@ -152,7 +152,7 @@ class Terminal:
         self.seen += data
         return bool(data)
 
-    def wait(self, timeout=10.0) -> int:
+    def wait(self, timeout=60.0) -> int:
         """Its exit code; negative for a signal."""
         deadline = time.monotonic() + timeout
         while self._code is None:

@@ -36,7 +36,7 @@ class ServedPort:
     def __exit__(self, *_):
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(5)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "a client has not gone"
         self._serial.close()
 

@@ -34,7 +34,7 @@ class Site:
         for board in self.boards.values():
             board.close()
 
-    def run(self, *words, status=0, env=None, timeout=60, **more):
+    def run(self, *words, status=0, env=None, timeout=180, **more):
         done = subprocess.run(
             [sys.executable, "-m", "wssctl", *map(str, words)], env=self.env | (env or {}), capture_output=True,
             text=True, timeout=timeout, stdin=subprocess.DEVNULL, start_new_session=True, **more,
@@ -61,7 +61,7 @@ class Site:
 
     def boot(self, name, uid):
         board = Board(self.path / name, self.bits, env={"BOARD_UID": uid}, pty=True)
-        board.read_until(b"wss_repl: listening", 20)
+        board.read_until(b"wss_repl: listening", 60)
         self.boards[name] = board
 
     def other_host(self, name="bea"):

@@ -60,7 +60,7 @@ def test_every_interface_is_named(target, provisioned, what, host):
     code, four, six = FOUND[what]
     boot = NETWORK + code
     with target.board(provisioned, boot=boot, options=f", host={host!r}", ready="\n", prompt=False) as board:
-        said = board.console.read_until(b">>> ", 20).decode()
+        said = board.console.read_until(b">>> ", 60).decode()
         said = board.console.log.decode()
         want = ", ".join(f"wss://{a}:{board.port}" for a in (four if host == "0.0.0.0" else six))
         assert f"wss_repl: listening on {want} with Timer" in said, said

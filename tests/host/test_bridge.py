@@ -43,7 +43,7 @@ class Bridge:
 
     def end(self, number=signal.SIGINT):
         self.process.send_signal(number)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def bridge(desk):
 _rest = {}  # what came behind what a test waited for, by port
 
 
-def until(port, wanted, timeout=10):
+def until(port, wanted, timeout=60):
     port.timeout = 0.1
     got, deadline = _rest.pop(id(port), b""), time.monotonic() + timeout
     while wanted not in got:
@@ -139,7 +139,7 @@ def test_a_second_program_is_told(bridge):
     with socket.create_connection(("127.0.0.1", bridge.port)) as first:
         time.sleep(0.3)
         with socket.create_connection(("127.0.0.1", bridge.port)) as second:
-            second.settimeout(5)
+            second.settimeout(30)
             said = b""
             with contextlib.suppress(ConnectionError):
                 while piece := second.recv(4096):
@@ -148,7 +148,7 @@ def test_a_second_program_is_told(bridge):
         with serial.Serial(bridge.tty, 115200) as third:
             until(third, b"another program has the board")
             third.write(b"print('smuggled')\r")
-        first.settimeout(5)
+        first.settimeout(30)
         first.sendall(b"\rprint('mine')\r")
         got = b""
         while b"mine\r\n>>> " not in got:
@@ -180,7 +180,7 @@ def test_taken_over_and_back(desk, bridge):
     with serial.Serial(bridge.tty, 115200) as port:
         time.sleep(0.5)
         port.write(b"\rprint('again')\r")
-        until(port, b"again\r\n>>> ", 20)
+        until(port, b"again\r\n>>> ", 60)
 
 
 def test_unplugged_and_back(keys, tmp_path):
@@ -195,11 +195,11 @@ def test_unplugged_and_back(keys, tmp_path):
                 while "Connecting again" not in said:
                     ready, _, _ = select.select([running.process.stderr], [], [], 1)
                     said += running.process.stderr.readline() if ready else ""
-                    assert time.monotonic() - start < 12, said
+                    assert time.monotonic() - start < 60, said
                 desk.cable.replug()
                 time.sleep(1)
                 port.write(b"x\r")
-                until(port, b"5\r\n>>> ", 30)
+                until(port, b"5\r\n>>> ", 60)
         finally:
             running.end()
 

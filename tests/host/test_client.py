@@ -840,7 +840,7 @@ class Terminal:
     def type(self, data):
         os.write(self.master, data)
 
-    def expect(self, wanted, timeout=10):
+    def expect(self, wanted, timeout=60):
         deadline = time.monotonic() + timeout
         while wanted not in self.seen:
             left = deadline - time.monotonic()

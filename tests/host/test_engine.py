@@ -55,7 +55,7 @@ def test_as_many_as_asked_are_at_work_together(listener):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        together.wait(30)
+        together.wait(60)
         with lock:
             now[0] -= 1
         return board.name.upper()

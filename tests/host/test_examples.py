@@ -32,7 +32,7 @@ def running(directory, name, place, ntp=True, wifi="home", until=b"wss_repl: lis
     # the firmware's clock counts from this machine's: a board that was just given power
     clock = YEAR_2000 - int(time.time())
     with Board(directory, 32, env={"BOARD_CLOCK": str(clock)} if place == "boot.py" else {}) as board:
-        said = board.read_until(until, 20).decode()
+        said = board.read_until(until, 60).decode()
         yield board, ("127.0.0.1", port), said
 
 
@@ -87,20 +87,20 @@ def test_boot_without_keys_ends_at_a_prompt(tmp_path, name):
 
 def interrupt(peer):
     peer.text("\x03")
-    peer.until(PROMPT, 4)
+    peer.until(PROMPT, 60)
 
 
 def test_asyncio(provisioned, keys):
     with running(provisioned, "asyncio_main.py", "main.py") as (_, address, _), Peer(address, keys.host) as peer:
         peer.login(prompt=None)
-        peer.until(b"ticks ", 20)  # the program's output, while it runs
+        peer.until(b"ticks ", 60)  # the program's output, while it runs
         assert peer.put(b"x", b"y" * 3000) == 0 and peer.get(b"x") == b"y" * 3000
-        before = int(peer.until(b"\r\n", 20).split()[-1])
-        assert int(peer.until(b"00\r\n", 20).split()[-1]) > before
+        before = int(peer.until(b"\r\n", 60).split()[-1])
+        assert int(peer.until(b"00\r\n", 60).split()[-1]) > before
         interrupt(peer)
         stopped = peer.value("ticks")
         assert peer.value("ticks") == stopped
         peer.text("main()\r")
-        peer.until(b"ticks ", 20)
+        peer.until(b"ticks ", 60)
         interrupt(peer)
         assert peer.value("ticks") > stopped

@@ -54,7 +54,7 @@ def server(request, keys, tmp_path):
         thread.start()
         yield listener.getsockname()[1], sent, made.cert_der, ended
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
+    thread.join(60)
 
 
 def test_no_more_than_a_client_hello_is_sent(server):

@@ -86,9 +86,9 @@ def storm(peer: Peer, rounds: int, seed=5):
         output = run(peer, PROGRAMS["prints"])
         for _ in range(random.randint(1, 3)):
             peer.text(b"\x03" * random.randint(1, 4))
-        output += peer.until(b"KeyboardInterrupt", 30)
+        output += peer.until(b"KeyboardInterrupt", 60)
         peer.text("print(12*12)\r")
-        peer.until(b"144\r\n", 30)
+        peer.until(b"144\r\n", 60)
         peer.until(PROMPT)
         in_order(output, True)
 

@@ -83,7 +83,7 @@ def test_the_next_one_waits_and_is_told_for_whom(desk):
     three = start(desk, "exec", "--keep", "5m", "--timeout", "60", desk.at, "print(3)")
     assert b"waiting for" in three.stderr.readline()
     one.kill()
-    out, err = three.communicate(timeout=60)
+    out, err = three.communicate(timeout=120)
     assert (three.returncode, out) == (0, b"3\n"), err
     one.communicate()
 
@@ -353,7 +353,7 @@ def test_another_board_at_the_same_address_is_refused(desk, keys):
         desk.network.cut()
         done = exec_(desk, "print(1)")
         assert done.returncode == 4 and "did not sign" in done.stderr, done
-        thread.join(30)
+        thread.join(60)
         assert not heard or heard == [b""]  # no word of the password
 
 

@@ -20,7 +20,7 @@ def run(target, directory, program: str, timeout=60) -> str:
     """A program on a bare board; what it printed."""
     (directory / "program.py").write_text(program)
     with Board(directory, target.bits) as board:
-        board.read_until(b">>> ", 20)
+        board.read_until(b">>> ", 60)
         board.write(b"import program\r")
         board.read_until(b"import program\r\n")
         out = board.read_until(b">>> ", timeout)[:-4].decode().replace("\r\n", "\n")

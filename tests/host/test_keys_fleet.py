@@ -146,7 +146,7 @@ def test_rotation_locks_nobody_out_and_ends_the_old_ca(site, room1):
 
     # it is back: this host changes over, the other one still gets in
     site.boards["room2"].restart()
-    site.boards["room2"].read_until(b"wss_repl: listening", 20)
+    site.boards["room2"].read_until(b"wss_repl: listening", 60)
     assert "All boards trust both" in site.run("ca", "rotate", "--keep-old")
     assert site.run(*HELLO) == site.run(*HELLO, env=env) == "42\n"
     assert (site.keys / "ROOT_CA_key.pem").read_bytes() != old["ROOT_CA_key.pem"]
@@ -252,7 +252,7 @@ def test_an_expired_board_is_refused_with_a_sentence(site, room1):
     (files / f"SSL_key{UID}.der").write_bytes(made.key_der)
     (files / f"SSL_certificate{UID}.der").write_bytes(made.cert_der)
     site.boards["room1"].restart()
-    site.boards["room1"].read_until(b"certificate expired on", 20)
+    site.boards["room1"].read_until(b"certificate expired on", 60)
     assert "has expired" in site.run(*HELLO, status=4)
 
 
@@ -274,7 +274,7 @@ def test_a_password_that_boot_py_names_stays(site, room1):
     files, port = room1
     (files / "boot.py").write_text(f"import wss_repl\nwss_repl.start(port={port}, password={PASSWORD!r})\n")
     site.boards["room1"].restart()
-    site.boards["room1"].read_until(b"wss_repl: listening", 20)
+    site.boards["room1"].read_until(b"wss_repl: listening", 60)
     before = (files / "webrepl_cfg.py").read_text()
     assert "from elsewhere" in site.run("password", "room1", status=1)
     assert (files / "webrepl_cfg.py").read_text() == before
@@ -316,7 +316,7 @@ def test_a_request_signed_on_another_machine(site, room1):
     site.run("keys", "csr", tty, "--out", request)
     assert (files / f"SSL_key{UID}.der").read_bytes() == old_key
     site.boards["room1"].restart()
-    site.boards["room1"].read_until(b"wss_repl: listening", 20)
+    site.boards["room1"].read_until(b"wss_repl: listening", 60)
     assert site.run(*HELLO) == "42\n"
     (site.path / "bad.pem").write_text(request.read_text().replace("M", "N", 3))
     assert "no certificate request" in site.run("keys", "sign", site.path / "bad.pem", "--force", status=7)
@@ -328,7 +328,7 @@ def test_a_request_signed_on_another_machine(site, room1):
     assert (files / f"SSL_key{UID}.der").read_bytes() != old_key
     assert not list(files.glob("*.new"))
     site.boards["room1"].restart()
-    site.boards["room1"].read_until(b"wss_repl: listening", 20)
+    site.boards["room1"].read_until(b"wss_repl: listening", 60)
     assert site.run(*HELLO) == "42\n"
     site.run("keys", "init", UID, "--name", "room1", "--force")  # a key that is not on the board
     assert "not for a key on this board" in site.run("keys", "install", tty, status=1)

@@ -136,7 +136,7 @@ def test_10_mb_printed(connect, target, line):
     peer.text("for i in range(%d): print('%%0%dd' %% (i %% 10))\r\r" % (count, line))
     got = hashlib.sha256()
     tail, left = b"", count * (line + 2)
-    head = peer.until(b"0" * (line - 1) + b"0\r\n", 30) if line > 1 else peer.until(b"\r\n0\r\n", 30)
+    head = peer.until(b"0" * (line - 1) + b"0\r\n", 60) if line > 1 else peer.until(b"\r\n0\r\n", 60)
     start = head.rindex(b"0" * line + b"\r\n")
     first = head[start:]
     got.update(first)

@@ -70,7 +70,7 @@ def test_ctrl_c_tells_who_is_done_and_leaves_boards_whole(site):
         process.send_signal(signal.SIGINT)
         assert "Waiting for room2; Ctrl-C again" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in err, err
     (row,) = rows(out)
     assert row["board"] == "room2" and row["code"] == 130 and "may or may not" in row["output"]

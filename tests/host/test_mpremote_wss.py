@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from desk import WSSCTL, Desk, Terminal, far
+from network import Network
 from targets import ROOT, Unix
 
 sys.path.insert(0, str(ROOT / "tests" / "interop"))
@@ -19,7 +20,6 @@ import venvs
 
 NEWEST, YEAR_OLD = "1.29.0", "1.25.0"
 PAIRS = [(NEWEST, "unix32", "0"), (YEAR_OLD, "unix", "5m")]  # the second one over a connection that is kept
-SERIAL = 11520  # bytes a second at 115200 baud
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids=lambda p: "-".join(p))
@@ -177,22 +177,23 @@ def test_a_file_left_open_on_a_mount_holds_what_was_written(desk, tmp_path):
             (done.folder / "left").unlink()
 
 
-def test_a_megabyte_there_and_back_and_the_speed_of_256_kb(desk, tmp_path):
+def test_a_megabyte_there_and_back(desk, tmp_path):
     data = os.urandom(1_000_000)
     (tmp_path / "big").write_bytes(data)
     for words in (("fs", "cp", "big", ":/big"), ("fs", "cp", ":/big", "again")):
-        assert desk.run(desk.mpremote, "connect", desk.url, *words, cwd=tmp_path, timeout=200).returncode == 0
+        assert desk.run(desk.mpremote, "connect", desk.url, *words, cwd=tmp_path, timeout=600).returncode == 0
     assert (desk.directory / "big").read_bytes() == data == (tmp_path / "again").read_bytes()
-    (tmp_path / "part").write_bytes(data[: 256 << 10])
-    # What mpremote has to put on a line for it: a lower bound of a cable's time, which has waits besides
-    line = sum(len("w(%r)" % data[i : i + 256]) for i in range(0, 256 << 10, 256)) / SERIAL
-    times = {}
-    for way, port in (("net", desk.url), ("tty", desk.tty))[: 2 if desk.version == NEWEST else 1]:
-        start = time.monotonic()
-        assert desk.run(desk.mpremote, "connect", port, "fs", "cp", "part", f":/p{way}", cwd=tmp_path).returncode == 0
-        times[way] = time.monotonic() - start
-    print(f"256 KB with mpremote {desk.version}: {times}, a line of 115200 baud {line:.0f} s at least")
-    assert times["net"] * 5 < line
+
+
+def test_256_kb_cross_the_network_once_a_chunk(desk, tmp_path):
+    """How often the network has to be crossed, which is what a copy takes wherever the machine is not too busy."""
+    (tmp_path / "part").write_bytes(os.urandom(256 << 10))
+    with Network(desk.port, 0) as network:
+        url = f"wss://127.0.0.1:{network.port}"
+        assert desk.run(desk.mpremote, "connect", url, "fs", "cp", "part", ":/part", cwd=tmp_path).returncode == 0
+        print(f"{desk.version}: {network.trips} trips")
+        assert network.trips < 1024 + 60  # mpremote writes 256 bytes at once
+        desk.run(*WSSCTL, "keep", "stop")
 
 
 def test_interrupted_copies(desk, tmp_path):
@@ -210,8 +211,8 @@ def test_interrupted_copies(desk, tmp_path):
             time.sleep(1.5)
             assert process.poll() is None, "too fast to be interrupted"
             process.send_signal(number)
-            assert process.wait(15) != 0
-            done = desk.run(desk.mpremote, "connect", desk.url, "eval", "'free'", timeout=15)
+            assert process.wait(60) != 0
+            done = desk.run(desk.mpremote, "connect", desk.url, "eval", "'free'")
             assert done.stdout.strip() == "free", done
     assert not (tmp_path / "half").exists()
 
@@ -225,7 +226,7 @@ def test_repl(desk):
         t.type("kept = 1\r")
         t.until(">>> ")
         t.type(b"\x04")
-        t.until("soft reboot.*MicroPython .*\r\n>>> ", 20)
+        t.until("soft reboot.*MicroPython .*\r\n>>> ", 60)
         t.type("kept\r")
         t.until("NameError.*>>> ")
         t.type("while True: pass\r\r")
@@ -245,7 +246,7 @@ def test_mount_survives_a_soft_reset(desk, tmp_path):
             t.until("imported 42")
             t.until(">>> ")
             t.type(b"\x04")
-            t.until("Remount local directory.*>>> ", 20)
+            t.until("Remount local directory.*>>> ", 60)
         t.type(b"\x1d")
         t.wait()
 
@@ -316,8 +317,8 @@ def unplugged_in_a_copy(far, tmp_path):
     assert process.poll() is None
     far.cable.unplug()
     start = time.monotonic()
-    _, said = process.communicate(timeout=30)
-    assert time.monotonic() - start < 12
+    _, said = process.communicate(timeout=120)
+    assert time.monotonic() - start < 60
     assert process.returncode == 6 and "wss: " in said and "Traceback" not in said, said
     assert not (tmp_path / "half").exists()
 
@@ -334,9 +335,9 @@ def unplugged_at_the_prompt(far):
         t.type("x = 5\r")
         t.until(">>> ")
         far.cable.unplug()
-        t.until("Connecting again", 12)
+        t.until("Connecting again", 60)
         far.cable.replug()
-        t.until("connected again", 35)
+        t.until("connected again", 60)
         t.type("x\r")
         t.until("5\r\n>>> ")
         t.type(b"\x1d")

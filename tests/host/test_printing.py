@@ -39,8 +39,8 @@ def start(desk, program):
     boot = desk.directory / "boot.py"
     boot.write_text(boot.read_text() + program)
     desk.board.restart()
-    desk.board.read_until(b"wss_repl: listening", 20)
-    desk.board.read_until(b"reading 21.5", 20)
+    desk.board.read_until(b"wss_repl: listening", 60)
+    desk.board.read_until(b"reading 21.5", 60)
 
 
 def client(desk) -> Client:
@@ -96,7 +96,7 @@ def test_a_host_is_revoked_on_a_board_that_prints(tmp_path):
     try:
         (files / "boot.py").write_text(f"import wss_repl\nwss_repl.start(port={port})\n" + TIMER.format(ms=5))
         board.restart()
-        board.read_until(b"reading 21.5", 20)
+        board.read_until(b"reading 21.5", 60)
         eve, folder = site.other_host("eve")
         assert site.run(*HELLO, env=eve).count("42") == 1
         for _ in range(3):

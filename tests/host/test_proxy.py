@@ -43,7 +43,7 @@ def proxied(desk, *options):
         yield process
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0, process.stderr.read()
+        assert process.wait(60) == 0, process.stderr.read()
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,6 @@ def start(folder, redirection):
 
 @pytest.mark.parametrize("redirection", ["<&-", "</dev/null"])
 def test_without_a_terminal(tmp_path, redirection):
-    out, err = start(tmp_path, redirection).communicate(timeout=60)
+    out, err = start(tmp_path, redirection).communicate(timeout=120)
     assert "Board on the desk" in out and "'listening': ['wss://127.0.0.1:" in out, err
     assert "$ wssctl exec wss://localhost" in err and "Traceback" not in err

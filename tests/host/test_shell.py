@@ -153,7 +153,7 @@ def test_put_and_get_leave_a_running_program_alone(desk, tmp_path):
     (desk.directory / "lib").mkdir()
     (tmp_path / "a.py").write_text("x = 1\n")
     desk.board.restart()
-    desk.board.read_until(b"wss_repl: listening", 20)
+    desk.board.read_until(b"wss_repl: listening", 60)
     beats = lambda: int((desk.directory / "n").read_text() or 0) if (desk.directory / "n").exists() else 0  # noqa: E731
     for words in (
         ("shell", "put a.py lib"), ("shell", "put a.py"), ("shell", "put a.py :b.py"), ("put", "a.py", "lib/"),
@@ -288,16 +288,16 @@ def test_unplugged_in_a_get(keys, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not sum(p.stat().st_size for p in tmp_path.glob(".large*")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         desk.cable.unplug()
         start = time.monotonic()
         said = process.stderr.readline()
-        assert "Connecting again" in said and time.monotonic() - start < 12, said
+        assert "Connecting again" in said and time.monotonic() - start < 60, said
         desk.cable.replug()
-        _, more = process.communicate(timeout=60)
+        _, more = process.communicate(timeout=120)
         assert process.returncode == 6 and "connected again" in more
         assert (tmp_path / "large").read_text() == "the old one"
         assert not [p for p in tmp_path.iterdir() if p.name.startswith(".large")]

@@ -131,14 +131,14 @@ def test_a_program_in_another_folder_hides_no_revocation(site):
     (files / "data").mkdir()
     (files / "boot.py").write_text(f"import os, wss_repl\nwss_repl.start(port={port})\nos.chdir('data')\n")
     site.boards["room1"].restart()
-    site.boards["room1"].read_until(b"wss_repl: listening", 20)
+    site.boards["room1"].read_until(b"wss_repl: listening", 60)
     eve, eves = site.other_host("eve")
     assert site.run(*HELLO, env=eve) == "42\n"
     site.run("host", "revoke", certificate(eves))
     site.run(*HELLO, env=eve, status=4)
     assert listed(files) and not os.listdir(files / "data")
     site.boards["room1"].restart()
-    site.boards["room1"].read_until(b"wss_repl: listening", 20)
+    site.boards["room1"].read_until(b"wss_repl: listening", 60)
     site.run(*HELLO, env=eve, status=4)
 
 
@@ -151,7 +151,7 @@ def test_a_board_that_is_off_gets_it_at_the_next_contact_whatever_that_is(site):
     assert in_row(text, "room1", "ok", "revoked HOST eve") and "brought to them when they are next reached" in text
     assert in_row(site.run("boards"), "room2", "trust list") and not in_row(site.run("boards"), "room1", "trust list")
     site.boards["room2"].restart()
-    site.boards["room2"].read_until(b"wss_repl: listening", 20)
+    site.boards["room2"].read_until(b"wss_repl: listening", 60)
     assert site.run("exec", "room2", "import os; print('wss_trust.txt' in os.listdir('/'))") == "True\n"
     assert not in_row(site.run("boards"), "room2", "trust list")
     site.run("exec", "room2", "1", env=eve, status=4)
@@ -159,7 +159,7 @@ def test_a_board_that_is_off_gets_it_at_the_next_contact_whatever_that_is(site):
     site.boards["room2"].kill()
     site.run("host", "revoke", "ab" * 32, "--timeout", "3", status=3)
     site.boards["room2"].restart()
-    site.boards["room2"].read_until(b"wss_repl: listening", 20)
+    site.boards["room2"].read_until(b"wss_repl: listening", 60)
     assert in_row(site.run("boards", "apply"), "room2", "ok") and "ab" * 32 in listed(files)
     assert "Nothing waits" in site.run("boards", "apply")
 

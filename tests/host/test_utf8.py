@@ -99,13 +99,13 @@ def test_wssctl_gets_every_byte(board, keys):
         assert client.exec("for i in b'\\xe2\\x82': _ = sys.stdout.buffer.write(bytes([i]))").output == b"\xe2\x82"
         client.write(b"import time\r")
         client.write(b"while True: _ = sys.stdout.buffer.write(b'\\xffWB\\0'); time.sleep_ms(1)\r\r")
-        client.read_until(b"\xffWB\0", 10)
+        client.read_until(b"\xffWB\0", 60)
         for _ in range(3):
             client.put(content, "file")
             assert client.get("file") == content
-        client.read_until(b"\xffWB\0", 10)
+        client.read_until(b"\xffWB\0", 60)
         client.write(b"\x03")
-        client.read_until(PROMPT, 10)
+        client.read_until(PROMPT, 60)
 
 
 def test_a_transfer_is_not_mixed_with_it(target, provisioned, keys):

@@ -28,7 +28,7 @@ def off(site, name="room1"):
 
 def on(site, name="room1"):
     site.boards[name].restart()
-    site.boards[name].read_until(b"wss_repl: listening", 20)
+    site.boards[name].read_until(b"wss_repl: listening", 60)
 
 
 def waits(site, name="room1"):

@@ -62,7 +62,7 @@ def wssctl(folder: Path, *arguments) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -92,7 +92,7 @@ def desk_is_free(request):
     yield
     if "desk" in request.fixturenames:
         desk = request.getfixturevalue("desk")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while (client := desk.status("client")) != "None":
             assert time.monotonic() < deadline, f"{client} still has the board's terminal"
             time.sleep(0.05)
@@ -124,7 +124,7 @@ raise SystemExit(b"\\xc0\\xae" not in out.read())
 def upydev_bin(desk) -> Path:
     """The commands of upydev 0.4.3 with upydevice 0.3.8."""
     folder = _client(venvs.make, "upydev", (venvs.HERE / "upydev.txt").read_text(), True)
-    if subprocess.run([folder / "python", "-c", OFFERS_CCM8], env=desk.env, timeout=30).returncode:
+    if subprocess.run([folder / "python", "-c", OFFERS_CCM8], env=desk.env, timeout=120).returncode:
         pytest.skip(f"{ssl.OPENSSL_VERSION} keeps upydev's only TLS 1.2 suite, CCM8, from this Python")
     return folder
 

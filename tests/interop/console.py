@@ -44,7 +44,7 @@ class Console:
     def send(self, data: bytes):
         os.write(self._in, data)
 
-    def until(self, wanted: bytes, timeout=15.0) -> bytes:
+    def until(self, wanted: bytes, timeout=60.0) -> bytes:
         """What came since the last call, up to and with wanted. AssertionError, with what came, when it does not."""
         deadline = time.monotonic() + timeout
         while (found := self.seen.find(wanted, self._at)) < 0:
@@ -53,7 +53,7 @@ class Console:
         start, self._at = self._at, found + len(wanted)
         return self.seen[start : self._at]
 
-    def end(self, timeout=15.0) -> int:
+    def end(self, timeout=60.0) -> int:
         """Read until the program ends; its exit code."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0 and self._read(left):

@@ -78,7 +78,7 @@ def site(ansible, keys, tmp_path):
                 f"import wss_repl\nwss_repl.start(port={port}, password={PASSWORD!r})\n"
             )
             boards[name] = Board(tmp_path / name, 64)
-            boards[name].read_until(b">>> ", 20)
+            boards[name].read_until(b">>> ", 60)
             add = [bin / "wssctl", "boards", "add", name, f"127.0.0.1:{port}", "--group", "home"]
             subprocess.run(add, env=env, check=True, capture_output=True, timeout=60)
 

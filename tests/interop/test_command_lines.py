@@ -95,7 +95,7 @@ def test_websocket_app_with_pings(desk):
     options = {"sslopt": own, "ping_interval": 0.3, "ping_timeout": 0.2}
     thread = threading.Thread(target=app.run_forever, kwargs=options, daemon=True)
     thread.start()
-    thread.join(15)
+    thread.join(60)
     assert not thread.is_alive()
     assert not errors, errors
     assert len(pongs) >= 3

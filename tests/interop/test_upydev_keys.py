@@ -37,7 +37,7 @@ def upydev(tmp_path):
     if ssl.OPENSSL_VERSION_INFO >= (3, 2):
         (tmp_path / "openssl.cnf").write_text(OPENSSL_CONF)
         env["OPENSSL_CONF"] = str(tmp_path / "openssl.cnf")
-    if subprocess.run([bin / "python", "-c", OFFERS_CCM8], env=env, timeout=30).returncode:
+    if subprocess.run([bin / "python", "-c", OFFERS_CCM8], env=env, timeout=120).returncode:
         pytest.skip(f"{ssl.OPENSSL_VERSION} keeps upydev's only TLS 1.2 suite, CCM8, from this Python")
     package = next((bin.parent / "lib").glob("python*/site-packages")) / "upydev"
     shutil.copytree(package, tmp_path / "python/upydev")
@@ -66,15 +66,15 @@ def test_a_board_with_upydevs_own_keys(target, upydev, tmp_path):
     files.mkdir()
     (files / "boot.py").write_text(boot % (8266, PASSWORD, False, HOST))
     with Board(files, target.bits) as board:
-        board.read_until(b"wss_repl: listening", 20)
+        board.read_until(b"wss_repl: listening", 60)
         run(python, "-c", GENERATE, HOST, PASSWORD, PASSPHRASE, env=env, cwd=tmp_path)
         for name in ("ROOT_CA_cert.pem", f"SSL_key{UID}.der", f"SSL_certificate{UID}.der"):
             shutil.copy(folder / name, files)
         (files / "boot.py").write_text(boot % (8833, PASSWORD, True, HOST))
         board.restart()
-        board.read_until(b"wss_repl: listening", 20)
-        board.read_until(b"warning: extended key usage", 5)  # upydev's certificates say nothing of their use
-        board.read_until(b">>> ", 5)
+        board.read_until(b"wss_repl: listening", 60)
+        board.read_until(b"warning: extended key usage", 60)  # upydev's certificates say nothing of their use
+        board.read_until(b">>> ", 60)
         assert run(command, "print(6*7)", "-t", HOST, "-p", f"{PASSWORD}:{PASSPHRASE}", env=env, cwd=tmp_path) == "42\n"
         status = subprocess.run(
             [sys.executable, "-m", "wssctl", "keys", "status"], env=env | {"WSSCTL_KEYS": str(folder)},

@@ -184,7 +184,7 @@ def visit(command: list) -> bool:
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(b"hello\n")
     out = b""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     os.set_blocking(process.stdout.fileno(), False)
     while b"got hello\n" not in out and time.monotonic() < deadline:
         piece = process.stdout.read()

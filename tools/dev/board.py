@@ -124,7 +124,7 @@ class Board:
             self._queue += data
         self._wake()
 
-    def read_until(self, wanted: bytes, timeout: float = 10) -> bytes:
+    def read_until(self, wanted: bytes, timeout: float = 60) -> bytes:
         """Wait for bytes on the serial console; returns what came since the last read, up to and including them.
 
         Raises BoardError, with the end of the console's log, if they do not come within timeout seconds.
@@ -136,7 +136,7 @@ class Board:
 
         return self._wait_for(end, repr(wanted), timeout)
 
-    def read(self, n: int, timeout: float = 10) -> bytes:
+    def read(self, n: int, timeout: float = 60) -> bytes:
         """Wait for n bytes on the serial console. Raises BoardError as read_until() does."""
         return self._wait_for(lambda start: start + n if len(self._log) >= start + n else -1, f"{n} bytes", timeout)
 
