@@ -128,6 +128,26 @@ def test_a_handshake_cut_by_the_restart_is_tried_again(site, room1):
         assert "during the TLS handshake" in site.run("exec", "door", "1", status=4)
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["exec @door print(6*7)", "put @door FILE", "host pin ana door", "password door", "boards renew --all door"],
+)
+def test_a_login_that_breaks_off_is_tried_once_more(site, room1, words):
+    """With many boards one does so from time to time. What comes after the login is not tried again."""
+    _, port = room1
+    (site.path / "file").write_text("x")
+    words = [str(site.path / "file") if w == "FILE" else w for w in words.split()]
+    door = Doorway(port, cut=(2,))  # the first is tried to see whether it is on
+    with contextlib.closing(door.listener):
+        site.run("boards", "add", "door", door.address, "--uid", UID, "--group", "door")
+        site.run(*words)
+        assert door.count > 2
+        door.cut = (door.count + 2, door.count + 3)
+        before = door.count
+        assert "during the TLS handshake" in site.run(*words, status=4)
+        assert door.count == before + 3
+
+
 def test_rotation_locks_nobody_out_and_ends_the_old_ca(site, room1):
     files, port = room1
     second_files, second_port = site.add("room2", SECOND)

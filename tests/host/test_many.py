@@ -1,13 +1,21 @@
 """Several boards as a person, a script or somebody in a hurry names them; and Ctrl-C in the middle."""
 
 import json
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 
 import pytest
-from site_of_boards import SECOND, Site
+from site_of_boards import PASSPHRASE, SECOND, Site
 from targets import UID, Unix
+from wssctl.cli import main
+from wssctl.errors import KeyFileError
+from wssctl.keys import ask
+from wssctl.keys.store import Store
+from wssctl.wire import tls
+from wssctl.wire.link import Credentials
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +60,34 @@ def test_who_is_nobody(site, names, says):
 def test_an_address_with_brackets_and_escapes_is_shown_as_it_is(site):
     said = site.run("exec", "room1,[::1]:1,[red]x\x1b[2J", "print(6*7)", "--timeout", "3", status=3)
     assert "[::1]:1" in said and "42" in said and "\x1b" not in said
+
+
+def test_the_passphrase_is_asked_for_once_and_the_key_decrypted_once(site, monkeypatch, capsys):
+    for name, value in site.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WSSCTL_PASSPHRASE")
+    asked, made, context = [], [], tls.context
+    monkeypatch.setattr(ask, "_typed", lambda question: asked.append(question) or PASSPHRASE)
+    monkeypatch.setattr(tls, "context", lambda files: made.append(files) or context(files))
+    assert main(["exec", "@room1", "print(6*7)", "--json"]) == 0
+    assert {r["output"] for r in rows(capsys.readouterr().out)} == {"42"}
+    assert len(asked) == len(made) == 1
+
+
+def test_a_decrypted_key_is_for_the_same_files_and_passphrase(site, tmp_path):
+    store = Store(shutil.copytree(site.keys, tmp_path / "keys"))
+    key, cert = store.find_host()
+    mine = Credentials(store.find_ca_cert(), cert, key, PASSPHRASE)
+    first = tls.shared_context(mine)
+    assert tls.shared_context(mine._replace()) is first
+    for other in ("", "wrong horse", None):
+        with pytest.raises(KeyFileError, match="passphrase"):
+            tls.shared_context(mine._replace(passphrase=other))
+    store.write({key: key.read_bytes(), cert: cert.read_bytes()}, force=True)
+    second = tls.shared_context(mine)
+    assert second is not first
+    site.run("boards", "revoke", UID, env={"WSSCTL_KEYS": str(store.folder)})
+    assert tls.shared_context(mine).verify_flags & ssl.VERIFY_CRL_CHECK_LEAF, "a list that was not there before"
 
 
 def test_two_files_of_one_name_are_not_one(site, tmp_path):

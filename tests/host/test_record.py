@@ -1,5 +1,6 @@
 """The record of a key folder: one for all processes, never torn, never anybody else's."""
 
+import collections
 import json
 import os
 import sqlite3
@@ -7,11 +8,12 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from wssctl.boards.registry import Registry
 from wssctl.errors import KeyFileError
-from wssctl.keys import trustlist
+from wssctl.keys import record, trustlist
 from wssctl.keys.remembered import remember, remembered
 from wssctl.keys.store import Store
 
@@ -151,6 +153,57 @@ def test_many_threads_at_once(tmp_path):
         t.join()
     boards = registry.load()
     assert not failed and len(boards) == 16 and all(b.host == "4" and len(b.groups) == 5 for b in boards.values())
+
+
+def test_threads_wait_for_their_turn_and_not_for_sqlite(tmp_path, monkeypatch):
+    """Whoever asks SQLite for a lock that is taken fails at once here."""
+    monkeypatch.setattr(record, "_PATIENCE", 0.0)
+    store, failed = Store(tmp_path), []
+    registry = Registry(store)
+    registry.update("b0")
+
+    def work(i):
+        try:
+            for n in range(10):
+                registry.update(f"b{i}", host=str(n))
+                registry.seen("b0")
+                assert registry.find(f"b{i}").host == str(n)
+                store.write({store.ca_key: b"%d" % n}, force=True)
+        except KeyFileError as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failed and len(registry.load()) == 8
+
+
+def test_boards_that_are_seen_while_one_is_written_are_one_transaction(tmp_path, monkeypatch):
+    registry = Registry(Store(tmp_path))
+    names = [f"b{i}" for i in range(12)]
+    for name in names:
+        registry.update(name, seen=False)
+    said = []
+
+    class Said(collections.deque):
+        def append(self, one):
+            super().append(one)
+            said.append(one)
+
+    registry._seen = Said()
+    count, change = [], record.Record.change
+    monkeypatch.setattr(record.Record, "change", lambda self: count.append(1) or change(self))
+    with change(registry.record):  # as somebody who writes just now
+        threads = [threading.Thread(target=registry.seen, args=(name,)) for name in names]
+        for t in threads:
+            t.start()
+        while len(said) < len(names):
+            time.sleep(0.01)
+    for t in threads:
+        t.join()
+    assert len(count) <= 2 and all(b.last_seen for b in registry.load().values())
 
 
 def test_a_pair_is_of_one_generation_whoever_writes_and_looks(tmp_path):

@@ -64,3 +64,10 @@ class KeyFileError(WssctlError):
     """A key file on this machine is missing, unreadable, in the way, or needs another passphrase."""
 
     exit_code = 7
+
+
+def broke_off(e: WssctlError) -> bool:
+    """Of a login: whether it may be tried again at once, whatever it was for. A connection that breaks before the
+    board's prompt has brought the board a password and nothing else. Not one that is silent, which would be waited for
+    twice, nor one that says no."""
+    return isinstance(e, (HandshakeCut, ConnectionLost)) and not isinstance(e, NoAnswer)

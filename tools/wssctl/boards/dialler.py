@@ -3,8 +3,10 @@
 import argparse
 import copy
 import os
+import time
 from collections.abc import Callable
 
+from ..errors import WssctlError, broke_off
 from ..keys import ask
 from ..keys.remembered import remembered
 from ..keys.store import Store
@@ -14,6 +16,8 @@ from ..wire.client import Client
 from ..wire.link import Credentials, parse_target
 from .registry import Registry, server_name, warn
 
+_PAUSE = 1.0  # seconds before a second try
+
 
 class Dialler:
     """Connects to the board that the command line names, as often as it is called, and asks for secrets once.
@@ -22,16 +26,26 @@ class Dialler:
     """
 
     notes = True  # whether to tell what waits for the board
+    again = False  # whether a login that breaks off is tried once more
     told: str | None = ""  # what the board said of an update that it took back; None: who connects tells it
 
-    def __init__(self, args: argparse.Namespace, password: str | None = None, passphrase: str | None = None):
-        self._store = store = Store(args.keys)
-        self._registry = Registry(store)
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        password: str | None = None,
+        passphrase: str | None = None,
+        beside: "Dialler | None" = None,
+    ):
+        """beside: one for another board in the same command, of which secrets are not asked for again."""
+        self._store: Store = beside._store if beside else Store(args.keys)
+        self._registry: Registry = beside._registry if beside else Registry(self._store)
         self.board = self._registry.find(args.url)
         self.target = parse_target(self.board.url if self.board else args.url, args.takeover)
         self.timeout = args.timeout
         self._server_name = args.server_name or self._name_of_board
-        self._credentials = credentials_for(args, passphrase) if self.target.secure else None
+        self._credentials = None
+        if self.target.secure:
+            self._credentials = (beside and beside._credentials) or credentials_for(args, passphrase)
         self._keep = self._seconds_to_keep(args)
         self._typed: str | None = None
         self._args = args
@@ -96,7 +110,7 @@ class Dialler:
         from ..keys.hosts import of
         from . import trust, waiting
 
-        self._registry.update(self.board.name)
+        self._registry.seen(self.board.name)
         if self.notes and (kinds := waiting.of(self._store.record, self.board.name)):
             self.notes = False
             name = self.board.name
@@ -110,14 +124,22 @@ class Dialler:
         return client
 
     def _login(self, timeout: float | None, keep: float | None = None) -> Client:
-        return Client.connect(
-            self.target,
-            self._credentials,
-            self._password,
-            server_name=self._server_name,
-            timeout=timeout or self.timeout,
-            keep=keep,
-        )
+        again = self.again
+        while True:
+            try:
+                return Client.connect(
+                    self.target,
+                    self._credentials,
+                    self._password,
+                    server_name=self._server_name,
+                    timeout=timeout or self.timeout,
+                    keep=keep,
+                )
+            except WssctlError as e:
+                if not again or not broke_off(e):
+                    raise
+                again = False
+                time.sleep(_PAUSE)
 
 
 def connect(args: argparse.Namespace) -> Client:

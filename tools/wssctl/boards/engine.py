@@ -25,9 +25,9 @@ from .registry import Board
 
 JOBS = 32  # boards at work at a time: most of that time they compute, and we wait
 _PROBES = 128  # TCP connections tried at a time, of which those to boards that are off take all of their time-out
-_PAUSE = 1.0  # seconds before a second try
+PAUSE = 1.0  # seconds before a second try
 
-# Before the work has begun, or of work that changes nothing: it may be done again
+# Of work that changes nothing: it may be done again
 AGAIN = (Unreachable, HandshakeCut, ConnectionLost)
 
 
@@ -202,7 +202,7 @@ class _Run:
             except WssctlError as e:
                 if isinstance(e, again):
                     again = ()
-                    time.sleep(_PAUSE)
+                    time.sleep(PAUSE)
                     continue
                 outcome = Outcome(board.name, e.exit_code, str(e), halts=isinstance(e, self.engine.halt))
             except Exception as e:  # one board's surprise must not take the others' results along

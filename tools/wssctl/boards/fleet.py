@@ -26,6 +26,7 @@ from ..errors import (
     Unreachable,
     UsageError,
     WssctlError,
+    broke_off,
 )
 from ..keys import ask, ca, hosts
 from ..keys import commands as keys
@@ -37,7 +38,7 @@ from ..text import say
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
 from . import trust, waiting
-from .engine import JOBS, Engine, Outcome, tell, worst
+from .engine import JOBS, PAUSE, Engine, Outcome, tell, worst
 from .registry import WARNING_DAYS, Board, Registry, server_name
 
 NEXT = "NEXT_"
@@ -99,7 +100,7 @@ class Fleet:
         then. What waits for the board is brought to it first (trust.settle)."""
         credentials = credentials or self.credentials()
         client = self.login(board, credentials, password, wait)
-        self.registry.update(board.name)
+        self.registry.seen(board.name)
         if trust.pending(self.store.record, board.name):
             return self.settle(board, client, credentials, password)
         return client
@@ -107,9 +108,11 @@ class Fleet:
     def login(
         self, board: Board, credentials: Credentials, password: str | None = None, wait: float = 0.0, over: bool = False
     ) -> Client:
+        """As connect(), and nothing is brought. A login that breaks off is tried once more."""
         path = "/takeover" if wait or over or self.args.takeover else "/"
         target = Target(True, board.host, board.port, path)
         deadline = time.monotonic() + wait
+        tried = False
         while True:
             try:
                 return Client.connect(
@@ -119,10 +122,11 @@ class Fleet:
                     server_name=server_name(self.store, board),
                     timeout=self.args.timeout,
                 )
-            except (Unreachable, ConnectionLost, HandshakeCut):  # the last: it was just about to restart
-                if time.monotonic() >= deadline:
+            except (Unreachable, ConnectionLost, HandshakeCut) as e:  # the last: it was just about to restart
+                if time.monotonic() >= deadline and (tried or wait or not broke_off(e)):
                     raise
-                time.sleep(0.3)
+                tried = True
+                time.sleep(0.3 if wait else PAUSE)
 
     def settle(
         self,

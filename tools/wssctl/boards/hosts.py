@@ -207,7 +207,7 @@ def _bring(fleet: Fleet, boards: list[Board], done: str, who: list[hosts.Who], c
     def work(board: Board) -> str:
         client = fleet.login(board, fleet.credentials(), over=fleet.args.takeover)
         fleet.settle(board, client, want=change).close()
-        fleet.registry.update(board.name)
+        fleet.registry.seen(board.name)
         return f"{done} {name}"
 
     # The first board that is odd stops the rest: what one does not take, the others would not, either

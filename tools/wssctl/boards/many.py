@@ -20,8 +20,9 @@ def named(args: argparse.Namespace) -> list[Board] | None:
     if "," not in said and not said.startswith("@"):
         return None
     by_name: dict[str, Board] = {}
+    known = registry.load()
     for word in filter(None, said.split(",")):
-        for board in registry.select([word]) if word[0] == "@" else [registry.find(word) or Board(word)]:
+        for board in registry.select([word]) if word[0] == "@" else [known.get(word) or Board(word)]:
             by_name[board.name] = board
     if not by_name:
         if not said.strip(","):
@@ -43,9 +44,12 @@ def on_each(
 
     engine = engine or Engine()
     diallers: dict[str, Dialler | WssctlError] = {}
+    first = None
     for board in boards:
         try:
-            diallers[board.name] = Dialler(argparse.Namespace(**(vars(args) | {"url": board.name})))
+            dial = Dialler(argparse.Namespace(**(vars(args) | {"url": board.name})), beside=first)
+            first = first if first and first.target.secure else dial
+            diallers[board.name] = dial
         except WssctlError as e:
             diallers[board.name] = e
 
@@ -54,6 +58,7 @@ def on_each(
         if isinstance(dial, WssctlError):
             raise dial
         dial.notes = False
+        dial.again = not engine.again
         done = work(dial)
         if isinstance(done, Outcome):
             done.board = board.name

@@ -5,6 +5,8 @@ import contextlib
 import re
 import sqlite3
 import sys
+import threading
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +45,8 @@ class Registry:
 
     def __init__(self, store: Store):
         self.record = store.record
+        self._seen: deque[tuple[str, str]] = deque()  # not written yet: when, and name
+        self._one_writes = threading.Lock()
 
     def load(self) -> dict[str, Board]:
         with self.record.view() as db:
@@ -84,7 +88,7 @@ class Registry:
             changes["last_seen"] = now()
         with self.record.change() as db:
             if uid:
-                _refuse_taken(_boards(db).get(name), uid)
+                _refuse_taken(_boards(db, name).get(name), uid)
                 # a board that has another name now: what belongs to the old one goes along
                 other = db.execute("SELECT name FROM boards WHERE uid = ? AND name != ?", (uid, name)).fetchone()
                 if other:
@@ -97,7 +101,22 @@ class Registry:
                 db.execute(f"UPDATE boards SET {column} = ? WHERE name = ?", (value, name))
             for group in groups or []:
                 db.execute("INSERT OR IGNORE INTO groups VALUES(?, ?)", (name, check_name(group.removeprefix("@"))))
-            return _boards(db)[name]
+            return _boards(db, name)[name]
+
+    def seen(self, name: str) -> None:
+        """A board was there just now. What threads say while one of them writes, the next of them writes in one
+        transaction: with many boards, each would wait for the disk once for every other."""
+        self._seen.append((now(), name))
+        with self._one_writes:
+            batch = [self._seen.popleft() for _ in range(len(self._seen))]
+            if not batch:  # another thread has written it
+                return
+            try:
+                with self.record.change() as db:
+                    db.executemany("UPDATE boards SET last_seen = ? WHERE name = ?", batch)
+            except BaseException:
+                self._seen.extend(batch)  # whoever waits for its own among them is to know of the failure, too
+                raise
 
     def forget(self, name: str) -> None:
         """The board, and all that is known of it but its key files."""
@@ -111,7 +130,10 @@ class Registry:
 
     def find(self, text: str) -> Board | None:
         """The board of that name, `upydev`'s way too (shl@name). None for what is an address."""
-        return self.load().get(text) if "://" not in text else None
+        if "://" in text:
+            return None
+        with self.record.view() as db:
+            return _boards(db, text).get(text)
 
     def select(self, words: list[str]) -> list[Board]:
         """Boards by name and @group, all of them for @all and for no words. Raises UsageError for an unknown one."""
@@ -135,11 +157,12 @@ class Registry:
 _COLUMNS = ("uid", "host", "port", "serial", "not_after", "last_seen")
 
 
-def _boards(db: sqlite3.Connection) -> dict[str, Board]:
+def _boards(db: sqlite3.Connection, name: str | None = None) -> dict[str, Board]:
+    """By name; only the one of this name, if it is given."""
     groups: dict[str, list[str]] = {}
-    for row in db.execute("SELECT board, name FROM groups ORDER BY name"):
+    for row in db.execute("SELECT board, name FROM groups WHERE ?1 IS NULL OR board = ?1 ORDER BY name", (name,)):
         groups.setdefault(row["board"], []).append(row["name"])
-    rows = map(dict, db.execute("SELECT * FROM boards ORDER BY name"))
+    rows = map(dict, db.execute("SELECT * FROM boards WHERE ?1 IS NULL OR name = ?1 ORDER BY name", (name,)))
     return {row["name"]: Board(**row, groups=tuple(groups.get(row["name"], ()))) for row in rows}
 
 

@@ -17,6 +17,7 @@ import os
 import re
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ from ..errors import KeyFileError
 
 NAME = "wssctl.db"
 _PATIENCE = 60.0  # seconds to wait for other processes: each holds the lock for some milliseconds
+# Threads of one process take turns by this. SQLite alone lets them ask for its lock again and again, with pauses of up
+# to 0.1 s, and whoever comes late may be the last for long. Reentrant: a change within a change fails as SQLite has it.
+_TURN = threading.RLock()
 _APPLICATION = 0x77737363  # "wssc", in the file's header
 
 # One entry a version: what makes the next version of the one before. What is here is never changed, only added to.
@@ -95,7 +99,7 @@ class Record:
     @contextlib.contextmanager
     def view(self) -> Iterator[sqlite3.Connection]:
         """A connection to read from; nothing that is changed through it stays. Raises KeyFileError."""
-        with self._errors():
+        with self._errors(), _TURN:
             if self.path.exists() or any((self.folder / n).exists() for n in _OLD):
                 db = self._open()
             else:
@@ -168,22 +172,26 @@ class Record:
         private(self.path)
         db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         try:
-            db.row_factory = sqlite3.Row
-            db.execute("PRAGMA trusted_schema = OFF")  # the file may have been anybody's
-            if db.execute("SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'view')").fetchone():
-                raise KeyFileError(f"{self.path} has rules in it that wssctl did not make; restore it from a backup.")
-            db.execute("PRAGMA foreign_keys = ON")
-            db.execute("PRAGMA secure_delete = ON")  # secrets that are forgotten are overwritten
-            db.execute("PRAGMA synchronous = EXTRA")  # the journal's end is on the disk, too, when a commit returns
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(_MIGRATIONS):
-                raise KeyFileError(f"{self.path} was written by a newer wssctl; update this one.")
-            if version < len(_MIGRATIONS) or any((self.folder / n).exists() for n in _OLD):
-                self._migrate(db)
+            with _TURN:
+                self._set_up(db)
         except BaseException:
             db.close()
             raise
         return db
+
+    def _set_up(self, db: sqlite3.Connection) -> None:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA trusted_schema = OFF")  # the file may have been anybody's
+        if db.execute("SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'view')").fetchone():
+            raise KeyFileError(f"{self.path} has rules in it that wssctl did not make; restore it from a backup.")
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA secure_delete = ON")  # secrets that are forgotten are overwritten
+        db.execute("PRAGMA synchronous = EXTRA")  # the journal's end is on the disk, too, when a commit returns
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_MIGRATIONS):
+            raise KeyFileError(f"{self.path} was written by a newer wssctl; update this one.")
+        if version < len(_MIGRATIONS) or any((self.folder / n).exists() for n in _OLD):
+            self._migrate(db)
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         with _writing(db):  # two may have come here: the second finds it done
@@ -218,13 +226,14 @@ class Record:
 @contextlib.contextmanager
 def _writing(db: sqlite3.Connection) -> Iterator[None]:
     """A transaction that has the write lock from its beginning, so that it never meets another one half-way."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.rollback()
-        raise
-    db.commit()
+    with _TURN:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            db.rollback()
+            raise
+        db.commit()
 
 
 # What earlier versions kept in files of their own

@@ -4,7 +4,9 @@ import contextlib
 import select
 import socket
 import ssl
+import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 from ..errors import HandshakeCut, KeyFileError, TrustError, Unreachable, UsageError
 from .link import Credentials, Deadline, Target
@@ -16,6 +18,10 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-CCM:ECDHE-ECDSA-AES256
 # A board that lost power answers nothing, and TCP alone would notice after minutes: probe after 3 s of silence and give
 # up after 3 + 3 * 2 s. The board's TCP stack answers these even while its program is busy.
 _KEEPALIVE = (("TCP_KEEPIDLE", 3), ("TCP_KEEPALIVE", 3), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
+_CRL = "ROOT_CA_crl.pem"
+_MOST_SHARED = 4  # contexts: a rotation of the ROOT CA goes between three
+_shared: dict[object, ssl.SSLContext] = {}
+_sharing = threading.Lock()
 _SERVER_HELLO = 4.0  # s; a board on Wi-Fi sends its own within 1.5
 
 
@@ -29,7 +35,7 @@ def context(files: Credentials) -> ssl.SSLContext:
             raise KeyFileError(f"There is no {path}; make it with `wssctl ca init` and `wssctl host init`.")
     try:
         context.load_verify_locations(cafile=files.ca)
-        if (crl := files.ca.with_name("ROOT_CA_crl.pem")).exists():  # `wssctl boards revoke` makes it
+        if (crl := files.ca.with_name(_CRL)).exists():  # `wssctl boards revoke` makes it
             context.load_verify_locations(cafile=crl)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     except (ssl.SSLError, OSError) as e:
@@ -55,6 +61,28 @@ def context(files: Credentials) -> ssl.SSLContext:
     except (OSError, ValueError) as e:
         raise KeyFileError(f"Cannot use {files.key} ({_reason(e)}).") from None
     return context
+
+
+def shared_context(files: Credentials) -> ssl.SSLContext:
+    """The one that these credentials had before in this process, while the files are the same ones; else as context().
+    To decrypt the HOST key takes more than all else that a login computes here."""
+    with _sharing:  # who comes second, waits for the first one's: a passphrase is asked for once
+        key = files, *map(_state, (files.ca, files.cert, files.key, files.ca.with_name(_CRL)))
+        if key not in _shared:
+            made = context(files)
+            if len(_shared) >= _MOST_SHARED:
+                _shared.clear()
+            _shared[key] = made
+        return _shared[key]
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What differs between a file and the one that takes its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _no_passphrase() -> str:

@@ -61,7 +61,7 @@ class WebSocketLink(Link):
             if credentials is None:
                 raise KeyFileError("wss needs key files; make them with `wssctl ca init` and `wssctl host init`.")
             # before connecting: the passphrase is typed on our time, not on the board's
-            context = credentials.context()
+            context = tls.shared_context(credentials)
         deadline = Deadline(timeout)
         sock: socket.socket
         if target.secure:
