@@ -99,19 +99,27 @@ def test_all_that_cannot_be_sent_is_told_before_anything_is(sh, desk, tmp_path):
     assert "2 sent" in sh("sync src app")
 
 
+def mount_fat(desk):
+    """A FAT of 100 KB in the board's memory, at /fat."""
+    return desk.wssctl("exec", RAM)
+
+
+RAM = (
+    "import os,vfs\nclass D:\n def __init__(s): s.d=bytearray(512*200)\n"
+    " def readblocks(s,n,b,o=0): b[:]=s.d[n*512+o:n*512+o+len(b)]\n"
+    " def writeblocks(s,n,b,o=0): s.d[n*512+o:n*512+o+len(b)]=b\n"
+    " def ioctl(s,o,a):\n  if o==4: return 200\n  if o==5: return 512\n"
+    "d=D()\nvfs.VfsFat.mkfs(d)\nvfs.mount(d,'/fat')\n"
+)
+
+
 def test_a_file_system_that_lacks_a_name_is_asked_first(sh, desk, tmp_path):
     """FAT, on the board, made in its memory."""
     write(tmp_path / "src", a_py="A", z_py="Z")
     (tmp_path / "src/what?.txt").write_text("x")
-    ram = (
-        "import os,vfs\nclass D:\n def __init__(s): s.d=bytearray(512*200)\n"
-        " def readblocks(s,n,b,o=0): b[:]=s.d[n*512+o:n*512+o+len(b)]\n"
-        " def writeblocks(s,n,b,o=0): s.d[n*512+o:n*512+o+len(b)]=b\n"
-        " def ioctl(s,o,a):\n  if o==4: return 200\n  if o==5: return 512\n"
-        "d=D()\nvfs.VfsFat.mkfs(d)\nvfs.mount(d,'/fat')\n"
-    )
-    done = desk.wssctl("exec", ram)
-    assert done.returncode == 0, done
+    assert mount_fat(desk).returncode == 0
+    said = sh("ls /fat", "sync src /fat/new", code=2)
+    assert "what?.txt is no name for the board's file system" in said and sh("ls /fat") == ""
     said = sh("ls /fat", "sync src /fat", code=2)
     assert "what?.txt is no name for the board's file system" in said and sh("ls /fat") == ""
     (tmp_path / "src/.wssignore").write_text("what*\n")
@@ -124,6 +132,40 @@ def test_a_file_system_that_lacks_a_name_is_asked_first(sh, desk, tmp_path):
     write(tmp_path / "old", lib__x_py="old", lib__y_py="old")
     sh("put -r old/lib /fat/", "sync --delete src /fat")
     assert sh("ls /fat", "ls /fat/Lib", "cat /fat/Lib/x.py") == "A.py\nLib/\nz.py\nx.py\nX"
+
+
+def test_names_that_are_one_file_there_are_told_before_anything_is_sent(sh, desk, tmp_path):
+    assert mount_fat(desk).returncode == 0
+    write(tmp_path / "src", a_py="small", A_py="large", Lib__x_py="X", lib__x_py="x", z_py="Z")
+    assert "5 sent" in sh("sync src app"), "where names have a case"
+    for to in ("/fat", "/fat/app", "/fat/app/deeper"):
+        said = sh(f"sync src {to}", code=2)
+        assert "A.py and a.py are one file" in said and "Lib and lib are one" in said and "x.py" not in said, said
+    assert sh("ls /fat") == ""
+    # One that is there already, of which nobody spoke
+    shutil.rmtree(tmp_path / "src")
+    write(tmp_path / "src", A_py="large")
+    write(tmp_path / "old", a_py="small")
+    sh("sync old /fat")
+    assert "A.py and a.py are one file" in sh("sync src /fat", code=2)
+    assert sh("cat /fat/a.py") == "small"
+    sh("sync --delete src /fat")
+    assert sh("ls /fat", "cat /fat/A.py") == "A.py\nlarge"
+
+
+def test_room_is_looked_at_before_anything_is_sent(sh, desk, tmp_path):
+    assert mount_fat(desk).returncode == 0
+    src = tmp_path / "src"
+    write(src, a_bin="A" * 40_000)
+    assert "1 sent" in sh("sync src /fat")
+    write(src, a_bin="B" * 40_000, b_py="B", c_bin="C" * 60_000)
+    for command in ("sync src /fat", "sync --delete src /fat", "put -r src /fat"):
+        said = sh(command, code=2)
+        assert re.search(r"Nothing was changed. It takes \d+ bytes there, and \d+ are free", said), said
+    assert sh("ls /fat", "cat /fat/a.bin") == "a.bin\n" + "A" * 40_000
+    # What is the same takes none
+    write(src, a_bin="A" * 40_000, c_bin="C" * 30_000)
+    assert "2 sent, 1 the same" in sh("sync src /fat")
 
 
 def test_deleting_spares_what_the_board_needs(sh, desk, tmp_path):

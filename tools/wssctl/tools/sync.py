@@ -1,7 +1,7 @@
 """`sync` and `put -r`: a folder here and one on a board made alike, in either direction.
 
-What can be known beforehand is looked at first: names that cannot be there, a folder where a file is to be, a source
-that does not compile. If there is one, all of them are told and nothing is changed.
+What can be known beforehand is looked at first: names that cannot be there or are one file there, a folder where a file
+is to be, a source that does not compile, room for it all. If there is one, all of them are told and nothing is changed.
 """
 
 import hashlib
@@ -47,6 +47,29 @@ def _wssctl_try(n):
  except OSError as e:
   return '+' if e.args[0]==17 else '-'
  return '+'
+"""
+# Whether it takes names that differ in case alone for one; and the bytes of a block and those that are free
+_CASE = """\
+def _wssctl_case(d):
+ import os
+ n=d+'wssctl~case.part'
+ open(n,'wb').close()
+ try:
+  os.stat(d+'WSSCTL~CASE.PART')
+  return '+'
+ except OSError:
+  return '-'
+ finally:
+  os.remove(n)
+"""
+_FREE = """\
+def _wssctl_free(p):
+ import os
+ try:
+  s=os.statvfs(p)
+  return '%d %d'%(s[1] or s[0],(s[1] or s[0])*s[4])
+ except (OSError,AttributeError):
+  return ''
 """
 
 
@@ -126,15 +149,17 @@ def to_board(files: Files, folder: Path, to: str, *, delete: bool = False, mpy: 
         here, compiled = _compile(files, here, problems)
         # MicroPython takes x.py before x.mpy (py/builtinimport.c)
         gone = {n for n in map(modules.other, compiled) if n in on_board and not on_board[n].is_dir}
-    _check_names(files, here, to if there else "", problems)
+    missing = _missing(files, to) if there is None else []
+    place = _prefix(to) if not missing else _prefix(str(PurePosixPath(missing[0]).parent).lstrip("."))
+    _check_names(files, here, place, problems)
+    _check_case(files, here, {} if delete else on_board, place, problems)
     for name, path in here.items():
         other = on_board.get(name)
         if other and other.is_dir != (path is None):
             problems.append(f"{prefix}{name} is a {'folder' if other.is_dir else 'file'} on the board")
     _refuse(problems)
     plan = Plan()
-    if there is None:
-        plan.steps += [Step("make", name) for name in _missing(files, to)]
+    plan.steps += [Step("make", name) for name in missing]
     alike = [n for n, p in here.items() if p and n in on_board and on_board[n].size == _size(p, compiled.get(n))]
     sums = _sums(files, to, alike)
     for name, path in here.items():
@@ -156,6 +181,7 @@ def to_board(files: Files, folder: Path, to: str, *, delete: bool = False, mpy: 
     first = {n for n in gone if other_case & {n, *map(str, PurePosixPath(n).parents)}}
     plan.steps[:0] = _deletes(prefix, first)
     plan.steps += _deletes(prefix, gone - first)
+    _check_room(files, plan, {prefix + n: e for n, e in on_board.items()}, place)
     return plan
 
 
@@ -299,7 +325,8 @@ def _sha256(path: Path, data: bytes | None) -> str:
 # What can't be
 
 
-def _check_names(files: Files, here: Iterable[str], to: str, problems: list[str]) -> None:
+def _check_names(files: Files, here: Iterable[str], place: str, problems: list[str]) -> None:
+    """place: a folder that is there, with a "/" at its end, on the file system that they go to."""
     doubtful = []
     for name in here:
         last = name.rpartition("/")[2]
@@ -315,11 +342,51 @@ def _check_names(files: Files, here: Iterable[str], to: str, problems: list[str]
         elif _DOUBTFUL & set(last) or last[-1] in ". " or not last.isprintable():
             doubtful.append(name)
     if doubtful:  # the board is asked whether its file system has such names
-        tried = [f"{_prefix(to)}{n.rpartition('/')[2]}.part" for n in doubtful]
+        tried = [f"{place}{n.rpartition('/')[2]}.part" for n in doubtful]
         code = f"''.join(_wssctl_try(n) for n in {tried!r})"
         answers = files.remote.ask(code, "say which names its file system has", _TRY)
         no = [n for n, answer in zip(doubtful, answers, strict=True) if answer == "-"]
         problems += [f"{n} is no name for the board's file system" for n in no]
+
+
+def _check_case(
+    files: Files, here: Iterable[str], there: Iterable[str], place: str, problems: list[str]
+) -> None:
+    """there: what stays on the board."""
+    alike: dict[str, set[str]] = {}
+    for name in (*here, *there):
+        alike.setdefault(name.casefold(), set()).add(name)
+    doubtful = [sorted(names) for names in alike.values() if len(names) > 1]
+    # Of folders that are one and what is in them, the folders alone are told
+    doubtful = [n for n in doubtful if len({p.rpartition("/")[0] for p in n}) == 1]
+    if doubtful and files.remote.ask(f"_wssctl_case({place!r})", "say whether its names have a case", _CASE) == "+":
+        problems += [f"{' and '.join(names)} are one file to the board's file system" for names in doubtful]
+
+
+def _check_room(files: Files, plan: Plan, there: dict[str, Entry], place: str) -> None:
+    """Raises UsageError when the blocks of the files alone do not fit. Of each that is replaced, the old one stays
+    until the new one is whole."""
+    said = files.remote.ask(f"_wssctl_free({place or '.'!r})", "say how much is free", _FREE).split()
+    if len(said) != 2 or not all(word.isascii() and word.isdigit() and len(word) < 20 for word in said):
+        return
+    block, free = map(int, said)
+    if not block:
+        return
+    now = most = 0
+    for step in plan.steps:
+        old = there.get(step.name)
+        before = -(-old.size // block) if old and not old.is_dir else 0
+        if step.verb == "send":
+            assert step.local
+            now += -(-_size(step.local, step.data) // block)
+            most = max(most, now)
+        if step.verb in ("send", "delete"):
+            now -= before
+    if most * block > free:
+        raise UsageError(
+            f"Nothing was changed. It takes {most * block} bytes there, and {free} are free: delete something on the "
+            f"board, or name in {IGNORE} what it does not need."
+        )
 
 
 def _compile(
