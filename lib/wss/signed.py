@@ -81,7 +81,8 @@ def _number(version):
 
 
 def _bundle(folder, lines):
-    # Nothing else may be there that an import could find. lib holds files of others, too, our own folders do not.
+    # All that was signed has to be there, but for parts that firmware may leave out, and nothing else that an import
+    # could find. lib holds files of others, too, our own folders do not.
     sums = dict([line.split(" ")[::-1] for line in lines])
     for part in ("", "wss/"):
         for entry in os.ilistdir(folder + "/" + part):
@@ -91,12 +92,16 @@ def _bundle(folder, lines):
             path = folder + "/" + name
             if name in sums:
                 with open(path, "rb") as f:
-                    if _digest(lambda view, at: f.readinto(view), os.stat(path)[6]) == sums[name]:
+                    if _digest(lambda view, at: f.readinto(view), os.stat(path)[6]) == sums.pop(name):
                         continue
             raise ValueError("%s is not what was signed" % name)
+    for name in sums:
+        if name.split(".")[0] not in _OPTIONAL:
+            raise ValueError("%s is missing" % name)
 
 
 _TOP = ("wss", "wss_repl", "wss_helper", "ussl")
+_OPTIONAL = ("ussl", "wss_helper", "wss/page", "wss/about", "wss/log")
 
 
 def _firmware(label, size, digest):

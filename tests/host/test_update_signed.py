@@ -4,8 +4,10 @@ The attacks go past wssctl, which would not send most of them: the files, the im
 board's disk, and the board is asked to change over as wssctl asks it. What a REPL can do besides: SECURITY.md.
 """
 
+import ast
 import hashlib
 import os
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -13,11 +15,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from desk import WSSCTL
-from targets import UID, Unix
+from targets import ROOT, UID, Unix
 from test_keys_enrol import run as on_board
 from test_update import FROZEN, LIB, NEW, Updated, desk_of, newer  # noqa: F401
 from test_update_firmware import esp32, image
-from wssctl.boards import modules
+from wssctl.boards import modules, update
 from wssctl.boards.update import LOADER_CODE
 from wssctl.keys import ca, signing
 
@@ -119,6 +121,12 @@ def wrong(how):
             "a bit of the certificate": lambda: good[:150] + bytes([good[150] ^ 1]) + good[151:],
             "of other files": lambda: key.sign(bundle("0.1.0", files | {"wss_repl.mpy": b"x"})),
             "of fewer files": lambda: key.sign(bundle("0.1.0", {n: d for n, d in files.items() if "log" not in n})),
+            "of more files": lambda: key.sign(bundle("0.1.0", files | {"wss/zz.mpy": b""})),
+            "a name outside of it": lambda: key.sign(bundle("0.1.0", files | {"../boot.py": b""})),
+            "an absolute name": lambda: key.sign(bundle("0.1.0", files | {"/boot.py": b""})),
+            "a name with spaces": lambda: key.sign(bundle("0.1.0", files | {"wss/z z.mpy": b""})),
+            "a line without a name": lambda: key.sign(bundle("0.1.0", files) + "0\n"),
+            "a thousand names": lambda: key.sign(bundle("0.1.0", files | {f"{n}.mpy": b"" for n in range(1000)})),
             "of firmware": lambda: key.sign(f"firmware 0.1.0 {signing.now()} 100 {'0' * 64}"),
             "no time": lambda: key.sign("bundle 0.1.0"),
             "no text": lambda: key.sign(""),
@@ -148,6 +156,12 @@ WRONG = {
     "a bit of the certificate": "",
     "of other files": "wss_repl.mpy is not what was signed",
     "of fewer files": "wss/log.mpy is not what was signed",
+    "of more files": "wss/zz.mpy is missing",
+    "a name outside of it": "../boot.py is missing",
+    "an absolute name": "/boot.py is missing",
+    "a name with spaces": "",
+    "a line without a name": "",
+    "a thousand names": "the signature is too long",
     "of firmware": "what was signed is something else",
     "no time": "the signature is damaged",
     "no text": "the signature is damaged",
@@ -178,6 +192,28 @@ def test_what_lies_beside_the_signed_files_is_refused(attacked, key):
     assert "wss/port.mpy is not what was signed" in attacked.begin(good)
     attacked.slot()
     assert attacked.begin(good) == ""
+
+
+def test_what_was_signed_has_to_be_there_but_for_what_firmware_may_leave_out(attacked, key):
+    """A bundle without a part runs, too, where an import that fails is caught."""
+    good = key.sign(bundle("0.1.0", attacked.files))
+    assert signed_optional() == set(update.OPTIONAL)
+    try:
+        for name in ("wss_repl.mpy", "wss/guard.mpy"):
+            file = attacked.desk.directory / "wss_a" / name
+            file.rename(attacked.desk.directory / "kept")
+            assert attacked.begin(good) == f"{name} is missing"
+            (attacked.desk.directory / "kept").rename(file)
+        for name in update.OPTIONAL:
+            (attacked.desk.directory / "wss_a" / f"{name}.mpy").unlink()
+        assert attacked.begin(good) == ""
+    finally:
+        attacked.slot()
+
+
+def signed_optional():
+    text = (ROOT / "lib/wss/signed.py").read_text()
+    return set(ast.literal_eval(re.search(r"^_OPTIONAL = (.+)$", text, re.M)[1]))
 
 
 def test_a_revoked_key_and_a_damaged_list(attacked, key):
@@ -395,7 +431,7 @@ for line in open("v.txt"):
     x, y, e, r, s = line.split()
     print(enrol.verify(int(x, 16), int(y, 16), unhexlify(e), int(r, 16), int(s, 16)))
 """
-    said = on_board(target, tmp_path, program, 120).split("\n")[:-1]
+    said = on_board(target, tmp_path, program, 1800).split("\n")[:-1]
     assert said == [str(row[-1]) for row in rows]
 
 
