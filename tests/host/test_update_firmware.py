@@ -4,8 +4,11 @@ The stand-in has tests/board_api/esp32.py: partitions over files, and a bootload
 by the version that it says it has. On a real ESP32 and its bootloader this has not run.
 """
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import struct
@@ -14,6 +17,9 @@ import pytest
 from cutter import Cutter
 from desk import PASSWORD, WSSCTL, Desk
 from targets import ROOT, Unix
+from wssctl import cli
+from wssctl.boards import firmware, modules
+from wssctl.boards.update import LOADER_CODE
 
 LONG = (os.environ.get("EVIDENCE") == "long") * 1  # make evidence: each write, each record
 SIZE = 0x10000  # of a partition
@@ -88,7 +94,7 @@ AT_ITS_END = len(NEW) - 40  # in the last line
 @pytest.mark.parametrize(
     ("data", "says", "status"),
     [
-        (b"", "0xE9", 7),
+        (b"", "it is empty", 7),
         (image("v1.26.0", magic=0xE8), "0xE9", 7),
         (NEW[:-1], "it is cut off", 7),
         (NEW[:9000], "it is cut off", 7),
@@ -107,6 +113,48 @@ def test_an_image_that_is_refused(desk, data, says, status):
     assert says in said, said
     assert desk.runs() == "v1.25.0" and desk.writes() == 0 and desk.marks()["boot"] == "ota_0"
     assert sorted(p.name for p in desk.directory.glob("wss_*")) in ([], ["wss_time.txt"])
+
+
+def test_what_people_take_for_an_image():
+    bootloader = NEW[:32] + b"\x50" + NEW[33:4000]  # esp_bootloader_desc.h
+    table = bytes.fromhex("aa50").ljust(4096, b"\xff")
+    for data, says in (
+        (b"\x7fELF\1\1\1" + bytes(500), "an ELF file"),
+        (b"UF2\n" + bytes(508), "a UF2 file"),
+        (gzip.compress(NEW), "compressed"),
+        (bz2.compress(NEW), "compressed"),
+        (lzma.compress(NEW), "compressed"),
+        (b"PK\3\4" + bytes(500), "an archive"),
+        (b":020000040000FA\n" * 40, "an Intel HEX file"),
+        (bootloader, "is it the bootloader, or all of a flash"),
+        (bootloader.ljust(0x7000, b"\xff") + table.ljust(0x8000, b"\xff") + NEW, "the bootloader, or all of a flash"),
+        (b"\xff" * 0x1000 + bootloader.ljust(0x7000, b"\xff") + NEW, "all of a flash"),
+        (NEW.ljust(0x1F0000, b"\xff"), "all of a flash"),
+        (NEW[:287], "cut off"),
+        (NEW[:1], "cut off"),
+        (bytes(1000), "its first byte is not 0xE9"),
+        (NEW + bytes(68 - 1), "something follows it"),
+        (NEW + b"\1" + bytes(67), "something follows it"),
+        (NEW + bytes(firmware._LARGEST), "more than 32 MB"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            firmware.parse(data)
+
+
+def test_a_signature_of_secure_boot_stays_with_its_image():
+    """ESP-IDF, security/secure-boot-v1 and -v2: the chip looks at it."""
+    padded = NEW.ljust(-(-len(NEW) // 4096) * 4096, b"\xff")
+    for signed in (NEW + bytes(4) + os.urandom(64), padded + (b"\xe7\2" + os.urandom(1214)).ljust(4096, b"\xff")):
+        assert firmware.parse(signed).data == signed
+    for other in (padded + b"\xe7" + bytes(4094), NEW + padded[len(NEW) + 1 :] + b"\0\xe7" + bytes(4095)):
+        with pytest.raises(ValueError, match="something follows it"):
+            firmware.parse(other)
+
+
+def test_a_folder_is_no_image_and_neither_is_what_is_not_there(keys, tmp_path, capsys):
+    for file, says in ((tmp_path, "Is a directory"), (tmp_path / "x", "No such file")):
+        assert cli.main(["firmware", "wss://127.0.0.1:1", str(file)]) == 7
+        assert f"Cannot read {file} ({says}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["unix", "unix32"])
@@ -150,8 +198,30 @@ def test_a_bootloader_without_rollback_is_told_to_go_back(desk):
     assert 'if data[label] == "new":' in text
     file.write_text(text.replace('if data[label] == "new":', "if True:"))
     said = desk.firmware(image("v1.26.0-refuses"), status=1)
-    assert "v1.26.0-refuses was taken back: no login proved it in 5 s. v1.25.0 runs again" in said
+    assert "v1.26.0-refuses was taken back: no login proved it in 5 s" in said and "v1.25.0 runs again" in said
     assert desk.runs() == "v1.25.0"
+
+
+def test_without_an_old_one_to_go_back_to_the_new_one_stays(desk):
+    """Somebody wrote to that partition. A board without a server would be worse."""
+    file = desk.directory / "esp32.py"
+    file.write_text(file.read_text().replace('if data[label] == "new":', "if True:"))
+    (desk.directory / "wss_repl.py").write_bytes(modules.loader())
+    (desk.directory / "flash_ota_1").write_bytes(NEW.ljust(SIZE, b"\xff"))
+    begin = "u['begin']('.frozen', '.frozen', 'v1.26.0', 600, 'x', 'ota_1', 'ota_0')\nimport esp32\n"
+    begin += "esp32.Partition('ota_1').set_boot()\nwith open('/flash_ota_0', 'r+b') as f: f.write(bytes(4096))"
+    done = desk.wssctl("exec", LOADER_CODE.format(home="/") + begin)
+    assert done.returncode == 0, done
+    for on_trial in ("True", "False", "False"):
+        desk.board.restart()
+        desk.ready()
+        assert desk.runs() == "v1.26.0"
+        done = desk.wssctl("exec", "import wss_update; print(bool(wss_update.trial))")
+        assert done.stdout.strip() == on_trial
+    assert "v1.26.0 stays without a proof: no login proved it" in done.stderr
+    assert "the one before it cannot start: OSError -5379" in done.stderr
+    assert "v1.26.0 -> v1.27.0" in desk.firmware(image("v1.27.0"))
+    assert desk.runs() == "v1.27.0"
 
 
 CUT = image("v1.26.0", size=30_000)

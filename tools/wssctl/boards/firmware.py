@@ -46,6 +46,20 @@ _CHIPS = {0: "ESP32", 2: "ESP32-S2", 5: "ESP32-C3", 9: "ESP32-S3", 12: "ESP32-C2
           18: "ESP32-P4"}  # fmt: skip
 _HEADER, _SEGMENT, _HASH = 24, 8, 32
 _MAGIC, _DESCRIPTION = 0xE9, 0xABCD5432
+_SECTOR = 4096
+_LARGEST = 32 << 20  # bytes: no ESP32's flash has more
+# How other files begin that people take for an image
+_OTHERS = {
+    b"\x7fELF": "it is an ELF file, as the linker makes it",
+    b"UF2\n": "it is a UF2 file",
+    b"\x1f\x8b": "it is compressed",
+    b"BZh": "it is compressed",
+    b"\xfd7zXZ": "it is compressed",
+    b"\x28\xb5\x2f\xfd": "it is compressed",
+    b"PK": "it is an archive",
+    b":": "it is an Intel HEX file",
+    b"\xff" * 16: "it begins with empty flash, so it is all of a flash",
+}
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,10 @@ class Image:
 
 def _description(data: bytes) -> tuple[int, str]:
     """(chip, version) of an image's first 288 bytes (esp_app_format.h, esp_app_desc.h). Raises ValueError."""
-    if len(data) < 288 or data[0] != _MAGIC:
+    if data[:1] != bytes([_MAGIC]):
         raise ValueError("its first byte is not 0xE9")
+    if len(data) < 288:
+        raise ValueError("it is cut off")
     if struct.unpack_from("<I", data, _HEADER + _SEGMENT)[0] != _DESCRIPTION:
         raise ValueError("it has no application in it; is it the bootloader, or all of a flash? Take the .app-bin")
     return struct.unpack_from("<H", data, 12)[0], data[48:80].split(b"\0")[0].decode("ascii", "replace")
@@ -68,6 +84,12 @@ def _description(data: bytes) -> tuple[int, str]:
 
 def parse(data: bytes) -> Image:
     """Raises ValueError, in words, for what the bootloader would not start: wrong magic, cut, changed."""
+    if not data:
+        raise ValueError("it is empty")
+    if len(data) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST >> 20} MB")
+    if other := next((words for start, words in _OTHERS.items() if data.startswith(start)), None):
+        raise ValueError(f"{other}; take the .app-bin")
     chip, version = _description(data)
     at = _HEADER
     for _ in range(data[1]):
@@ -79,16 +101,25 @@ def parse(data: bytes) -> Image:
         raise ValueError("no SHA-256 is appended to it, so nobody can tell whether it is whole")
     if len(data) < end + _HASH:
         raise ValueError("it is cut off")
-    if len(data) > end + _HASH:
+    if len(data) > end + _HASH and not _is_secure_boot(data, end + _HASH):
         raise ValueError("something follows it; is it all of a flash? Take the .app-bin")
-    if hashlib.sha256(data[:end]).digest() != data[end:]:
+    if hashlib.sha256(data[:end]).digest() != data[end : end + _HASH]:
         raise ValueError("its SHA-256 is another: it is damaged")
     return Image(data, chip, version)
 
 
+def _is_secure_boot(data: bytes, at: int) -> bool:
+    """Whether what follows the image is a signature of secure boot, which the chip itself checks (ESP-IDF's guide,
+    security/secure-boot-v1 and -v2): 4 zeros and 64 bytes, or a sector of its own that begins with 0xE7."""
+    sector = -(-at // _SECTOR) * _SECTOR
+    v2 = len(data) == sector + _SECTOR and data[sector] == 0xE7 and data[at:sector] == b"\xff" * (sector - at)
+    return v2 or len(data) == at + 68 and data[at : at + 4] == bytes(4)
+
+
 def _read(file: str) -> Image:
     try:
-        return parse(Path(file).read_bytes())
+        with open(file, "rb") as f:
+            return parse(f.read(_LARGEST + 1))
     except OSError as e:
         raise KeyFileError(f"Cannot read {file} ({e.strerror}).") from None
     except ValueError as e:
