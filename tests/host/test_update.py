@@ -128,6 +128,14 @@ BROKEN = {
         "wss/trust.py", "        if revoked:\n", "        if True:\n", "no login proved it in 5 s",
     ),
     "it refuses the password": ("wss/login.py", "return not diff", "return False", "no login proved it in 5 s"),
+    "it takes all memory": (
+        "wss_repl.py", "def stop(", "_all = []\ntry:\n    while 1:\n        _all.append(bytearray(64))\n"
+        "except MemoryError:\n    pass\n\n\ndef stop(", "",
+    ),
+    "it takes memory once it listens": (
+        "wss/server.py", "        now = port.ticks_ms()\n", "        now = port.ticks_ms()\n"
+        "        self.all = [getattr(self, 'all', None), bytearray(1000)]\n", "",
+    ),
     "its login is not understood": ("wss/session.py", 'b"\\r\\nWebREPL connected', 'b"\\r\\nHello', "no login"),
 }  # fmt: skip
 # More of the same kind wait in the long cut (make evidence)

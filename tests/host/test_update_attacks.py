@@ -116,6 +116,56 @@ def test_the_deadline_is_none_of_the_clocks(keys, tmp_path):
         desk.ready()
 
 
+DAMAGED = {
+    "bytecode of another MicroPython": lambda data: data[:1] + b"\5" + data[2:],
+    "machine code for another processor": lambda data: data[:2] + b"\x2e" + data[3:],
+    "an empty file": lambda data: b"",
+    "cut in the middle, which MicroPython reads for ever": lambda data: data[: len(data) // 2],
+    "something else": lambda data: b"<html>" * 100,
+}
+
+
+def test_bytecode_that_this_board_does_not_run_is_taken_back(keys, tmp_path):
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        code = LOADER_CODE.format(home="/") + "u['begin']('.frozen', '/wss_a', '9.9.9', 5, 'x')"
+        (desk.directory / "wss_repl.py").write_bytes(modules.loader())
+        slot = desk.directory / "wss_a"
+        for what, damage in DAMAGED.items():
+            for name, data in modules.compiled().items():
+                (slot / name).parent.mkdir(parents=True, exist_ok=True)
+                (slot / name).write_bytes(damage(data) if name == "wss/port.mpy" else data)
+            assert desk.wssctl("exec", code).returncode == 0
+            desk.board.restart()
+            desk.board.read_until(b"9.9.9 was taken back: ", 60)
+            desk.ready()
+            done = desk.wssctl("exec", "import wss_update as u; print(u.active, u.trial)")
+            assert done.stdout.strip() == ".frozen None", (what, done)
+            why = "no login proved it" if "for ever" in what else "its import fails"
+            assert f"9.9.9 was taken back: {why}" in done.stderr, (what, done)
+
+
+def test_a_version_with_lines_and_brackets_in_it_locks_nobody_out(keys, tmp_path):
+    """It comes out of an image, and what a board tells of it goes into an HTTP header."""
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        for name, data in modules.compiled().items():
+            (desk.directory / "wss_a" / name).parent.mkdir(parents=True, exist_ok=True)
+            (desk.directory / "wss_a" / name).write_bytes(data)
+        (desk.directory / "wss_repl.py").write_bytes(modules.loader())
+        begin = "u['begin']('.frozen', '/wss_a', '9 (mine)\\r\\n\\r\\n\\x1b[2J\u20ac', 600, 'x')"
+        assert desk.wssctl("exec", LOADER_CODE.format(home="/") + begin).returncode == 0
+        for told in ("9 mine[2J is on trial", "9 mine[2J was taken back: no login proved it in 600 s, or before"):
+            desk.board.restart()
+            desk.ready()
+            assert f"NOTE: 127.0.0.1: {told}" in desk.wssctl("exec", "pass").stderr
+            assert told in desk.run(*WSSCTL, "status", desk.url).stdout
+
+
+def test_nothing_of_updates_is_loaded_before_it_is_needed(keys, tmp_path):
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        code = "import sys; print([m for m in sys.modules if m in ('wss.signed', 'wss.enrol', 'wss_update')])"
+        assert desk.wssctl("exec", code).stdout == "[]\n"
+
+
 def test_a_loader_that_was_edited_by_hand_is_replaced_by_the_next_update(keys, tmp_path, newer):  # noqa: F811
     with desk_of(keys, tmp_path / "a", FROZEN) as desk:
         (desk.directory / "wss_repl.py").write_bytes(modules.loader() + b"\nprint('mine')\n")

@@ -409,7 +409,7 @@ def prove(dial: Dialler, seconds: float, new: str, old: str, mark: str) -> None:
                 if proved:
                     return
                 if note:
-                    raise BoardError(f"{note}. {old} runs again.")
+                    raise BoardError(f"{note}." + f" {old} runs again." * ("was taken back" in note))
                 where = brief(active) or "its firmware"
                 raise BoardError(f"It runs {old} from {where} and does not say why; try again.")
         except (Unreachable, ConnectionLost, TrustError, LoginError) as e:

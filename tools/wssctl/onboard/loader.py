@@ -5,6 +5,9 @@
 # the first entry of sys.path. It is source and not bytecode, and needs nothing of a bundle, because it has to run on
 # whatever firmware and beside whatever bundle comes next.
 import json
+
+# Now, because later there may be no memory left for an import
+import machine
 import os
 import sys
 import time
@@ -103,6 +106,7 @@ def confirm(mark):
         trial.setdefault("signed", {})[what] = when
     write(trial)
     trial = None
+    _tell("")
 
 
 def forget():
@@ -112,27 +116,35 @@ def forget():
     write(state)
 
 
-def _take_back(state, why):
+def _take_back(state, why, what="was taken back"):
+    # The last step ends the trial: without memory for those before it, the deadline is still there.
     global trial
-    trial = None
-    why = "".join([c for c in why if " " <= c <= "~" and c not in "()"])
-    state["note"] = "%s was taken back: %s" % (state["new"], why[:120])
+    state["note"] = _plain("%s %s: %s" % (state["new"], what, why))[:200]
     state["trial"] = state["to"] = None
     print("wss_repl:", state["note"])
     try:
         write(state)
     except OSError:
         pass  # the next start comes to the same end
+    trial = None
+
+
+def _tell(note):
+    # To status() and whoever connects
+    try:
+        sys.modules["wss"].port.update_note = note
+    except AttributeError:
+        pass
+
+
+def _plain(text):
+    # It goes into the answer to who connects, where a line's end or a bracket would end it. `new` may be anything: it
+    # comes out of an image.
+    return "".join([c for c in text if " " <= c <= "~" and c not in "()"])
 
 
 def _words(e):
     return "%s %s" % (type(e).__name__, e)
-
-
-def _reset():
-    import machine
-
-    machine.reset()
 
 
 def _running():
@@ -146,13 +158,11 @@ def _limit(seconds):
     # Only a reset stops that again. RP2's takes 8 s at most; its timers can call from the interrupt instead, and its
     # other processor is the program's.
     global _timer, _left, needs_reset
-    import machine
-
     _left = seconds
     try:
         machine.WDT(timeout=(seconds + 2) * 1000)
         needs_reset = True
-    except (AttributeError, ValueError, OSError):
+    except (AttributeError, TypeError, ValueError, OSError):
         pass
     if sys.platform != "rp2":
         try:
@@ -182,23 +192,28 @@ def _tick(timer):
         if timer:
             timer.deinit()
     elif _left <= 0:
-        _reset()
+        machine.reset()
 
 
 def _begin_trial(state):
     # Counts this start before it is made.
     global trial
     if state["boots"]:
-        why = "no login proved it in %d s" % state["s"]
-        if state["to"] and state["to"] == _running():
-            # The bootloader does not go back by itself
+        why = "no login proved it in %d s, or before the next reset" % state["s"]
+        if not state["to"] or state["to"] != _running():
+            _take_back(state, why)
+            return
+        # The bootloader does not go back by itself
+        try:
             import esp32
 
             esp32.Partition.find(esp32.Partition.TYPE_APP, label=state["from"])[0].set_boot()
-            _take_back(state, why)
-            _reset()
+        except Exception as e:
+            # That partition was written to, or there is none any more: better this one than none.
+            _take_back(state, "%s, and the one before it cannot start: %s" % (why, _words(e)), "stays without a proof")
+            return
         _take_back(state, why)
-        return
+        machine.reset()
     try:
         if state["to"] and state["to"] != _running():
             _take_back(state, "the bootloader does not start it")
@@ -251,11 +266,8 @@ def _start():
     else:
         raise error
     if needs_reset and not trial:
-        _reset()  # now, or the watchdog does it later, in the middle of something
-    try:
-        sys.modules["wss"].port.update_note = state["note"] if state else ""
-    except AttributeError:
-        pass
+        machine.reset()  # now, or the watchdog does it later, in the middle of something
+    _tell(_plain(trial["new"] + " is on trial") if trial else state["note"] if state else "")
 
 
 def __getattr__(name):
@@ -270,8 +282,10 @@ def _watched(start):
             return start(*args, **options)
         except Exception as e:
             if trial:
-                _take_back(trial, "start raises " + _words(e))
-                _reset()
+                try:
+                    _take_back(trial, "start raises " + _words(e))
+                finally:
+                    machine.reset()
             raise
 
     return call
