@@ -3,14 +3,21 @@
 import argparse
 import contextlib
 import re
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 from cutter import Cutter
 from evidence_common import LONG, run
 from targets import ROOT
-from wssctl.boards import modules, update
+from wssctl.boards import firmware, modules, update
 from wssctl.boards.dialler import Dialler
 from wssctl.errors import WssctlError
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "host"))
+
+from test_update_firmware import esp32, image
 
 LOADER = ROOT / "tools/wssctl/onboard/loader.py"
 
@@ -33,53 +40,93 @@ def test_power_cut_at_each_write(target, kind, row):
         row("Updates", f"power cut at each of {writes} writes of {words} ({how}), {name}", text)
 
 
-def test_the_connection_is_cut_at_each_record(target, keys, provisioned, monkeypatch, row):
-    """Of an update: the old bundle runs, or the new one is proved after all; and the next attempt succeeds."""
-    sources = dict(modules.sources())
-    name = "wss/port.py"
+class Cuts:
+    """A board that gets the same update again and again, each time with the connection cut one record later."""
 
-    def bundle(version):
-        text = re.sub(r'^VERSION = ".+?"', f'VERSION = "{version}"', sources[name].decode(), flags=re.M)
-        monkeypatch.setattr(modules, "sources", lambda: sources | {name: text.encode()})
-        update._compiled.cache_clear()
+    def __init__(self, keys, port, restart, directory, old, new):
+        self.restart, self.directory, self.before = restart, directory, directory.parent / "before"
+        self.old, self.new = old, new
+        self.cutter = Cutter(port)
+        self.args = argparse.Namespace(
+            url=f"wss://127.0.0.1:{self.cutter.port}", keys=str(keys.directory), takeover=True, timeout=10, deadline=60,
+            server_name=None, host_id=None, password_file=None, passphrase_file=None, overlay=True, force=True,
+            sign=False, signed=None, progress=lambda name, size: contextlib.nullcontext(),
+        )  # fmt: skip
+        self.dial = Dialler(self.args)
 
+    def back(self, runs):
+        for path in self.directory.iterdir():
+            if path.name.startswith(("wss_", "flash_")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(self.before, self.directory, dirs_exist_ok=True)
+        if runs == self.new:
+            self.restart()
+
+    def runs(self, code):
+        """What runs, once nothing is on trial: nobody but who began it would have proved it."""
+        with self.dial() as client:
+            code = f"import sys;u=sys.modules.get('wss_update');print({code}, u and u.trial)"
+            return client.exec(code).output.decode().split()
+
+    def each(self, attempt, code):
+        """(cuts, how often the old one ran after one, how often the new one)"""
+        shutil.copytree(self.directory, self.before)
+        self.cutter.records = 0
+        assert attempt() == f"{self.old} -> {self.new}"
+        total, kept, proved = self.cutter.records, 0, 0
+        self.back(self.new)
+        cuts = range(1, total + 1) if LONG else [total // 2, total - 6]
+        for cut in cuts:
+            self.cutter.records, self.cutter.limit = 0, cut
+            with contextlib.suppress(WssctlError):
+                attempt()
+            self.cutter.limit = None
+            runs, waits = self.runs(code)
+            assert runs in (self.old, self.new) and waits == "None", (cut, runs, waits)
+            kept, proved = kept + (runs == self.old), proved + (runs == self.new)
+            # The next attempt, from what this one has left
+            if runs == self.old and (cut % 4 == 0 or cut > total - 12):
+                assert attempt() == f"{self.old} -> {self.new}", cut
+                runs = self.new
+            self.back(runs)
+        self.cutter.close()
+        return len(cuts), kept, proved
+
+
+@pytest.mark.parametrize("kind", ["update", "firmware"])
+@pytest.mark.targets("unix", "unix32")
+def test_the_connection_is_cut_at_each_record(target, keys, provisioned, tmp_path, monkeypatch, row, kind):
+    """Of an update: the old one runs, or the new one is proved after all; and the next attempt succeeds."""
     for key, value in (("KEYS", keys.directory), ("PASSPHRASE", keys.passphrase), ("PASSWORD", "secret")):
         monkeypatch.setenv(f"WSSCTL_{key}", str(value))
-    with target.board(provisioned) as board:
-        cutter = Cutter(board.port)
-        args = argparse.Namespace(
-            url=f"wss://127.0.0.1:{cutter.port}", keys=str(keys.directory), takeover=True, timeout=10, server_name=None,
-            host_id=None, password_file=None, passphrase_file=None, overlay=True, force=True, deadline=20,
-            sign=False, signed=None,
-        )  # fmt: skip
-        dial = Dialler(args)
-        bundle("8.0.0")
-        assert update._update(args, dial) == f"{modules_version()} -> 8.0.0"
-        # From here on most files are there, and are copied on the board
-        bundle("9.0.0")
-        cutter.records = 0
-        assert update._update(args, dial) == "8.0.0 -> 9.0.0"
-        total = cutter.records
-        cuts = range(1, total + 1) if LONG else [total // 2, total - 6]
-        old, kept, proved = "9.0.0", 0, 0
-        for cut in cuts:
-            new = f"9.0.{cut}"
-            bundle(new)
-            cutter.records, cutter.limit = 0, cut
-            with contextlib.suppress(WssctlError):
-                update._update(args, dial)
-            cutter.limit = None
-            with dial() as client:
-                runs = client.link.bundle[0]
-                waits = client.exec("import sys;print(sys.modules['wss_update'].trial)").output.strip()
-            assert runs in (old, new) and waits == b"None", (cut, runs, waits)
-            kept, proved = kept + (runs == old), proved + (runs == new)
-            bundle(new + ".1")
-            assert update._update(args, dial) == f"{runs} -> {new}.1"
-            old = new + ".1"
-        cutter.close()
-    text = f"the old bundle {kept} times, the new one {proved} times, proved by another login; then the next one"
-    row("Updates", f"connection cut at each of {len(list(cuts))} records, {target.bits} bits", text)
+    if kind == "firmware":
+        with esp32(keys, tmp_path / "esp32", f"unix{target.bits % 64 or ''}") as desk:
+
+            def restart():
+                desk.board.restart()
+                desk.ready()
+
+            cuts = Cuts(keys, desk.port, restart, desk.directory, "v1.25.0", "v1.26.0")
+            new = firmware.parse(image("v1.26.0"))
+            said = cuts.each(lambda: firmware._firmware(cuts.args, cuts.dial, new), "__import__('esp32').version()")
+    else:
+        sources = dict(modules.sources())
+        name = "wss/port.py"
+
+        def bundle(version):
+            text = re.sub(r'^VERSION = ".+?"', f'VERSION = "{version}"', sources[name].decode(), flags=re.M)
+            monkeypatch.setattr(modules, "sources", lambda: sources | {name: text.encode()})
+            update._compiled.cache_clear()
+
+        with target.board(provisioned) as board:
+            cuts = Cuts(keys, board.port, board.restart, provisioned, "8.0.0", "9.0.0")
+            bundle("8.0.0")
+            assert update._update(cuts.args, cuts.dial) == f"{modules_version()} -> 8.0.0"
+            # From here on most files are there, and are copied on the board
+            bundle("9.0.0")
+            said = cuts.each(lambda: update._update(cuts.args, cuts.dial), "sys.modules['wss_repl'].VERSION")
+    text = "the old one {1} times, the new one {2} times, proved after all; the next attempt succeeds".format(*said)
+    row("Updates", f"`{kind}`: connection cut at each of {said[0]} records, {target.bits} bits", text)
 
 
 def modules_version():
