@@ -123,6 +123,64 @@ def test_a_folder_from_elsewhere_moves_no_file(tmp_path):
         Store(folder)
 
 
+def test_a_folder_from_elsewhere_writes_and_deletes_nothing_outside(tmp_path):
+    """What a received folder may have in it beside the record: links under the names of key files, and a journal that
+    names a file which SQLite would delete (pager.c, pager_delsuper)."""
+    folder, victim = tmp_path / "received", tmp_path / ".bashrc"
+    victim.write_text("mine")
+    store = Store(folder)
+    remember(store, "x", "y")
+    link = folder / "HOST_cert@78.pem"
+    link.symlink_to(victim)
+    with sqlite3.connect(folder / "wssctl.db") as db:
+        db.execute("INSERT INTO files VALUES(?, ?)", (link.name, b"evil"))
+    db.close()
+    for path in (link, folder / "nowhere"):  # one that leads to a name that is free, too
+        path.unlink(missing_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(victim if path == link else tmp_path / "new")
+        with pytest.raises(KeyFileError, match="is a link"):
+            Store(folder)
+    with sqlite3.connect(folder / "wssctl.db") as db:
+        db.execute("DELETE FROM files")
+    db.close()
+    for force in (True, False):
+        with pytest.raises(KeyFileError, match="is a link"):
+            store.write({link: b"a certificate", folder / "HOST_key@78.pem": b"k"}, force)
+    assert victim.read_text() == "mine" and not (tmp_path / "new").exists()
+    assert sorted(p.name for p in folder.iterdir()) == [link.name, "wssctl.db"]
+    # A journal as it is left by a process that was killed, SQLite's file format, section 3
+    name, magic = str(victim).encode(), bytes.fromhex("d9d505f920a163d7")
+    data = (folder / "wssctl.db").read_bytes()
+    page = int.from_bytes(data[16:18], "big")
+    header = magic + b"".join(n.to_bytes(4, "big") for n in (0, 0, len(data) // page, 512, page))
+    parts = ((1 << 30) // page + 1, name, len(name), sum(name), magic)
+    end = b"".join(part if isinstance(part, bytes) else part.to_bytes(4, "big") for part in parts)
+    journal = folder / "wssctl.db-journal"
+    journal.write_bytes(header.ljust(512, b"\0") + end)
+    for look in (lambda: remembered(store, "x"), lambda: remember(store, "x", "z"), lambda: Store(folder)):
+        with pytest.raises(KeyFileError, match="was not made by wssctl"):
+            look()
+    assert victim.read_text() == "mine"
+    journal.unlink()
+    assert remembered(store, "x") == "y"
+
+
+def test_a_pipe_in_the_folder_is_waited_for_by_nobody(tmp_path):
+    os.mkfifo(tmp_path / "HOST_cert@78.pem")
+    with pytest.raises(KeyFileError, match="it is a pipe"):
+        Store(tmp_path).read(tmp_path / "HOST_cert@78.pem")
+    os.mkfifo(tmp_path / "wssctl.db-journal")
+    remember(store := Store(tmp_path / "other"), "x", "y")
+    for name in ("wssctl.db-journal", "devices.json", "wssctl.db"):
+        path = store.folder / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        with pytest.raises(KeyFileError):
+            remembered(store, "x")
+        path.unlink()
+
+
 def test_a_record_that_is_damaged_or_newer_is_one_sentence(tmp_path):
     (tmp_path / "wssctl.db").write_bytes(b"no database" * 999)
     with pytest.raises(KeyFileError, match="restore it from a backup"):

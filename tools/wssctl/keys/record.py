@@ -18,7 +18,7 @@ import re
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ _PATIENCE = 60.0  # seconds to wait for other processes: each holds the lock for
 # to 0.1 s, and whoever comes late may be the last for long. Reentrant: a change within a change fails as SQLite has it.
 _TURN = threading.RLock()
 _APPLICATION = 0x77737363  # "wssc", in the file's header
+_JOURNAL_END = bytes.fromhex("d9d505f920a163d7")  # of one that names a file of SQLite's to delete (src/pager.c)
 
 # One entry a version: what makes the next version of the one before. What is here is never changed, only added to.
 _MIGRATIONS = (
@@ -122,6 +123,7 @@ class Record:
             with contextlib.closing(self._open()) as db:
                 if not force and (present := [n for n in files if (self.folder / n).exists()]):
                     raise exists(present, self.folder)
+                self._refuse_links(files)
                 # Beside their names first: a full disk shows before anything is decided
                 staged = stage({self.folder / n: data for n, data in files.items()})
                 try:
@@ -154,14 +156,24 @@ class Record:
         for name in files:
             if not _FILE_NAME.fullmatch(name):
                 raise KeyFileError(f"{self.path} names {name!r}, which is no key file; it was not made by wssctl.")
+        self._refuse_links(files)
         ready = {n: place for n, place in (ready or {}).items() if files.get(n) == place[1]}
         staged = stage({self.folder / n: data for n, data in files.items() if n not in ready})
         for name, (temporary, _) in ready.items():
-            os.replace(temporary, os.path.realpath(self.folder / name))
+            os.replace(temporary, self.folder / name)
         for temporary, path in staged:
             os.replace(temporary, path)
         sync_folder(self.folder)
         db.execute("DELETE FROM files")
+
+    def _refuse_links(self, files: Iterable[str]) -> None:
+        """A folder that came from elsewhere may have links in it, and what is written would go where they lead."""
+        for path in (self.folder / name for name in files):
+            if path.is_symlink():
+                raise KeyFileError(
+                    f"{path} is a link, and no key is written to where it leads: put the file itself there, or name "
+                    "the folder where it is with --keys. Nothing was changed."
+                )
 
     def _open(self) -> sqlite3.Connection:
         private(self.folder)
@@ -170,6 +182,7 @@ class Record:
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600))
         private(self.path)
+        self._look_at_journal()
         db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         try:
             with _TURN:
@@ -192,6 +205,18 @@ class Record:
             raise KeyFileError(f"{self.path} was written by a newer wssctl; update this one.")
         if version < len(_MIGRATIONS) or any((self.folder / n).exists() for n in _OLD):
             self._migrate(db)
+
+    def _look_at_journal(self) -> None:
+        """What a process that was killed left beside the record is rolled back by SQLite. Of several databases that
+        change as one it names a file, which SQLite then deletes: ours is alone and never has one."""
+        journal = self.path.with_name(NAME + "-journal")
+        with contextlib.suppress(FileNotFoundError):
+            with open(journal, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as f:
+                size = f.seek(0, os.SEEK_END)
+                f.seek(max(0, size - len(_JOURNAL_END)))
+                ends = f.read() == _JOURNAL_END
+            if ends or journal.is_symlink():
+                raise KeyFileError(f"{journal} was not made by wssctl; restore {NAME} and it from a backup.")
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         with _writing(db):  # two may have come here: the second finds it done
@@ -252,6 +277,8 @@ def _take_over(db: sqlite3.Connection, folder: Path) -> list[Path]:
         if not path.exists():
             continue
         try:
+            if not path.is_file():
+                raise ValueError("it is no file")  # a pipe would be waited for
             text = path.read_text(encoding="utf-8")
             if name == "devices.json":
                 for board, row in json.loads(text)["devices"].items():
@@ -277,7 +304,7 @@ def _take_over(db: sqlite3.Connection, folder: Path) -> list[Path]:
                         if verb == "revoked":
                             row = (verb, number, words)
                             db.execute("INSERT OR IGNORE INTO trust VALUES('', ?, ?, 1, 0, ?, '')", row)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, sqlite3.Error) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, sqlite3.Error) as e:
             raise KeyFileError(f"Cannot read {path} ({e}); repair it, or move it away.") from None
         taken.append(path)
     return taken
