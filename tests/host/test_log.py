@@ -96,8 +96,8 @@ def test_nothing_can_be_typed(target, provisioned, env):
         with Terminal(*WSSCTL, "log", "-f", board.url, env=env, cwd=provisioned) as terminal:
             terminal.until(">>> ")
             terminal.type("typed = 1\r")
-            board.console.write(b"print('a\\x1b[2Jb')\r")
-            terminal.until(rb"a\\x1b\[2Jb\r?\n")  # and a terminal is not at the mercy of what is printed
+            board.console.write(b"print('a\\x1b[2Jb\\rc')\r")
+            terminal.until(rb"a\\x1b\[2Jb\\rc\r?\n")  # and a terminal is not at the mercy of what is printed
             terminal.type(b"\x03")
             terminal.wait()
         assert board.run("'typed' in globals()") == "False"

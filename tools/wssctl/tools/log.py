@@ -24,10 +24,13 @@ class _Output:
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
         self._terminal = sys.stdout.isatty()
+        self._end = ""  # half an end of a line: alone it would let a line be written over
 
     def __call__(self, data: bytes) -> None:
         if self._terminal:
-            sys.stdout.write(shown(self._decode(data).replace("\r\n", "\n"), "\n\t\r"))
+            text = self._end + self._decode(data)
+            self._end = "\r" if text.endswith("\r") else ""
+            sys.stdout.write(shown(text.removesuffix("\r").replace("\r\n", "\n"), "\n\t"))
         else:
             sys.stdout.buffer.write(data)
         sys.stdout.flush()
