@@ -305,7 +305,7 @@ def test_a_foreign_wss_repl_is_told_before_anything_is_changed(desk, where):
     name = "/wss_repl" if "init" in where else "/" + where
     for command in ("setup", "enrol"):
         said = desk.run(command, "PORT", status=1)
-        assert f"{name} on the board is another program of that name" in said and "Nothing was changed" in said
+        assert f"On the board {name} is another program of that name" in said and "Nothing was changed" in said
         assert said.count("\n") == 1
     assert desk.listing() == before and not desk.keys.exists(), "and it has not run"
     path.unlink()
@@ -320,7 +320,16 @@ def test_a_foreign_wss_repl_that_came_meanwhile_is_told_at_the_login(desk):
     desk.start().read_until(b">>> ", 60)
     (desk.files / "lib/wss_repl.py").unlink()
     said = desk.run("setup", "PORT", status=1)
-    assert "/lib/wss_repl.py on the board is another program" in said and "then reset the board" in said
+    assert "/lib/wss_repl.py is another program" in said and "then reset the board" in said
+    # the others that look: a status says so and interrupts nothing, an update changes nothing
+    said = desk.run("status", "room1")
+    assert "lib/wss_repl.py is another program" in said and re.search("^foreign wss_repl +/lib/wss_repl.py$", said, re.M)
+    before = desk.listing()
+    said = desk.run("update", "room1", "--force", "--overlay", status=1)
+    assert "On the board /lib/wss_repl.py is another program" in said and said.count("\n") == 1
+    assert {n: d for n, d in desk.listing().items() if "time" not in n} == {
+        n: d for n, d in before.items() if "time" not in n
+    }
 
 
 def test_without_a_fitting_mpy_cross_sources_are_installed(desk, tmp_path):

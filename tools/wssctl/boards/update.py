@@ -32,7 +32,7 @@ from ..keys.store import write_files
 from ..text import brief, shown
 from ..wire.client import Client
 from ..wire.remote import Remote
-from . import modules
+from . import foreign, modules
 from .dialler import Dialler
 from .engine import Engine, Outcome
 from .many import named, on_each
@@ -151,6 +151,7 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
     with dial() as client:
         remote = Remote(client)
         board = survey(client)
+        foreign.refuse(foreign.found(client), "then update it.")
         if done := _refuse(args, board, new):
             return done
         files = _wanted(remote, board)

@@ -21,6 +21,7 @@ from mpremote.main import State
 from mpremote.transport import TransportError, TransportExecError
 from serial import SerialException
 
+from ..boards import foreign
 from ..errors import BoardError, ConnectionLost, Unreachable, UsageError
 
 _CHUNK = 512  # bytes of a file a command: its source has up to four times that, and a board's heap is small
@@ -53,33 +54,6 @@ a["free"] = s[0] * s[3]
 a["time"] = time.gmtime()[:6]
 import json
 print(json.dumps(a))
-"""
-
-# Another program of that name, ViperIDE's for one, would be imported in place of ours, and is not imported here either.
-# Ours names one of its modules, as source and as bytecode; what `wssctl update` puts in front of it names itself.
-FOREIGN = """
-def _wssctl_foreign():
-    import os, sys
-    for p in sys.path:
-        if p.startswith(".frozen"):
-            continue
-        for end in ("", ".py", ".mpy"):
-            n = (p or os.getcwd()).rstrip("/") + "/wss_repl" + end
-            try:
-                if os.stat(n)[0] & 0x4000:
-                    if end:
-                        continue
-                    return n
-                with open(n, "rb") as f:
-                    seen = last = f.read(256)
-                    while last and b"wss.server" not in seen and b"wss_update" not in seen:
-                        last = f.read(256)
-                        seen = seen[-16:] + last
-                    if seen and not last:
-                        return n
-            except OSError:
-                pass
-    return ""
 """
 
 # On slow or full flash a rename takes seconds, and mpremote gives up when it has heard nothing for 10 s: so each file
@@ -223,7 +197,7 @@ class Cable:
 
     def foreign(self) -> str:
         """Where on its path the board has another program that is called wss_repl; "" when it has none."""
-        return self.exec(FOREIGN + "print(_wssctl_foreign())").strip()
+        return self.exec(foreign.CODE + "print(_wssctl_foreign())").strip()
 
     def about(self) -> About:
         """uid, bundle (whether wss_repl imports), why (not), addresses, files, free (bytes), time, path, machine, mpy

@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from ..boards import modules, trust
+from ..boards import foreign, modules, trust
 from ..boards.registry import WARNING_DAYS, Board, Registry, check_name
 from ..boards.update import LOADER, UPDATE_FILES, UPDATE_FOLDERS
 from ..errors import BoardError, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError
@@ -23,8 +23,7 @@ from ..keys.store import Store, check_uid, write_files
 from ..text import brief, say, steps
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
-from ..wire.remote import Remote
-from .port import FOREIGN, NEW, UNFINISHED, About, Cable, refuse_network
+from .port import NEW, UNFINISHED, About, Cable, refuse_network
 
 _REMOVE_FOLDERS = """
 import os
@@ -71,9 +70,9 @@ def setup(args: argparse.Namespace) -> int:
             _install(board, files, old, about)
         # a board without the network module does not know its own, and one that is out of reach comes back
         addresses = _addresses(args, about, registry.addresses(known))
-        foreign = _is_foreign(board, about, authority.cert_pem)
+        others = _is_others(board, about, authority.cert_pem)
         _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
-        _send_trust(store, board, name, foreign)
+        _send_trust(store, board, name, others)
         _configure(board, about, args, name, password, bool(files or old))
         _clock(board, about)
         report = board.restart(b"wss_repl:")
@@ -109,10 +108,10 @@ def enrol(args: argparse.Namespace) -> int:
         uid, names = about["uid"], [name, *args.name[1:]]
         addresses = _addresses(args, about, registry.addresses(known))
         authority = keys.load_authority(args, store)
-        foreign = _is_foreign(board, about, authority.cert_pem)
+        others = _is_others(board, about, authority.cert_pem)
         _confirm_foreign(args, board, about, authority)
         _enrol(args, store, board, authority, uid, names, addresses)
-        _send_trust(store, board, names[0], foreign)
+        _send_trust(store, board, names[0], others)
     host = addresses[0] if addresses else f"{names[0]}.local"
     cert = store.read(store.device_files(uid)["cert_pem"])
     registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=cert)
@@ -151,7 +150,7 @@ def install(args: argparse.Namespace) -> int:
         if not waits:
             board.remove([key + NEW])
         board.stage(files)
-        _send_trust(store, board, Registry(store).name_of(uid) or "", _is_foreign(board, about, ca_pem))
+        _send_trust(store, board, Registry(store).name_of(uid) or "", _is_others(board, about, ca_pem))
         board.commit(([key] if waits else []) + list(files))
     print(f"The certificate is on the board {uid}. It counts from the next start of wss_repl, or after a reset.")
     return 0
@@ -226,16 +225,8 @@ def _identify(board: Cable, args: argparse.Namespace, registry: Registry) -> tup
     return about, known, name
 
 
-def _refuse_foreign(name: str, then: str) -> None:
-    if name:
-        raise BoardError(
-            f"{brief(name)} on the board is another program of that name (ViperIDE's viper-tools has one that lets a "
-            f"relay in, unchecked), which takes the place of this one: `mpremote rm :{brief(name)}`, {then}"
-        )
-
-
 def _about(board: Cable, args: argparse.Namespace) -> About:
-    _refuse_foreign(board.foreign(), "then run this again. Nothing was changed.")
+    foreign.refuse(board.foreign(), "then run this again. Nothing was changed.")
     if board.finish():
         say("Finished what an earlier command was cut off in: its files were whole, and are in their places now")
     about = board.about()
@@ -386,7 +377,7 @@ def _holds_point(board: Cable, name: str, point: bytes) -> bool:
         return False
 
 
-def _is_foreign(board: Cable, about: About, ca_pem: bytes) -> bool:
+def _is_others(board: Cable, about: About, ca_pem: bytes) -> bool:
     if "ROOT_CA_cert.pem" not in about["files"]:
         return False
     there = (board.read("ROOT_CA_cert.pem") or b"").strip()
@@ -395,7 +386,7 @@ def _is_foreign(board: Cable, about: About, ca_pem: bytes) -> bool:
 
 def _confirm_foreign(args: argparse.Namespace, board: Cable, about: About, authority: ca.Authority) -> None:
     """A board with keys of another CA is somebody's board."""
-    if args.yes or not _is_foreign(board, about, authority.cert_pem):
+    if args.yes or not _is_others(board, about, authority.cert_pem):
         return
     if not ask.yes("The board trusts another ROOT CA than yours. Replace its keys?", option="--yes"):
         raise BoardError("The board belongs to another ROOT CA and was left alone.")
@@ -446,12 +437,12 @@ def _enrol(
     board.commit(list(_board_files(uid, b"", b"", b"")))
 
 
-def _send_trust(store: Store, board: Cable, name: str, foreign: bool) -> None:
+def _send_trust(store: Store, board: Cable, name: str, others: bool) -> None:
     """Who is revoked is turned away from the board's first day on; what its list has besides stays, unless it is of
     another ROOT CA: then it is about certificates that nobody shows here, and could pin them."""
     there = board.read("/" + trust.FILE)
     try:
-        theirs = trustlist.parse(there) if there and not foreign else {}
+        theirs = trustlist.parse(there) if there and not others else {}
     except KeyFileError as e:
         assert there
         theirs = trustlist.parse(there, damaged=True)
@@ -583,8 +574,7 @@ def _login(args: argparse.Namespace, store: Store, entry: Board, passphrase: str
             with Client.connect(
                 target, Credentials(store.find_ca_cert(), cert, key, answer), password, timeout=args.timeout
             ) as client:
-                found = Remote(client).ask("_wssctl_foreign()", "say which wss_repl it has", FOREIGN)
-                _refuse_foreign(found, "then reset the board.")
+                foreign.refuse(foreign.found(client), "then reset the board.")
                 say(f"{client.tls_line}")
                 return
         except (Unreachable, ConnectionLost, HandshakeCut):  # it is booting

@@ -5,12 +5,13 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ..boards import foreign
 from ..boards.dialler import Dialler
 from ..boards.engine import AGAIN, Engine, Outcome
 from ..boards.many import named, on_each
 from ..errors import SessionInUse
 from ..keys import ca
-from ..text import shown
+from ..text import say, shown
 
 _COLUMNS = ("firmware", "bundle", "up", "heap", "flash", "certificate", "clock", "last refusal")
 _TICKS = 1 << 30  # ms after which a board's ticks begin anew (py/mpconfig.h, MICROPY_PY_TIME_TICKS_PERIOD at 32 bits)
@@ -41,10 +42,14 @@ def ask(dial: Dialler) -> Outcome:
         with dial() as client:
             said, der = client.about(), client.link.certificate
             suite = client.tls_line
+            other = foreign.found(client)
     except SessionInUse as e:
         # somebody else's session is an answer, too
         return Outcome("", e.exit_code, str(e), data={"reachable": True, "in use": str(e)})
-    return Outcome("", 0, "", data={"reachable": True} | _words(said, der) | {"tls": suite, "said": said})
+    if other:
+        say(f"NOTE: on {dial.board.name if dial.board else dial.target.host} {foreign.words(other)}, then reset it.")
+    found = {"foreign wss_repl": other} if other else {}
+    return Outcome("", 0, "", data={"reachable": True} | _words(said, der) | {"tls": suite} | found | {"said": said})
 
 
 def _words(said: dict[str, Any], der: bytes | None) -> dict[str, Any]:
