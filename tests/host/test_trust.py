@@ -1,5 +1,6 @@
 """Who is turned away, by several hosts that do not know of each other, on boards that are off, gone astray or odd."""
 
+import base64
 import json
 import os
 import shutil
@@ -102,6 +103,106 @@ def test_who_has_a_board_takes_back_no_revocation(site):
     assert in_row(site.run("host", "list"), "HOST eve", "REVOKED")
     # the same on a board that is set up anew
     assert listed(others).count(who.fingerprint) == 1
+
+
+def test_what_a_host_took_back_that_is_revoked_since_can_be_taken_back_again(site):
+    """On a host that learned of it only then it counts for nothing; ana says it once more, and it counts."""
+    files, _ = site.add("room1", UID)
+    bea, beas = site.other_host("bea")
+    eve, eves = site.other_host("eve")
+    site.run("host", "revoke", certificate(eves))
+    site.run("host", "revoke", "ef" * 32, env=bea)
+    site.run("host", "revoke", certificate(eves), "--undo", env=bea)
+    site.run("host", "revoke", "ab" * 32)  # here ana learns what bea did
+    assert site.run(*HELLO, env=eve) == "42\n"
+    site.run("host", "revoke", certificate(beas))
+    zoe, _ = site.other_host("zoe")
+    write_on_board(site, files, f"revoked {hosts.of(certificate(eves).read_bytes()).fingerprint}")
+    site.run("host", "revoke", certificate(eves), "--undo")
+    assert site.run(*HELLO, env=eve) == "42\n"
+    site.run("host", "revoke", "cd" * 32, env=zoe)  # she has learned of bea's end from ana's ROOT CA
+    assert site.run(*HELLO, env=eve) == "42\n"
+    before = listed(files)
+    site.run("host", "revoke", certificate(eves), "--undo")
+    assert listed(files) == before, "and once is enough"
+
+
+def test_nobody_revokes_what_is_above_himself(site):
+    """The ROOT CA, by whom everybody would be turned away: neither by a command nor by what a board's list says."""
+    files, _ = site.add("room1", UID)
+    root = hosts.of((site.keys / "ROOT_CA_cert.pem").read_bytes())
+    for who in (site.keys / "ROOT_CA_cert.pem", root.fingerprint, "00" + root.serial.upper()):
+        assert "this very host" in site.run("host", "revoke", who, status=2)
+    with Cable(site.boards["room1"].tty) as board:  # it is in force when somebody is in already
+        text = f"revoked {root.fingerprint}\nrevoked {root.serial}\nrevoked {'cd' * 32}\nend\n"
+        board.exec(
+            "from wss import trust\nold = trust.listed\ntrust.listed = lambda *a: (False, None)\n"
+            f"with open('/wss_trust.txt', 'w') as f: f.write({text!r})"
+        )
+    said = site.run("host", "revoke", "ab" * 32, status=1)  # it reads the list in another way than it was meant
+    assert "the ROOT CA itself is revoked, which is left out" in said
+    with Cable(site.boards["room1"].tty) as board:
+        board.exec("trust.listed = old\nimport os\nos.remove('/wss_trust.txt')")
+    assert site.run(*HELLO) == "42\n"
+    assert root.fingerprint not in listed(files) and "ab" * 32 in listed(files)
+
+
+def test_another_board_under_a_known_name_gets_the_list(site):
+    """Somebody else put another one in its place, or set it up anew, and did not know who is revoked."""
+    files, port = site.add("room1", UID)
+    eve, eves = site.other_host("eve")
+    site.run("host", "revoke", certificate(eves))
+    site.boards.pop("room1").close()
+    (files / "wss_trust.txt").unlink()
+    names = ["--name", "room1", "--ip", "127.0.0.1", "--port", port]
+    site.run("keys", "init", UID, *names, "--out", files, "--force")
+    site.boot("room1", UID)
+    assert site.run(*HELLO, env=eve) == "42\n", "which nobody could know"
+    assert site.run(*HELLO) == "42\n"
+    assert "refuses" in site.run(*HELLO, env=eve, status=4)
+
+
+def test_a_name_that_begins_as_another_is_not_taken_for_it(tmp_path):
+    """Ids of hosts have five letters of a user's name, and names of machines can be long."""
+    store, authority = Store(tmp_path), ca.Authority.create("ROOT CA")
+    agents = [f"deploy@build-agent-of-europe-production-{i}" for i in range(12)]
+    for user, file in (("alice@desk", "alice"), ("alicebob@desk", ""), *((agent, "") for agent in agents)):
+        key, cert = authority.host(user, "correct horse")
+        hosts.issued(store, cert)
+        if file:
+            store.write(dict(zip(store.host_files(file.encode().hex()), (key, cert), strict=True)))
+    for user in ("alice@desk", "alicebob@desk", *agents):
+        assert [w.name for w in hosts.which(store, f"HOST {user}")] == [f"HOST {user}"]
+        assert [w.name for w in hosts.which(store, user)] == [f"HOST {user}"]
+    assert [w.name for w in hosts.which(store, "alice")] == ["HOST alice@desk"]
+    for nobody in ("alicebob", "alicecooper", "deploy", "HOST alice"):
+        with pytest.raises(UsageError, match="no host here"):
+            hosts.which(store, nobody)
+
+
+def test_a_list_of_what_was_taken_back_has_room_for_a_thousand():
+    """Each by one of three hosts, whose certificates are in the list once; and all of it is vouched for."""
+    authority = ca.Authority.create("ROOT CA")
+    root = [ca.load_cert(authority.cert_pem, "")]
+    people = [authority.host(f"ana@desk{i}", "correct horse") for i in range(3)]
+    pairs = [(ca.load_key(key, "correct horse", ""), ca.load_cert(cert, "")) for key, cert in people]
+    entries = {}
+    for i in range(trustlist.MOST):
+        e = trustlist.sealed(Entry("revoked", f"{i:064x}", 2, True), *pairs[i % 3])
+        entries[e.key] = e
+    data = trustlist.render(entries.values())
+    assert max(map(len, data.splitlines())) < 160  # what a board reads of a line
+    found = trustlist.parse(data)
+    assert found == entries and trustlist.render(found.values()) == data
+    assert all(trustlist.vouched(e, root, {}) for e in list(found.values())[:9])
+    # Lines that were moved about vouch for nothing
+    text = data.decode().splitlines()
+    signed = [i for i, line in enumerate(text) if line.startswith("#by")][:2]
+    text[signed[0]], text[signed[1]] = text[signed[1]], text[signed[0]]
+    moved = trustlist.parse("\n".join([*text, ""]).encode())
+    assert [trustlist.vouched(e, root, {}) for e in list(moved.values())[:3]] == [False, False, True]
+    for line in ("#host 0 AAAA", "#by " + "0" * 16 + " !!", "#host " + "0" * 16 + " A", "#by"):
+        assert trustlist.parse(f"{line}\n#undone revoked ab 3\n{line}\nend\n".encode())["revoked", "ab"].seal == ""
 
 
 def test_what_a_host_says_counts_whatever_version_a_board_has(site):
@@ -313,6 +414,13 @@ def test_a_ca_that_moves_takes_its_hosts_and_its_revocations_along(site):
     bad.write_text(text[:begin] + "!" * 9 + text[begin + 9 :])
     fresh = {"WSSCTL_KEYS": str(site.path / "fresh"), "USER": "cleo"}
     assert "cannot be read" in site.run("ca", "import", bad, env=fresh, status=7)
+    assert not (site.path / "fresh" / "ROOT_CA_key.pem").exists(), "a key without the revocations sets up boards"
+    for row in (["ab", 10**30, 1, "", ""], ["ab", 0, 1, "", ""], ["ab", 2, 1, "", "x\nend"], "[" * 9):
+        packed = base64.encodebytes(json.dumps({"hosts": [], "revoked": [row]}).encode()).decode()
+        bad.write_text(f"{text[: begin - 40]}-----BEGIN WSSCTL RECORD-----\n{packed}-----END WSSCTL RECORD-----\n")
+        assert "cannot be read" in site.run("ca", "import", bad, env=fresh, status=7)
+    bad.write_text(text[: begin - 40])
+    assert "who is revoked; revoke here who is" in site.run("ca", "import", bad, env=fresh)
     assert files
 
 
@@ -369,7 +477,7 @@ def test_any_sequence_by_three_hosts_loses_no_entry(tmp_path_factory, ops):
         except UsageError:
             return False
         boards[b] = trustlist.render(merged.values()) if merged else b""
-        trust.note_held(stores[host].record, names[b], merged)
+        trust.note_held(stores[host].record, names[b], merged, None)
         # Nobody whom this host knows to be revoked gets in on a board that it has reached
         with stores[host].record.view() as db:
             for e in trustlist.entries(db, names[b]).values():

@@ -101,7 +101,7 @@ class Fleet:
         credentials = credentials or self.credentials()
         client = self.login(board, credentials, password, wait)
         self.registry.seen(board.name)
-        if trust.pending(self.store.record, board.name):
+        if trust.pending(self.store.record, board.name, client.link.certificate):
             return self.settle(board, client, credentials, password)
         return client
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from ..errors import BoardError, UsageError
@@ -133,8 +134,9 @@ def _with_defaults(args: argparse.Namespace) -> argparse.Namespace:
 def revoke(args: argparse.Namespace) -> int:
     fleet = Fleet(args)
     who = hosts.which(fleet.store, args.who)
-    me = hosts.of(fleet.store.read(fleet.store.find_host()[1]))
-    if not args.undo and any(me.number == w.number or me.serial == w.number for w in who):
+    # With whom a certificate above it is revoked, this host would be, too, and with the ROOT CA's everybody
+    mine = hosts.all_of(fleet.store, fleet.store.find_host()[1], fleet.store.find_ca_cert())
+    if not args.undo and not mine.isdisjoint(w.number for w in who):
         raise UsageError(
             "That would turn away this very host, which could not undo it; do it from another one. Nothing was changed."
         )
@@ -175,14 +177,20 @@ def _change(fleet: Fleet, verb: str, who: list[hosts.Who], undo: bool) -> Change
     numbers = {n for w in who for n in (w.fingerprint, w.serial) if n}
     key_file, cert_file = fleet.store.find_host()
     cert = ca.load_cert(fleet.store.read(cert_file), "HOST certificate")
+    der = cert.public_bytes(ca.DER)
     key = ca.load_key(fleet.store.read(key_file), fleet.passphrase, "HOST key") if verb == "revoked" else None
 
     def take_back(have: trustlist.List) -> trustlist.List:
         found = {}
         for e in have.values():
             if e.verb == verb and e.number in numbers:  # by whichever number it was listed
-                new = trustlist.changed(have, verb, e.number, e.words, True)
-                found[e.key] = trustlist.sealed(new, key, cert) if key and not new.seal else new
+                # Nobody needs the name any more, and a board's list is short of room
+                new = trustlist.changed(have, verb, e.number, "", True)
+                if key and not trustlist.vouches(new, der):
+                    # Whoever took it back before may be revoked himself by now, and counts on no other host
+                    version = min(new.version + 1, trustlist.LAST) if new is e else new.version
+                    new = trustlist.sealed(replace(new, version=version), key, cert)
+                found[e.key] = new
         return found
 
     return take_back

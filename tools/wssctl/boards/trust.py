@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cryptography import x509
 
 from ..errors import BoardError, ConnectionLost, LoginError, TrustError, Unreachable, UsageError, WssctlError
-from ..keys import trustlist
+from ..keys import hosts, trustlist
 from ..keys.hosts import Who, known
 from ..keys.record import Record, now
 from ..keys.store import Store
@@ -38,29 +38,39 @@ def digest(list_: List) -> str:
     return hashlib.sha256(trustlist.render(list_.values())).hexdigest() if list_ else ""
 
 
-def pending(record: Record, board: str) -> bool:
-    """Whether the board lacks something of what is wanted, as far as is known here."""
+def pending(record: Record, board: str, certificate: bytes | None = None) -> bool:
+    """Whether the board lacks something of what is wanted, as far as is known here. certificate: what it shows (DER);
+    with another one than before it is another board, or one that somebody has set up anew."""
     with record.view() as db:
         wanted = digest(trustlist.entries(db, board))
         held = db.execute("SELECT value FROM held WHERE board = ? AND kind = ?", (board, KIND)).fetchone()
-    return wanted != (held["value"] if held else "")
+    has, _, whose = (held["value"] if held else "").partition(" ")
+    return wanted != has or bool(wanted and certificate and whose != hashlib.sha256(certificate).hexdigest())
 
 
-def note_held(record: Record, board: str, list_: List) -> None:
+def note_held(record: Record, board: str, list_: List, certificate: bytes | None) -> None:
+    whose = hashlib.sha256(certificate).hexdigest() if certificate else ""
     with record.change() as db:
         trustlist.learn(db, board, list_)
-        db.execute("INSERT OR REPLACE INTO held VALUES(?, ?, ?, ?)", (board, KIND, digest(list_), now()))
+        value = f"{digest(list_)} {whose}" if list_ else ""
+        db.execute("INSERT OR REPLACE INTO held VALUES(?, ?, ?, ?)", (board, KIND, value, now()))
 
 
 def believed(store: Store, theirs: List, board: str) -> List:
-    """A board's list without what takes back a revocation and no host vouches for."""
+    """A board's list without what takes back a revocation and no host vouches for, and without what would turn away
+    everybody, everywhere."""
     authorities = x509.load_pem_x509_certificates(store.read(store.find_ca_cert()))
     with store.record.view() as db:
         mine = trustlist.entries(db, board)
     standing = trustlist.merge({k: e for k, e in theirs.items() if not e.undone}, mine)
+    roots = hosts.all_of(store, store.find_ca_cert())
     found = {}
     for key, e in theirs.items():
-        if e.undone and e.verb == "revoked" and mine.get(key) != e and not trustlist.vouched(e, authorities, standing):
+        if e.verb == "revoked" and e.number in roots:
+            say(f"NOTE: {board}'s list says that the ROOT CA itself is revoked, which is left out.")
+            continue
+        taken_back = e.undone and e.verb == "revoked"
+        if taken_back and mine.get(key) != e and not trustlist.vouched(e, authorities, standing):
             if key in standing:
                 who = e.words or e.number[:16]
                 say(f"NOTE: {board}'s list takes back that {who} is revoked, which no host vouches for; it stays so.")
@@ -97,7 +107,7 @@ def settle(
     asked = [e for e in want(merged).values() if e.number][:16] if want else []
     if text == (before or b""):
         _expect(client, merged, [me, *(known(store, e.number) for e in asked)], "None", board)
-        note_held(store.record, board.name, merged)
+        note_held(store.record, board.name, merged, client.link.certificate)
         return client
     different = [e for e in merged.values() if there.get(e.key) != e and e.number]
     who = [me, *(known(store, e.number) for e in dict.fromkeys([*asked, *different[:16]]))]
@@ -115,7 +125,7 @@ def settle(
         raise BoardError(
             f"{board.name} did not let this host in under the new list ({e}) The old one is back."
         ) from None
-    note_held(store.record, board.name, merged)
+    note_held(store.record, board.name, merged, proved.link.certificate)
     return proved
 
 

@@ -72,7 +72,8 @@ def setup(args: argparse.Namespace) -> int:
         addresses = _addresses(args, about, registry.addresses(known))
         others = _is_others(board, about, authority.cert_pem)
         _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
-        _send_trust(store, board, name, others)
+        cert = store.read(store.device_files(uid)["cert_pem"])
+        _send_trust(store, board, name, others, cert)
         _configure(board, about, args, name, password, bool(files or old))
         _clock(board, about)
         report = board.restart(b"wss_repl:")
@@ -84,7 +85,6 @@ def setup(args: argparse.Namespace) -> int:
             )
         say("boot.py ran, the server listens")
     host = args.ip[0] if args.ip else addresses[0] if addresses else f"{name}.local"
-    cert = store.read(store.device_files(uid)["cert_pem"])
     entry = registry.update(name, uid=uid, host=host, port=args.wss_port, groups=args.group, cert=cert)
     if remembered(store, f"password:{name}") not in (None, password):
         remember(store, f"password:{name}", password)
@@ -111,9 +111,9 @@ def enrol(args: argparse.Namespace) -> int:
         others = _is_others(board, about, authority.cert_pem)
         _confirm_foreign(args, board, about, authority)
         _enrol(args, store, board, authority, uid, names, addresses)
-        _send_trust(store, board, names[0], others)
+        cert = store.read(store.device_files(uid)["cert_pem"])
+        _send_trust(store, board, names[0], others, cert)
     host = addresses[0] if addresses else f"{names[0]}.local"
-    cert = store.read(store.device_files(uid)["cert_pem"])
     registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=cert)
     print(f"The certificate is on {names[0]}. It counts from the next start of wss_repl, or after a reset.")
     return 0
@@ -150,7 +150,8 @@ def install(args: argparse.Namespace) -> int:
         if not waits:
             board.remove([key + NEW])
         board.stage(files)
-        _send_trust(store, board, Registry(store).name_of(uid) or "", _is_others(board, about, ca_pem))
+        name, others = Registry(store).name_of(uid) or "", _is_others(board, about, ca_pem)
+        _send_trust(store, board, name, others, cert.public_bytes(ca.PEM))
         board.commit(([key] if waits else []) + list(files))
     print(f"The certificate is on the board {uid}. It counts from the next start of wss_repl, or after a reset.")
     return 0
@@ -437,7 +438,7 @@ def _enrol(
     board.commit(list(_board_files(uid, b"", b"", b"")))
 
 
-def _send_trust(store: Store, board: Cable, name: str, others: bool) -> None:
+def _send_trust(store: Store, board: Cable, name: str, others: bool, cert: bytes) -> None:
     """Who is revoked is turned away from the board's first day on; what its list has besides stays, unless it is of
     another ROOT CA: then it is about certificates that nobody shows here, and could pin them."""
     there = board.read("/" + trust.FILE)
@@ -455,7 +456,8 @@ def _send_trust(store: Store, board: Cable, name: str, others: bool) -> None:
         if text != there:
             board.replace({"/" + trust.FILE: text})
             say(f"Sent the trust list, {len(merged)} entries")
-        trust.note_held(store.record, name, merged)
+        der = ca.load_cert(cert, "device certificate").public_bytes(ca.DER)
+        trust.note_held(store.record, name, merged, der)
     elif there is not None:
         board.remove(["/" + trust.FILE])
 

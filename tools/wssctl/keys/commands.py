@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import KeyFileError, UsageError
-from ..text import shown
+from ..text import say, shown
 from . import ask, ca, hosts
 from .store import Store, check_uid, host_id, user_name, write_files
 
@@ -98,8 +98,12 @@ def ca_import(args: argparse.Namespace) -> int:
     authority = ca.Authority.load(mark + certs, key_pem, ca_passphrase(args))
     if args.new_passphrase_file:
         key_pem = authority.key_pem(_for_export(args, ""))
+    # First: with the key alone one could set up boards that let in who is revoked
+    if packed := hosts.unpack(data):
+        hosts.take_in(store, packed)
+    else:
+        say(f"NOTE: {args.file} does not tell who has a certificate and who is revoked; revoke here who is, once more.")
     store.write({store.ca_key: key_pem, store.ca_cert: mark + certs}, args.force)
-    hosts.unpack(store, data)
     print(f"The ROOT CA is in {store.folder}; `wssctl host init` makes this machine's own key.")
     return 0
 

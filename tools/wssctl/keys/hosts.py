@@ -3,15 +3,21 @@
 import base64
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from ..errors import KeyFileError, UsageError
 from . import ca, trustlist
 from .record import rows
 from .store import Store, host_id
+
+_NAME = 64  # characters: as many as a common name has (RFC 5280 appendix A.1), or two hosts would have the same
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:+]{8,14}")
+_SEAL = re.compile(r"[A-Za-z0-9+/=]{0,20000}")
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,17 @@ def of(pem: bytes) -> Who:
     der = cert.public_bytes(ca.DER)
     names = [str(a.value) for a in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     name = names[0] if names else cert.subject.rfc4514_string()
-    return Who(trustlist.number(f"{cert.serial_number:x}"), hashlib.sha256(der).hexdigest(), trustlist.words(name))
+    name = trustlist.words(name, _NAME)
+    return Who(trustlist.number(f"{cert.serial_number:x}"), hashlib.sha256(der).hexdigest(), name)
+
+
+def all_of(store: Store, *paths: Path) -> set[str]:
+    """The serials and fingerprints of all certificates in these files: a host's own with those above it, ROOT CAs."""
+    for path in paths:
+        ca.load_cert(store.read(path), path.name)  # raises what is to be said of it
+    certificates = [c for path in paths for c in x509.load_pem_x509_certificates(store.read(path))]
+    found = [of(c.public_bytes(ca.PEM)) for c in certificates]
+    return {number for who in found for number in (who.serial, who.fingerprint)}
 
 
 def known(store: Store, number: str) -> Who:
@@ -55,6 +71,9 @@ def which(store: Store, who: str) -> list[Who]:
     names = {who, f"HOST {who}"}
     files = [p for p in (store.host_files(who)[1], store.host_files(host_id(who))[1]) if p.is_file()]
     current = of(store.read(files[0])) if files else None
+    if current and files[0] != store.host_files(who)[1] and len(who.encode()) * 2 > len(host_id(who)):
+        # An id has the first letters of a user's name alone: it may be somebody else's
+        current = current if current.name in names or current.name.startswith(f"HOST {who}@") else None
     if current:
         names = {current.name}
     with store.record.view() as db:
@@ -108,12 +127,14 @@ def packed(store: Store) -> bytes:
     return BEGIN + text + _END
 
 
-def unpack(store: Store, data: bytes) -> None:
-    """Takes in what packed() wrote, beside what is known here. Nothing to do without such a block. Raises
-    KeyFileError."""
+Packed = tuple[list[tuple[str, str, str, str, str]], list[trustlist.Entry]]
+
+
+def unpack(data: bytes) -> Packed | None:
+    """What packed() wrote, None without such a block. Raises KeyFileError."""
     _, mark, rest = data.partition(BEGIN)
     if not mark:
-        return
+        return None
     try:
         found = json.loads(base64.b64decode(rest.partition(_END)[0]))
         revoked = [
@@ -121,11 +142,21 @@ def unpack(store: Store, data: bytes) -> None:
             for n, version, undone, text, seal in found["revoked"]
         ]
         certificates = [
-            (checked(fp), checked(serial), trustlist.words(str(name)), str(first), str(last))
+            (checked(fp), checked(serial), trustlist.words(str(name), _NAME), str(first), str(last))
             for fp, serial, name, first, last in found["hosts"]
         ]
-    except (ValueError, KeyError, TypeError) as e:
+        if not all(0 < e.version <= trustlist.LAST and _SEAL.fullmatch(e.seal) for e in revoked) or not all(
+            _DATE.fullmatch(date) for row in certificates for date in row[3:]
+        ):
+            raise ValueError("it was not made by wssctl")
+        return certificates, revoked
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise KeyFileError(f"What goes along with the ROOT CA cannot be read ({e}); export it once more.") from None
+
+
+def take_in(store: Store, packed: Packed) -> None:
+    """Beside what is known here."""
+    certificates, revoked = packed
     with store.record.change() as db:
         db.executemany("INSERT OR IGNORE INTO hosts VALUES(?, ?, ?, ?, ?)", certificates)
         trustlist.learn(db, "", {e.key: e for e in revoked})

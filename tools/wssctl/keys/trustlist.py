@@ -7,12 +7,13 @@ of it yet would bring it in again. With equal versions, revoked counts.
 
 Whoever has a board in his hands writes into its list what he likes. A revocation from there is believed: it fails
 towards fewer people. That one was taken back is believed when a host says so that is not revoked itself: its signature
-and its certificate stand behind the entry (vouched()).
+stands behind the entry, and its certificate once in the list (vouched()).
 
     revoked 5f3a...e1 #2 HOST eve@laptop          since the second change of this entry
-    #undone revoked 77b0...04 3 HOST bob@desk     revoked, and taken back
-    #by MEUCIQC3...                               by this host
+    #undone revoked 77b0...04 3                   revoked, and taken back
+    #by 1c9e...70 MEUCIQC3...                     by this host: its certificate's fingerprint begins so
     pinned 90ff...3c #1 HOST ana@desk             on this board only those that are pinned are let in
+    #host 1c9e...70 MIIBszCCAVmgAwIBAgI...        the certificate of a host that vouches for something
     end
 """
 
@@ -32,12 +33,13 @@ if TYPE_CHECKING:  # a command through a kept connection starts without these
 
 MOST = 1000  # entries that a board has to read at each login
 _SIZE = 204800  # bytes of a list that a board reads (lib/wss/trust.py)
-_LAST = 999_999_999  # the highest version
-_BY = 120  # characters of a signature and certificate in a line, of which a board reads 160
+LAST = 999_999_999  # the highest version
+_BY = 120  # characters of a signature or certificate in a line, of which a board reads 160
 _WORDS = 40  # characters of a name: a comment for people, bounded because anybody's certificate can end up here
 _LINE = re.compile(r"(revoked|pinned)(?:\s+([0-9a-fA-F]{1,64}))?\s*(?:#(\d{1,9})?\s*(.*))?")
 _UNDONE = re.compile(r"#undone (revoked|pinned) ([0-9a-f]{0,64}) (\d{1,9}) ?(.*)")
-_SEAL = re.compile(r"#by ([A-Za-z0-9+/=]{1,150})")
+_SEAL = re.compile(r"#by ([0-9a-f]{16}) ([A-Za-z0-9+/=]{1,150})")
+_HOST = re.compile(r"#host ([0-9a-f]{16}) ([A-Za-z0-9+/=]{1,150})")
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class Entry:
 List = dict[tuple[str, str], Entry]
 
 
-def words(text: str) -> str:
+def words(text: str, most: int = _WORDS) -> str:
     """What may stand behind an entry: one line of printable ASCII, short, and no second comment."""
     line = "".join(c if c.isascii() and c.isprintable() and c != "#" else "?" for c in text)
-    return " ".join(line.split())[:_WORDS]
+    return " ".join(line.split())[:most]
 
 
 def number(text: str) -> str:
@@ -76,29 +78,64 @@ def number(text: str) -> str:
 def parse(data: bytes, damaged: bool = False) -> List:
     """The entries of a board's list. Raises KeyFileError for one that a board refuses, too, unless it is known to be
     damaged: then what can be read of it."""
-    found: List = {}
     lines = data.decode("ascii", "replace").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     whole = bool(lines) and lines[-1].split("#")[0].strip() == "end"
     if not whole and not damaged:
-        raise KeyFileError("The board's trust list is cut off; `wssctl boards apply` over its cable sends it again.")
-    e = None
+        raise KeyFileError("The board's trust list is cut off; `wssctl setup PORT` on its cable sends it again.")
+    rows: list[tuple[Entry, str, str]] = []  # an entry, the host that vouches for it, and its signature
+    known: dict[str, str] = {}  # hosts' certificates
     for i, line in enumerate(lines[:-1] if whole else lines):
-        if e and e.undone and (more := _SEAL.fullmatch(line.strip())):
-            e = replace(e, seal=e.seal + more[1])
-        elif entry := _UNDONE.fullmatch(line.strip()):
-            e = Entry(entry[1], entry[2], int(entry[3]), True, words(entry[4]))
+        line = line.strip()
+        if rows and (more := _SEAL.fullmatch(line)):
+            e, _, signature = rows[-1]
+            rows[-1] = e, more[1], signature + more[2]
+        elif more := _HOST.fullmatch(line):
+            known[more[1]] = known.get(more[1], "") + more[2]
+        elif entry := _UNDONE.fullmatch(line):
+            rows.append((Entry(entry[1], entry[2], int(entry[3]), True, words(entry[4])), "", ""))
         elif not line.split("#")[0].strip():
             continue
-        elif (entry := _LINE.fullmatch(line.strip())) and (entry[2] or entry[1] == "pinned"):
+        elif (entry := _LINE.fullmatch(line)) and (entry[2] or entry[1] == "pinned"):
             e = Entry(entry[1], number(entry[2] or ""), int(entry[3] or 1), False, words(entry[4] or ""))
-        elif damaged:
-            continue
-        else:
+            rows.append((e, "", ""))
+        elif not damaged:
             raise KeyFileError(f"Line {i + 1} of the board's trust list is malformed.")
+    certificates = {by: _decoded(text) for by, text in known.items()}
+    found: List = {}
+    for e, by, text in rows:
+        by_whom, what = certificates.get(by), _decoded(text)
+        if e.undone and by_whom and 0 < len(what) < 256:
+            e = replace(e, seal=_seal(what, by_whom))
         found[e.key] = later(found[e.key], e) if e.key in found else e
     return found
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
+
+
+def _fingerprint(certificate: bytes) -> str:
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def _seal(signature: bytes, certificate: bytes) -> str:
+    return base64.b64encode(bytes([len(signature)]) + signature + certificate).decode()
+
+
+def _unsealed(e: Entry) -> tuple[bytes, bytes]:
+    """(signature, certificate in DER) of who vouches for an entry; both empty when nobody does."""
+    data = _decoded(e.seal)
+    return (data[1 : 1 + data[0]], data[1 + data[0] :]) if data else (b"", b"")
+
+
+def vouches(e: Entry, certificate: bytes) -> bool:
+    """Whether it is this host (DER) that has taken the entry back."""
+    return e.undone and bool(certificate) and _unsealed(e)[1] == certificate
 
 
 def later(one: Entry, other: Entry) -> Entry:
@@ -122,9 +159,9 @@ def changed(entries: List, verb: str, which: str, text: str, undo: bool) -> Entr
     if before and before.undone == undo:
         return before
     version = before.version + 1 if before else 1
-    if version > _LAST and undo:
+    if version > LAST and undo:
         raise KeyFileError("That cannot be taken back any more; give that host a new certificate: `wssctl host init`.")
-    return Entry(verb, which, min(version, _LAST), undo, words(text))
+    return Entry(verb, which, min(version, LAST), undo, words(text))
 
 
 def sealed(e: Entry, key: "ec.EllipticCurvePrivateKey", cert: "x509.Certificate") -> Entry:
@@ -134,8 +171,7 @@ def sealed(e: Entry, key: "ec.EllipticCurvePrivateKey", cert: "x509.Certificate"
     from cryptography.hazmat.primitives.serialization import Encoding
 
     signature = key.sign(_signed(e), ec.ECDSA(hashes.SHA256()))
-    data = bytes([len(signature)]) + signature + cert.public_bytes(Encoding.DER)
-    return replace(e, seal=base64.b64encode(data).decode())
+    return replace(e, seal=_seal(signature, cert.public_bytes(Encoding.DER)))
 
 
 def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List) -> bool:
@@ -147,8 +183,7 @@ def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List) ->
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
     try:
-        data = base64.b64decode(e.seal)
-        signature, der = data[1 : 1 + data[0]], data[1 + data[0] :]
+        signature, der = _unsealed(e)
         cert = x509.load_der_x509_certificate(der)
         usage = cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
@@ -157,7 +192,7 @@ def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List) ->
         if not isinstance(key, ec.EllipticCurvePublicKey):
             return False
         key.verify(signature, _signed(e), ec.ECDSA(hashes.SHA256()))
-        if verdict(known, f"{cert.serial_number:x}", hashlib.sha256(der).hexdigest())[0]:
+        if verdict(known, f"{cert.serial_number:x}", _fingerprint(der))[0]:
             return False
         for authority in authorities:
             try:
@@ -182,14 +217,19 @@ def render(entries: Iterable[Entry]) -> bytes:
             f"{len(rows)} entries are too many, a board takes {MOST}: set the boards up under a ROOT CA in a new key "
             "folder (`wssctl setup PORT --keys DIR`), which needs none of them. Nothing was sent."
         )
-    text = []
+    text, hosts = [], {}
     for e in rows:
         e = replace(e, words=words(e.words))
         if e.undone:
             text.append(f"#undone {e.verb} {e.number} {e.version} {e.words}".rstrip())
-            text += [f"#by {e.seal[i : i + _BY]}" for i in range(0, len(e.seal), _BY)]
+            signature, certificate = _unsealed(e)
+            if certificate:
+                by = _fingerprint(certificate)[:16]
+                hosts[by] = certificate
+                text += [f"#by {by} {part}" for part in _parts(signature)]
         else:
             text.append(f"{e.verb} {e.number}".rstrip() + f" #{e.version} {e.words}".rstrip())
+    text += [f"#host {by} {part}" for by in sorted(hosts) for part in _parts(hosts[by])]
     data = "\n".join([*text, "end", ""]).encode()
     if len(data) > _SIZE:
         raise KeyFileError(
@@ -197,6 +237,12 @@ def render(entries: Iterable[Entry]) -> bytes:
             "folder (`wssctl setup PORT --keys DIR`), which needs none of it. Nothing was sent."
         )
     return data
+
+
+def _parts(data: bytes) -> list[str]:
+    """In base64, by lines."""
+    text = base64.b64encode(data).decode()
+    return [text[i : i + _BY] for i in range(0, len(text), _BY)]
 
 
 def verdict(entries: List, serial: str, fingerprint: str) -> tuple[bool, bool | None]:
