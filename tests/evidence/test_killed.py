@@ -16,3 +16,9 @@ def test_killed_at_random(tmp_path, row):
 def test_sequences_of_three_hosts(row):
     run_more_of("test_trust.py", "sequence", EXAMPLES="1000")
     row("Trust", "1,000 sequences of revoke, undo, pin, setup by three hosts, boards off at random", "no entry lost")
+
+
+@pytest.mark.skipif(not LONG, reason="the long cut of a test in tests/host: EVIDENCE=long")
+def test_every_command_against_every_server(row):
+    run_more_of("test_hostile_commands.py", "server", SWEEP="long")
+    row("Hostile servers", "every command against each of 21 servers; hanging up at each byte of a login", "a sentence")

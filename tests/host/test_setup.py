@@ -323,7 +323,8 @@ def test_a_foreign_wss_repl_that_came_meanwhile_is_told_at_the_login(desk):
     assert "/lib/wss_repl.py is another program" in said and "then reset the board" in said
     # the others that look: a status says so and interrupts nothing, an update changes nothing
     said = desk.run("status", "room1")
-    assert "lib/wss_repl.py is another program" in said and re.search("^foreign wss_repl +/lib/wss_repl.py$", said, re.M)
+    assert "lib/wss_repl.py is another program" in said
+    assert re.search("^foreign wss_repl +/lib/wss_repl.py$", said, re.M)
     before = desk.listing()
     said = desk.run("update", "room1", "--force", "--overlay", status=1)
     assert "On the board /lib/wss_repl.py is another program" in said and said.count("\n") == 1
