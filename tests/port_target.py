@@ -429,7 +429,7 @@ class Port:
             self._cable = None
             if not self._was:
                 return
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 5 * self.patience
             while True:
                 try:
                     self._connect()

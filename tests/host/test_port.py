@@ -54,7 +54,7 @@ class Desk:
 
     def run(self, *words, **more) -> tuple[int, str]:
         process = self.start(*words, **more)
-        said = process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=300)[0]
         return process.returncode, said
 
     def wait_for_ours(self):
@@ -129,10 +129,10 @@ def test_after_a_kill_the_next_run_puts_the_board_back(desk):
 
 
 def test_a_board_that_dies_is_not_put_back_and_the_run_says_where_its_files_are(desk):
-    process = desk.start(LIST)
+    process = desk.start(LIST, "-k", "login_and")
     desk.wait_for_ours()
     os.kill(desk.board.pid, signal.SIGKILL)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=300)[0]
     try:
         assert process.returncode == 2 and "Traceback" not in said, said
         assert "The board was not put back (" in said and f"are in {KEPT / UID}" in said, said
