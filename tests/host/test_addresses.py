@@ -101,7 +101,7 @@ def test_ipv6(target, provisioned, keys, host):
         assert f"listening on wss://[{host}]:{board.port} with Timer".encode() in board.console.log
         code = "import wss_repl; print(wss_repl.status()['client'][0])"
         done = subprocess.run(
-            [*WSSCTL, "exec", f"wss://[::1]:{board.port}", code], env=env, capture_output=True, timeout=60
+            [*WSSCTL, "exec", f"wss://[::1]:{board.port}", code], env=env, capture_output=True, timeout=180
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout == b"::1\n"

@@ -25,7 +25,7 @@ def quick(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench")
     done = subprocess.run(
         [sys.executable, ROOT / "tools/dev/bench.py", "--quick", "--out", out],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out, done.stdout
@@ -117,7 +117,7 @@ def test_the_bench_of_a_kept_connection(tmp_path):
         pytest.skip("no sshd: apt-get install openssh-server")
     done = subprocess.run(
         [sys.executable, ROOT / "tools/dev/bench_kept.py", "--quick", "--out", tmp_path],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "kept.json").read_text())

@@ -43,7 +43,7 @@ def folder(tmp_path_factory, authority):
 def openssl(*args, **options):
     if not shutil.which("openssl"):
         pytest.skip("no openssl command on this machine")
-    return subprocess.run(["openssl", *map(str, args)], capture_output=True, text=True, timeout=30, **options)
+    return subprocess.run(["openssl", *map(str, args)], capture_output=True, text=True, timeout=180, **options)
 
 
 @pytest.mark.parametrize(

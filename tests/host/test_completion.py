@@ -58,7 +58,7 @@ def test_what_bash_gets(env, tmp_path, line, wanted):
     """
     before = {p: p.read_bytes() for p in (tmp_path / "keys").iterdir()}
     done = subprocess.run(
-        [need("bash"), "--norc", "-c", script, "bash", line], env=env, capture_output=True, text=True, timeout=60,
+        [need("bash"), "--norc", "-c", script, "bash", line], env=env, capture_output=True, text=True, timeout=180,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     # for bash a word begins behind the @ (COMP_WORDBREAKS), and so do the words it gets
@@ -89,14 +89,14 @@ def test_fish(env):
     fish = need("fish")
     for line, wanted in CASES:
         script = f"wssctl completion fish | source; complete -C '{line}'"
-        done = subprocess.run([fish, "--no-config", "-c", script], env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([fish, "--no-config", "-c", script], env=env, capture_output=True, text=True, timeout=180)
         assert {w.split("\t")[0] for w in done.stdout.splitlines()} == wanted, (line, done.stderr)
 
 
 def test_the_shell_is_guessed_or_asked_for(env):
     def run(**more):
         return subprocess.run(
-            [sys.executable, "-m", "wssctl", "completion"], env=env | more, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "wssctl", "completion"], env=env | more, capture_output=True, text=True, timeout=180
         )
 
     assert "complete -o" in run(SHELL="/bin/bash").stdout and "fish" in run(SHELL="/usr/bin/fish").stdout

@@ -17,7 +17,7 @@ import firmware  # noqa: E402
 def make(directory, *arguments, **env):
     return subprocess.run(
         ["make", "-s", "-C", directory, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if name != "MPY_DIR"} | env, timeout=600,
+        env={name: value for name, value in os.environ.items() if name != "MPY_DIR"} | env, timeout=1200,
     )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def printed(directory, *arguments, **env):
 
 
 def python(binary, source):
-    return subprocess.run([binary, "-c", source], capture_output=True, text=True, timeout=60)
+    return subprocess.run([binary, "-c", source], capture_output=True, text=True, timeout=180)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_two_at_once_build_once_and_leave_the_checkout_alone(copy, checkout):
     before = snapshot(checkout)
     command = ["make", "-s", "-C", copy, "firmware-path", f"MPY_DIR={checkout}"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
-    results = [process.communicate(timeout=600) for process in both]
+    results = [process.communicate(timeout=1200) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     assert results[0][0] == results[1][0]
     assert sorted("building" in err for _, err in results) == [False, True]

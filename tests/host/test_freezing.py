@@ -115,7 +115,7 @@ def test_what_an_esp32_board_freezes(manifest, library, tmp_path):
         [sys.executable, source.path / "tools/makemanifest.py", "-o", out, "-b", tmp_path, "-f=-march=xtensawin"]
         + [word for n, v in variables.items() for word in ("-v", f"{n}={v}")]
         + [ROOT / manifest],
-        env=os.environ | {"MICROPY_MPYCROSS": str(firmware.mpy_cross())}, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"MICROPY_MPYCROSS": str(firmware.mpy_cross())}, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     frozen = set(re.findall(r'"([\w/]+\.py)\\0"', out.read_text()))
@@ -146,7 +146,7 @@ def test_the_ports_cmake_takes_the_board(tmp_path, variant, has):
     words += [f"-DMICROPY_BOARD_VARIANT={variant}"] if variant else []
     done = subprocess.run(
         ["cmake", "-S", firmware.source().path / "ports/esp32", "-B", tmp_path / "out", *words],
-        env=os.environ | {"IDF_PATH": str(idf)}, capture_output=True, text=True, timeout=60,
+        env=os.environ | {"IDF_PATH": str(idf)}, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert "as far as without ESP-IDF" in done.stderr, done.stdout + done.stderr
     assert f"SEEN MICROPY_FROZEN_MANIFEST={board}/manifest.py" in done.stdout
@@ -176,7 +176,7 @@ def esp32(tmp_path):
 
 def make_esp32(*words, **env):
     return subprocess.run(
-        ["make", "-s", "-C", ROOT, "firmware-esp32", *words], capture_output=True, text=True, timeout=60,
+        ["make", "-s", "-C", ROOT, "firmware-esp32", *words], capture_output=True, text=True, timeout=180,
         env={k: v for k, v in os.environ.items() if k not in ("MPY_DIR", "IDF_PATH")} | env,
     )  # fmt: skip
 

@@ -506,7 +506,7 @@ def results(keys, tmp_path_factory):
         with Server(keys, behave) as server:
             return subprocess.run(
                 [*WSSCTL, words[0], "--timeout", "1.5", server.url, *words[1:]],
-                env=env, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
+                env=env, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=180,
                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY)),
             )  # fmt: skip
 

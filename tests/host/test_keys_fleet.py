@@ -423,7 +423,7 @@ elif {renames} < 3:
 store.Store(folder).write({{folder / n: b"new" for n in names}}, force=True)
 os._exit(9)
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 9
+    assert subprocess.run([sys.executable, "-c", program], timeout=180).returncode == 9
     store.Store(folder)
     wanted = b"old" if where == "before" and renames < 3 else b"new"
     assert {(folder / n).read_bytes() for n in names} == {wanted}

@@ -42,7 +42,7 @@ def env(keys):
 
 
 def wssctl(env, *words) -> subprocess.CompletedProcess:
-    return subprocess.run([*WSSCTL, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    return subprocess.run([*WSSCTL, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=180)
 
 
 def numbers(text: bytes) -> list[int]:

@@ -38,7 +38,7 @@ def test_a_short_cut_on_it():
         pytest.skip(str(e))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--target", "lwip", *SHORT_CUT],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     last = done.stdout.rstrip().splitlines()[-1] if done.stdout else done.stderr
     if done.returncode == 0 and " passed" not in last:
@@ -129,7 +129,7 @@ class TestAClientThatStopsReading(Lwip):
             stalled = Peer(board.address, keys.host, rcvbuf=2048).login()
             stalled.text(f"import time\rwhile True: print({line}); time.sleep_ms({pause})\r\r")
             stalled.until(b"xx" if line != "'x'" else b"x\r\nx")
-            with Peer(board.address, keys.host, timeout=20) as peer:
+            with Peer(board.address, keys.host, timeout=60) as peer:
                 peer.login(path=b"/takeover", prompt=None)
                 peer.text("\x03")
                 peer.until(b"KeyboardInterrupt", 60)

@@ -14,7 +14,7 @@ def run(binary, program, lib=ROOT / "lib") -> str:
         [*binary, "-c", "import sys; sys.path[:] = ['%s']\n%s" % (lib, program)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=180,
     )
     return done.stdout + done.stderr
 

@@ -112,7 +112,7 @@ def test_ctrl_c_puts_the_board_back(desk):
     desk.wait_for_ours()
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 2 and "KeyboardInterrupt" in said
     assert desk.files() == desk.before
 

@@ -52,7 +52,7 @@ def wssctl(request, tmp_path):
         words = words if words[0] == "-c" else ("-m", "wssctl", *words)
         done = subprocess.run(
             [sys.executable, *words],
-            env=env, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=120,
+            env=env, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=180,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == status and "Traceback" not in done.stderr, done.stdout + done.stderr

@@ -67,7 +67,7 @@ def test_private_whatever_the_umask(tmp_path):
     program = "import os; os.umask(0)\nimport sys\nfrom wssctl.keys.store import Store\n"
     program += "from wssctl.keys.remembered import remember\ns = Store(sys.argv[1])\n"
     program += "remember(s, 'x', 'y'); s.write({s.ca_key: b'k', s.ca_cert: b'c'})"
-    subprocess.run([sys.executable, "-c", program, tmp_path / "keys"], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program, tmp_path / "keys"], check=True, timeout=180)
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
     assert {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "keys").iterdir()} == {0o600}
 

@@ -451,7 +451,7 @@ def test_what_cannot_be_is_told_before_the_board_is_touched(desk, words, says):
     keys = sorted(desk.keys.iterdir())
     command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty, *words]
     env = desk.env | desk.secrets
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL)
     assert done.returncode == 2 and says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert desk.listing() == {} and sorted(desk.keys.iterdir()) == keys
 

@@ -105,7 +105,7 @@ def test_a_program_is_checked_against_them(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--cache-dir", tmp_path / "cache", "--strict", "program.py"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=180,
         env={"MYPYPATH": str(ROOT / "stubs"), "PATH": ""},
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if "error:" in line]

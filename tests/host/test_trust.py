@@ -444,7 +444,7 @@ def verdicts(folder, lists):
     who = [(w.serial, w.fingerprint) for w in HOSTS + VICTIMS]
     (folder / "ask.py").write_text(VERDICTS)
     (folder / "lists.json").write_text(json.dumps([[data.decode() or "end\n", who] for data in lists]))
-    done = subprocess.run([firmware.firmware(64), "ask.py"], capture_output=True, text=True, cwd=folder, timeout=60)
+    done = subprocess.run([firmware.firmware(64), "ask.py"], capture_output=True, text=True, cwd=folder, timeout=180)
     assert done.returncode == 0, done
     return [[tuple(v) for v in json.loads(line)] for line in done.stdout.splitlines()]
 

@@ -181,7 +181,7 @@ for timeout in (None, 5):
     print(fds() - before <= 5)      # of 60; a few may still look used to a conservative collector
 """
     with tls_peer(server_context(pki.server), quiet) as peer:
-        assert mpy.run(script, tmp_path, peer.port, timeout=40) == ["True", "True"]
+        assert mpy.run(script, tmp_path, peer.port, timeout=180) == ["True", "True"]
 
 
 @pytest.mark.parametrize("direction", ["read", "write"])

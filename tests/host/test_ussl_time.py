@@ -188,7 +188,7 @@ def test_no_timeout_at_all(mpy, tmp_path):
                 time.sleep(0.5)
 
     with Peer(handle) as peer:
-        got = mpy.run(TIMED + "timed(ussl.wrap_socket, tcp(int(sys.argv[1])))", tmp_path, peer.port, timeout=40)
+        got = mpy.run(TIMED + "timed(ussl.wrap_socket, tcp(int(sys.argv[1])))", tmp_path, peer.port, timeout=180)
     ended(got[0], 30, 32)
 
 

@@ -45,7 +45,7 @@ def ansible(tmp_path_factory):
     built = folder / "wssctl-boards-0.1.0.tar.gz"
     for words in (["build", folder / "source", "--output-path", folder], ["install", built]):
         done = subprocess.run(
-            [bin / "ansible-galaxy", "collection", *words], env=env, capture_output=True, text=True, timeout=120
+            [bin / "ansible-galaxy", "collection", *words], env=env, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done
     return bin, env
@@ -68,7 +68,7 @@ def site(ansible, keys, tmp_path):
     (tmp_path / "group_vars/home.yml").write_text(secrets)
     (tmp_path / "vault").write_text("of the vault\n")
     vault = [bin / "ansible-vault", "encrypt", "--vault-password-file", "vault", "group_vars/home.yml"]
-    subprocess.run(vault, env=env, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(vault, env=env, cwd=tmp_path, check=True, capture_output=True, timeout=300)
     boards = {}
     try:
         for name in ("kitchen", "garden"):
@@ -80,14 +80,14 @@ def site(ansible, keys, tmp_path):
             boards[name] = Board(tmp_path / name, 64)
             boards[name].read_until(b">>> ", 60)
             add = [bin / "wssctl", "boards", "add", name, f"127.0.0.1:{port}", "--group", "home"]
-            subprocess.run(add, env=env, check=True, capture_output=True, timeout=60)
+            subprocess.run(add, env=env, check=True, capture_output=True, timeout=300)
 
         def run(*words, start=False, play="play.yml"):
             command = [bin / "ansible-playbook", "-i", "boards.yml", "--vault-password-file", "vault", play]
             here = {"env": env, "cwd": tmp_path}
             if start:
                 return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **here)
-            done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=180, **here)
+            done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, **here)
             recap = dict(re.findall(r"^(\w+) +: .*?changed=(\d+)", done.stdout, re.M))
             return done, {name: int(n) for name, n in recap.items()}
 
@@ -161,6 +161,6 @@ def test_the_inventory_is_what_wssctl_lists(site, ansible):
     env = env | {"WSSCTL_KEYS": str(folder / "keys")}
     done = subprocess.run(
         [bin / "ansible-inventory", "-i", "boards.yml", "--list", "--vault-password-file", "vault"],
-        env=env, cwd=folder, capture_output=True, text=True, timeout=60,
+        env=env, cwd=folder, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert sorted(json.loads(done.stdout)["home"]["hosts"]) == ["garden", "kitchen"], done

@@ -15,7 +15,7 @@ from peers import FILE_REQUEST, GET, PUT
 def opened(desk) -> websocket.WebSocket:
     host = desk.host
     own = {"ca_certs": str(host.ca), "certfile": str(host.cert), "keyfile": str(host.key), "password": PASSPHRASE}
-    return websocket.create_connection("wss://" + desk.target, timeout=10, sslopt=own)
+    return websocket.create_connection("wss://" + desk.target, timeout=60, sslopt=own)
 
 
 def until(ws: websocket.WebSocket, end: str) -> str:
@@ -75,13 +75,13 @@ def test_websocket_client_close(desk):
 
 
 def test_websocket_app_with_pings(desk):
-    """The callback style, with a ping every 0.3 s; an unanswered one would end it with an error."""
+    """The callback style, with a ping every 0.9 s; an unanswered one would end it with an error."""
     host, seen, errors, pongs = desk.host, [], [], []
 
     def on_message(app, text):
         seen.append(text)
         if text == "Password: ":
-            app.send(PASSWORD + "\rimport time; time.sleep(1.5); print(6*7)\r")
+            app.send(PASSWORD + "\rimport time; time.sleep(3); print(6*7)\r")
         elif "42\r\n" in "".join(seen) and text == ">>> ":
             app.close()
 
@@ -92,7 +92,7 @@ def test_websocket_app_with_pings(desk):
         on_pong=lambda app, data: pongs.append(data),
     )
     own = {"ca_certs": str(host.ca), "certfile": str(host.cert), "keyfile": str(host.key), "password": PASSPHRASE}
-    options = {"sslopt": own, "ping_interval": 0.3, "ping_timeout": 0.2}
+    options = {"sslopt": own, "ping_interval": 0.9, "ping_timeout": 0.8}
     thread = threading.Thread(target=app.run_forever, kwargs=options, daemon=True)
     thread.start()
     thread.join(60)

@@ -38,7 +38,7 @@ def refused(desk, *options, certificate=True) -> str:
     """What the client said; it must have failed, and never have seen an answer."""
     done = subprocess.run(
         [str(a) for a in s_client(desk, *options, "-quiet", certificate=certificate)],
-        input=(REQUEST % b"/").decode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=15,
+        input=(REQUEST % b"/").decode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode != 0, done.stdout
     assert "HTTP/1.1" not in done.stdout and "Password" not in done.stdout

@@ -49,7 +49,7 @@ class Upydev:
         self.cwd = folder / "cwd"
         self.cwd.mkdir()
 
-    def __call__(self, *arguments, there=True, timeout=60, code=0) -> str:
+    def __call__(self, *arguments, there=True, timeout=180, code=0) -> str:
         done = subprocess.run(
             [self.bin / "upydev", *arguments, *(self.there if there else ())],
             cwd=self.cwd, env=self.env, timeout=timeout, text=True,

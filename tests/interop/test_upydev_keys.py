@@ -46,7 +46,7 @@ def upydev(tmp_path):
 
 def run(*command, env, cwd):
     done = subprocess.run(
-        [*map(str, command)], env=env, cwd=cwd, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        [*map(str, command)], env=env, cwd=cwd, text=True, timeout=180, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -78,7 +78,7 @@ def test_a_board_with_upydevs_own_keys(target, upydev, tmp_path):
         assert run(command, "print(6*7)", "-t", HOST, "-p", f"{PASSWORD}:{PASSPHRASE}", env=env, cwd=tmp_path) == "42\n"
         status = subprocess.run(
             [sys.executable, "-m", "wssctl", "keys", "status"], env=env | {"WSSCTL_KEYS": str(folder)},
-            text=True, capture_output=True, timeout=30,
+            text=True, capture_output=True, timeout=120,
         ).stdout  # fmt: skip
         assert "lacks" in status and "the extended key usage serverAuth" in status
 

@@ -394,7 +394,7 @@ app.run("127.0.0.1", int(sys.argv[1]), ssl=context)
 
 
 def request(port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None = None) -> bytes:
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=30)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=60)
     try:
         connection.request(method, path, body)
         return connection.getresponse().read()

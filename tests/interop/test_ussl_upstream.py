@@ -152,7 +152,7 @@ def test_multi_net(mpy, tmp_path, name):
         assert "PORT = 8000" in text
         (tmp_path / f"{name}.py").write_text(text.replace("PORT = 8000", f"PORT = {free_port()}"))
         run = [sys.executable, TESTS / "run-multitests.py", "-i", f"exec:{start}", "-i", f"exec:{start}"]
-        out = subprocess.run([*run, "-s", tmp_path / f"{name}.py"], capture_output=True, text=True, timeout=60).stdout
+        out = subprocess.run([*run, "-s", tmp_path / f"{name}.py"], capture_output=True, text=True, timeout=180).stdout
         assert "\n1 tests performed" in out, out
         return undrained(out.split("### TEST ###\n")[1].split("### TRUTH ###")[0].splitlines())
 

@@ -40,7 +40,7 @@ def way(request):
     return request.getfixturevalue("proxy"), request.getfixturevalue("desk").directory
 
 
-def run(*arguments, timeout=30, **kwargs) -> str:
+def run(*arguments, timeout=120, **kwargs) -> str:
     done = subprocess.run(
         [str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, timeout=timeout, **kwargs,

@@ -17,14 +17,14 @@ class Session:
         self.ws = ws
 
     def login(self, password=PASSWORD):
-        assert self.ws.recv(10) == "Password: "
+        assert self.ws.recv(60) == "Password: "
         self.ws.send(password + "\r")
-        return self.ws.recv(10)
+        return self.ws.recv(60)
 
     def until(self, end: str) -> str:
         text = ""
         while not text.endswith(end):
-            text += self.ws.recv(10)
+            text += self.ws.recv(60)
         return text
 
     def command(self, line: str) -> str:
@@ -34,12 +34,12 @@ class Session:
 
     def request(self, op, name: bytes, size=0):
         self.ws.send(FILE_REQUEST.pack(b"WA", op, 0, 0, size, len(name), name))
-        assert self.ws.recv(10) == b"WB\0\0"
+        assert self.ws.recv(60) == b"WB\0\0"
 
 
 @contextmanager
 def opened(desk, **options):
-    with connect("wss://" + desk.target, ssl=desk.host.context(), open_timeout=10, close_timeout=5, **options) as ws:
+    with connect("wss://" + desk.target, ssl=desk.host.context(), open_timeout=60, close_timeout=5, **options) as ws:
         yield Session(ws)
 
 
@@ -66,12 +66,12 @@ def test_put_and_get_a_megabyte(session, desk):
     got = bytearray()
     while True:
         session.ws.send(b"\0")
-        piece = session.ws.recv(10)
+        piece = session.ws.recv(60)
         assert struct.unpack("<H", piece[:2])[0] == len(piece) - 2
         if len(piece) == 2:
             break
         got += piece[2:]
-    assert session.ws.recv(10) == b"WB\0\0"
+    assert session.ws.recv(60) == b"WB\0\0"
     assert got == content
 
 
@@ -83,11 +83,11 @@ def test_a_fragmented_message_is_one(session):
 def test_bytes_that_are_not_utf8_come_in_binary_messages_and_the_connection_goes_on(session):
     session.ws.send("import sys; n = sys.stdout.buffer.write(bytes([65, 255, 66]))\r")
     assert session.until("\r\n").endswith("\r\n")
-    assert [session.ws.recv(10) for _ in range(3)] == ["A", b"\xffB", ">>> "]
+    assert [session.ws.recv(60) for _ in range(3)] == ["A", b"\xffB", ">>> "]
     assert session.command("print(chr(0xe9) + chr(0xd7ff))") == "é\ud7ff\r\n"
     session.ws.send("print(chr(0xd800))\r")
     session.until("\r\n")
-    assert [session.ws.recv(10) for _ in range(3)] == [b"\xed\xa0\x80", "\r\n", ">>> "]
+    assert [session.ws.recv(60) for _ in range(3)] == [b"\xed\xa0\x80", "\r\n", ">>> "]
 
 
 def test_raw_paste(session):
@@ -96,7 +96,7 @@ def test_raw_paste(session):
     def take(n):
         got = b""
         while len(got) < n:
-            message = session.ws.recv(10)
+            message = session.ws.recv(60)
             got += message.encode() if isinstance(message, str) else message
         return got
 
