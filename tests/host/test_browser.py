@@ -114,8 +114,8 @@ def test_a_browser_works_on_the_board(desk, home):
         browser.until("document.querySelector('#list').children.length > 0")
         browser.type("print(6*7)\r")
         browser.until(rf"/\n42\n>>> /.test({OUT})")
-        browser.type("while True: pass\r\r")
-        time.sleep(0.5)
+        browser.type("exec(\"print('go' + 'es')\\nwhile True: pass\")\r")
+        browser.until(rf"/\ngoes\n/.test({OUT})")
         browser.control("c")
         browser.until(f"{OUT}.includes('KeyboardInterrupt')")
         # a paste of many lines arrives as it is, not indented twice

@@ -346,8 +346,8 @@ def test_ping_gets_its_pong(connect):
 
 def test_ctrl_c_stops_a_busy_loop_and_ctrl_d_restarts(connect, board):
     peer = connect().login()
-    peer.text("while True: pass\r\r")
-    time.sleep(0.3)
+    peer.text("exec(\"print('go' + 'es')\\nwhile True: pass\")\r")
+    peer.until(b"goes\r\n")
     peer.text("\x03")
     assert b"KeyboardInterrupt" in peer.until(b"KeyboardInterrupt")
     peer.until(PROMPT)
@@ -379,8 +379,8 @@ def test_ctrl_c_stops_a_program_that_prints(connect, board, where):
 
 def test_ctrl_c_overtakes_what_was_typed_ahead(connect):
     peer = connect().login()
-    peer.text("while True: pass\r\r")
-    time.sleep(0.3)
+    peer.text("exec(\"print('go' + 'es')\\nwhile True: pass\")\r")
+    peer.until(b"goes\r\n")
     for _ in range(9):
         peer.text("y" * 100)
     peer.text("\x03")
