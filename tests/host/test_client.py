@@ -335,7 +335,7 @@ def board(keys):
         yield board
 
 
-def connect(board, keys, *, host="127.0.0.1", who="good", password=PASSWORD, timeout=5.0, **options):
+def connect(board, keys, *, host="127.0.0.1", who="good", password=PASSWORD, timeout=60.0, **options):
     return Client.connect(Target(True, host, board.port), keys.host(who), password, timeout=timeout, **options)
 
 
@@ -521,22 +521,22 @@ class Stub:
 
 
 def test_a_peer_that_is_silent_under_tcp(keys):
-    with Stub(lambda s: stub.done.wait(5)) as stub, pytest.raises(Unreachable, match="does not start TLS"):
+    with Stub(lambda s: stub.done.wait(60)) as stub, pytest.raises(Unreachable, match="does not start TLS"):
         connect(stub, keys, timeout=0.5)
 
 
 def test_a_peer_that_is_silent_under_tls(keys):
     def talk(s):
         with keys.server_context().wrap_socket(s, server_side=True):
-            stub.done.wait(5)
+            stub.done.wait(60)
 
     with Stub(talk) as stub, pytest.raises(Unreachable, match="does not answer"):
-        connect(stub, keys, timeout=0.5)
+        connect(stub, keys, timeout=3)
 
 
 def test_a_peer_that_never_asks_for_the_password(keys):
     with Board(keys.server_context(), mute=True) as board, pytest.raises(LoginError, match="does not ask"):
-        connect(board, keys, timeout=0.5)
+        connect(board, keys, timeout=3)
 
 
 def test_a_peer_that_hangs_up_in_the_handshake(keys):
@@ -691,7 +691,7 @@ def command(board, keys, tmp_path, monkeypatch, capsysbinary):
     monkeypatch.chdir(tmp_path)
 
     def run(name, *args, to=board):
-        code = cli.main([name, f"127.0.0.1:{to.port}", "--host-id", "good", "--timeout", "5", *args])
+        code = cli.main([name, f"127.0.0.1:{to.port}", "--host-id", "good", "--timeout", "60", *args])
         said = capsysbinary.readouterr()
         return code, said.out, said.err.decode()
 

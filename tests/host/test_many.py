@@ -58,7 +58,7 @@ def test_who_is_nobody(site, names, says):
 
 
 def test_an_address_with_brackets_and_escapes_is_shown_as_it_is(site):
-    said = site.run("exec", "room1,[::1]:1,[red]x\x1b[2J", "print(6*7)", "--timeout", "3", status=3)
+    said = site.run("exec", "room1,[::1]:1,[red]x\x1b[2J", "print(6*7)", "--timeout", "30", status=3)
     assert "[::1]:1" in said and "42" in said and "\x1b" not in said
 
 

@@ -248,7 +248,7 @@ def test_a_board_that_is_off_gets_it_at_the_next_contact_whatever_that_is(site):
     files, _ = site.add("room2", SECOND)
     eve, eves = site.other_host("eve")
     site.boards["room2"].kill()
-    text = site.run("host", "revoke", certificate(eves), "--timeout", "3", status=3)
+    text = site.run("host", "revoke", certificate(eves), "--timeout", "30", status=3)
     assert in_row(text, "room1", "ok", "revoked HOST eve") and "brought to them when they are next reached" in text
     assert in_row(site.run("boards"), "room2", "trust list") and not in_row(site.run("boards"), "room1", "trust list")
     site.boards["room2"].restart()
@@ -258,7 +258,7 @@ def test_a_board_that_is_off_gets_it_at_the_next_contact_whatever_that_is(site):
     site.run("exec", "room2", "1", env=eve, status=4)
     # and `boards apply` asks for no other reason
     site.boards["room2"].kill()
-    site.run("host", "revoke", "ab" * 32, "--timeout", "3", status=3)
+    site.run("host", "revoke", "ab" * 32, "--timeout", "30", status=3)
     site.boards["room2"].restart()
     site.boards["room2"].read_until(b"wss_repl: listening", 60)
     assert in_row(site.run("boards", "apply"), "room2", "ok") and "ab" * 32 in listed(files)

@@ -99,7 +99,7 @@ def test_what_cannot_be_done_there_does_not_wait(site):
 def test_a_rotation_goes_on(site):
     site.add("room2", SECOND)
     off(site, "room2")
-    assert "boards apply` goes on" in site.run("ca", "rotate", "--keep-old", "--timeout", "3", status=3)
+    assert "boards apply` goes on" in site.run("ca", "rotate", "--keep-old", "--timeout", "30", status=3)
     assert waits(site, "room2") == ["ROOT CA"] and waits(site, "room1") == []
     on(site, "room2")
     said = site.run("boards", "apply")
