@@ -76,8 +76,7 @@ class Guard:
 
     def wait(self, work, *args):
         """work(*args) inside; waits for other threads. Returns True, or False when this thread is inside already: it
-        is a callback then, which would wait for itself. Raises RuntimeError when there is no stack."""
-        check_stack()
+        is a callback then, which would wait for itself. Call check_stack() before."""
         while True:
             try:
                 with self:

@@ -3,6 +3,7 @@
 from micropython import const
 
 from wss import port
+from wss.guard import check_stack
 
 _REPLIES_MAX = const(4)
 _ENOTCONN = const(128)
@@ -115,7 +116,9 @@ class Sender:
         self.record = self._sent = None
 
     def write(self, data):
-        """Write bytes without a frame, for upydev's rcat; returns their count. Raises OSError: the session is gone."""
+        """Write bytes without a frame, for upydev's rcat; returns their count. Raises OSError: the session is gone;
+        RuntimeError: there is no stack."""
+        check_stack()
         session = self.session
         rest = memoryview(bytes(data))
         if not session.terminal or not session.server.guard.wait(self._write, rest) or not session.terminal:

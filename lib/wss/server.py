@@ -219,7 +219,8 @@ class Server:
             self.count_refusal(cause)
 
     def stop(self):
-        """Close everything."""
+        """Close everything. Raises RuntimeError when there is no stack."""
+        check_stack()
         if not self.guard.wait(self._stop):  # no step may come in between
             self._stop()
 

@@ -171,7 +171,7 @@ class Terminal(IOBase):
     def _wait(self, data):
         kept = None
         try:
-            check_stack()
+            check_stack(30)  # two more than for a step, which _store() has made when it comes to one
             kept = [0, port.ticks_ms()]  # how many bytes of data are in the buffer, and since when no more
             return self._store(data, kept)
         except:  # a KeyboardInterrupt, or there was no stack or memory to begin with  # noqa: E722
