@@ -104,7 +104,7 @@ def far(keys, folder: Path):
 class Terminal:
     """A program on a terminal of its own: type at it, wait for what it prints."""
 
-    def __init__(self, *words, env, cwd=None):
+    def __init__(self, *words: object, env: dict[str, str], cwd: Path | None = None) -> None:
         self.pid, self.fd = pty.fork()
         if not self.pid:
             try:

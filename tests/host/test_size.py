@@ -48,7 +48,7 @@ def test_a_module_that_grows_is_caught_and_named(tmp_path, measured):
     with open(lib / "wss" / "login.py", "a") as f:
         f.write("\n\ndef more():\n    return %r\n" % ("x" * 500))
     (lib / "wss" / "fresh.py").write_text("a = 1\n")
-    grown = size.measure(lib, states=False)
+    grown = size.measure_modules(lib)
     found = size.over(grown, json.loads(size.BUDGET.read_text()))
     assert any(s.startswith("wss/login.py takes ") and "bytes of flash" in s for s in found)
     assert "wss/fresh.py has no budget" in found

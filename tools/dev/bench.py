@@ -31,8 +31,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import firmware
+from mpremote.transport import TransportError
+from mpremote.transport_serial import SerialTransport
 from ports import free_ports
 from wssctl.cable.port import enter_raw_repl
 from wssctl.errors import WssctlError
@@ -91,21 +94,21 @@ class Wire:
             self.sock.close()
             raise
 
-    def _flush(self):
+    def _flush(self) -> None:
         if self._out.pending:
             self.sock.sendall(self._out.read())
 
-    def _fill(self):
+    def _fill(self) -> None:
         data = self.sock.recv(1 << 18)
         if not data:
             raise BenchError("the board closed the connection")
         self._in.write(data)
 
-    def send(self, data: bytes):
+    def send(self, data: bytes) -> None:
         self.tls.write(data)
         self._flush()
 
-    def more(self):
+    def more(self) -> None:
         """Wait for more in the buffer."""
         while True:
             try:
@@ -126,14 +129,14 @@ class Wire:
         del self.buffer[:n]
         return data
 
-    def close(self):
+    def close(self) -> None:
         self.sock.close()
 
 
 class Session(Wire):
     """A WebREPL client; connected and logged in when made."""
 
-    def __init__(self, address, context, timeout, password: str):
+    def __init__(self, address: tuple[str, int], context: ssl.SSLContext, timeout: float, password: str):
         super().__init__(address, context, timeout)
         try:
             self.send(
@@ -169,11 +172,11 @@ class Session(Wire):
             if op == BINARY:
                 return payload
 
-    def answer(self, what: str):
+    def answer(self, what: str) -> None:
         if (got := self.data()) != b"WB\0\0":
             raise BenchError(f"the board refused to {what} ({got!r}): has its file system room?")
 
-    def settle(self):
+    def settle(self) -> None:
         """A fresh prompt with nothing behind it."""
         self.send(frame(TEXT, b"\x03"))
         self.until(PROMPT)
@@ -243,7 +246,7 @@ class Bench:
     password: str = field(default_factory=lambda: secrets.token_hex(4))  # 8: stock takes 4 to 9 characters
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
-    def run(self, say: Callable[[str], None]):
+    def run(self, say: Callable[[str], None]) -> None:
         listen = repr(self.host if self.host.startswith("127.") else "0.0.0.0")
         self.console.exec("import bench_board")
         kinds = [(k, self.ports[k], self.password) for k in KINDS]
@@ -264,7 +267,7 @@ class Bench:
         self.console.exec("for k in %r: bench_board.stop(k)" % (KINDS,))
         self.console.exec("import os\nfor f in (%r, 'bench_board.py'): os.remove(f)" % FILE)
 
-    def _note(self, work: str, kind: str, value: float):
+    def _note(self, work: str, kind: str, value: float) -> None:
         self.values.setdefault(work, {}).setdefault(kind, []).append(value)
 
     def _open(self, kind: str) -> Wire:
@@ -282,14 +285,15 @@ class Bench:
         raise AssertionError
 
     @contextlib.contextmanager
-    def _session(self, kind: str) -> Iterator:
+    def _session(self, kind: str) -> Iterator[Wire]:
+        """A Session, but for bare TLS."""
         wire = self._open(kind)
         try:
             yield wire
         finally:
             self._close(kind, wire)
 
-    def _close(self, kind: str, wire: Wire):
+    def _close(self, kind: str, wire: Wire) -> None:
         if kind == "ours":
             with contextlib.suppress(OSError, BenchError):
                 wire.send(frame(CLOSE, b"\x03\xe8"))
@@ -298,16 +302,16 @@ class Bench:
         wire.close()
         time.sleep(0.05)
 
-    def _keys(self, kind: str, stock: int):
+    def _keys(self, kind: str, stock: int) -> None:
         times = []
         n = self.sizes.keys[stock]
         with self._session(kind) as s:
-            if kind == "bare":
-                s.send(b"e" + n.to_bytes(4, "big"))
-            else:
+            if isinstance(s, Session):
                 s.settle()
+            else:
+                s.send(b"e" + n.to_bytes(4, "big"))
             for i in range(n):
-                if kind != "bare" and i % 40 == 39:
+                if isinstance(s, Session) and i % 40 == 39:
                     s.settle()
                 time.sleep(0.002)  # nobody types back to back
                 key = b"x" if kind == "bare" else frame(TEXT, b"x")
@@ -322,7 +326,7 @@ class Bench:
         self._note("key", kind, statistics.median(times) * 1e3)
         self._note("key99", kind, times[min(len(times) - 1, math.ceil(len(times) * 0.99) - 1)] * 1e3)
 
-    def _connect(self, kind: str, stock: int):
+    def _connect(self, kind: str, stock: int) -> None:
         times = []
         for _ in range(self.sizes.connects):
             start = time.perf_counter()
@@ -334,11 +338,11 @@ class Bench:
             self._close(kind, wire)
         self._note("connect", kind, statistics.median(times) * 1e3)
 
-    def _get(self, kind: str, stock: int):
+    def _get(self, kind: str, stock: int) -> None:
         size = self.sizes.get[stock]
         content = os.urandom(size)
         with self._session(kind) as s:
-            if kind == "bare":
+            if not isinstance(s, Session):
                 start = time.perf_counter()
                 s.send(b"o" + size.to_bytes(4, "big"))
                 left = size
@@ -387,28 +391,28 @@ class Bench:
         s.answer("write " + FILE)
         return time.perf_counter() - start
 
-    def _put(self, kind: str, stock: int):
+    def _put(self, kind: str, stock: int) -> None:
         size = self.sizes.put[stock]
         content = os.urandom(size)
         with self._session(kind) as s:
-            if kind != "bare":
+            if isinstance(s, Session):
                 s.settle()
             for work, step in (("put", PIECE), ("put1k", SMALL)):
-                if kind == "bare":
+                if isinstance(s, Session):
+                    took = self._send_file(s, content, step)
+                else:
                     start = time.perf_counter()
                     s.send(b"i" + size.to_bytes(4, "big"))
                     for i in range(0, size, step):
                         s.send(content[i : i + step])
                     s.take(1)
                     took = time.perf_counter() - start
-                else:
-                    took = self._send_file(s, content, step)
                 self._note(work, kind, size / took / 1e6)
 
-    def _lines(self, kind: str, stock: int):
+    def _lines(self, kind: str, stock: int) -> None:
         n = self.sizes.lines[stock] // 50
         with self._session(kind) as s:
-            if kind == "bare":
+            if not isinstance(s, Session):
                 start = time.perf_counter()
                 s.send(b"l" + (n * 50).to_bytes(4, "big"))
                 got = 0
@@ -437,12 +441,12 @@ class Bench:
                     raise BenchError(f"{kind}: {n} lines did not come as they were printed")
         self._note("lines", kind, n * 50 / took / 1e6)
 
-    def _paste(self, kind: str, stock: int):
-        if kind == "bare":
-            return
+    def _paste(self, kind: str, stock: int) -> None:
         size = self.sizes.paste[stock]
         source, result = program(size)
         with self._session(kind) as s:
+            if not isinstance(s, Session):
+                return
             s.settle()
             s.send(frame(TEXT, b"\x01"))
             inbox = Inbox(s)
@@ -477,11 +481,11 @@ class Bench:
             s.until(PROMPT)
         self._note("paste", kind, size / took / 1e6)
 
-    def _slowdown(self, kinds: list[str]):
+    def _slowdown(self, kinds: list[str]) -> None:
         wires: dict[str, Wire] = {}
         counts: dict[str, list[tuple[int, int]]] = {}
 
-        def line(text: str):
+        def line(text: str) -> None:
             word, _, rest = text.partition(" ")
             if word == "open":
                 wires[rest] = self._open(rest)
@@ -517,7 +521,7 @@ class Inbox:
         del self._bytes[:n]
         return data
 
-    def until(self, end: bytes):
+    def until(self, end: bytes) -> None:
         got = b""
         while not got.endswith(end):
             got += self.take(1)
@@ -549,21 +553,17 @@ class Console:
     """A board's serial REPL, by way of mpremote. What is printed between calls is read and dropped."""
 
     def __init__(self, device: str):
-        from mpremote.transport import TransportError
-        from mpremote.transport_serial import SerialTransport
-
         try:
             self._transport = SerialTransport(device)
         except TransportError as e:
             raise BenchError(f"{e}: is the port right, and nothing else using it?") from None
         self._wake = os.pipe()
-        self._drainer: threading.Thread | None = None
-        self._drain()
+        self._drainer = self._drain()
 
-    def _drain(self):
+    def _drain(self) -> threading.Thread:
         fd = self._transport.serial.fileno()
 
-        def read():
+        def read() -> None:
             while True:
                 ready = select.select([fd, self._wake[0]], [], [])[0]
                 if self._wake[0] in ready:
@@ -572,11 +572,12 @@ class Console:
                 with contextlib.suppress(OSError):
                     os.read(fd, 1 << 16)
 
-        self._drainer = threading.Thread(target=read, daemon=True)
-        self._drainer.start()
+        drainer = threading.Thread(target=read, daemon=True)
+        drainer.start()
+        return drainer
 
     @contextlib.contextmanager
-    def _raw(self):
+    def _raw(self) -> Iterator[SerialTransport]:
         os.write(self._wake[1], b"x")
         self._drainer.join()
         enter_raw_repl(self._transport, 10)
@@ -584,20 +585,19 @@ class Console:
             yield self._transport
         finally:
             self._transport.exit_raw_repl()
-            self._drain()
+            self._drainer = self._drain()
 
     def exec(self, code: str, line: Callable[[str], None] | None = None) -> str:
         """Run code; its output, or each line of it to `line` as it comes. Raises BenchError with its traceback."""
-        from mpremote.transport import TransportError
-
         buffer = bytearray()
 
-        def consume(data: bytes):
+        def consume(data: bytes) -> None:
             buffer.extend(data)
             while b"\n" in buffer:
                 text, _, rest = bytes(buffer).partition(b"\n")
                 buffer[:] = rest
-                line(text.decode().strip())
+                if line:
+                    line(text.decode().strip())
 
         with self._raw() as transport:
             try:
@@ -607,13 +607,14 @@ class Console:
                 raise BenchError(f"the board's console: {e}") from None
         if error:
             raise BenchError("on the board: " + error.decode(errors="replace").strip().replace("\r\n", " | "))
-        return out.decode()
+        text: str = out.decode()
+        return text
 
-    def upload(self, path: Path, name: str):
+    def upload(self, path: Path, name: str) -> None:
         with self._raw() as transport:
             transport.fs_writefile(name, path.read_bytes())
 
-    def close(self):
+    def close(self) -> None:
         os.write(self._wake[1], b"x")
         self._drainer.join()
         self._transport.close()
@@ -631,10 +632,11 @@ def provision(folder: Path) -> tuple[Path, Credentials]:
     (files / f"SSL_key{UID}.der").write_bytes(device.key_der)
     (files / f"SSL_certificate{UID}.der").write_bytes(device.cert_der)
     key, cert = authority.host("bench", "bench bench")
-    names = [folder / n for n in ("ca.pem", "cert.pem", "key.pem")]
-    for name, data in zip(names, (authority.cert_pem, cert, key), strict=True):
-        name.write_bytes(data)
-    return files, Credentials(*names, "bench bench")
+    credentials = Credentials(folder / "ca.pem", folder / "cert.pem", folder / "key.pem", "bench bench")
+    credentials.ca.write_bytes(authority.cert_pem)
+    credentials.cert.write_bytes(cert)
+    credentials.key.write_bytes(key)
+    return files, credentials
 
 
 @contextlib.contextmanager
@@ -648,6 +650,7 @@ def desk(bits: int, lib: str | None) -> Iterator[tuple[Console, ssl.SSLContext]]
         proc = subprocess.Popen(
             [*command, *(["--lib", lib] if lib else [])], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=env
         )
+        assert proc.stdout
         try:
             tty = proc.stdout.readline().decode().strip()
             if not tty:
@@ -666,6 +669,31 @@ def desk(bits: int, lib: str | None) -> Iterator[tuple[Console, ssl.SSLContext]]
 # The report ---------------------------------------------------------------------------------------------------------
 
 
+class Spread(TypedDict):
+    median: float
+    min: float
+    max: float
+
+
+class Target(TypedDict):
+    against: str  # of KINDS; nothing: an absolute figure
+    how: str
+    wanted: float
+    reached: float
+    ok: bool
+
+
+class Row(TypedDict):
+    """What was measured of a Work; figures and ratios by kind."""
+
+    work: str
+    name: str
+    unit: str
+    figures: dict[str, Spread]
+    ratios: dict[str, Spread]
+    targets: list[Target]
+
+
 def ratios(work: Work, values: dict[str, list[float]], other: str) -> list[float]:
     """How many times as good as `other` ours is, turn by turn; for connect, how many times as long it takes."""
     pairs = zip(values["ours"], values[other], strict=True)
@@ -674,7 +702,7 @@ def ratios(work: Work, values: dict[str, list[float]], other: str) -> list[float
     return [b / a for a, b in pairs]
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> Spread:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -682,15 +710,19 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 1 else f"{x:.3f}"
 
 
-def report(values: dict[str, dict[str, list[float]]]) -> list[dict]:
+def report(values: dict[str, dict[str, list[float]]]) -> list[Row]:
     """One row a work: figures, ratios and whether what was to be reached is."""
     rows = []
     for work in WORKS:
         got = values[work.name]
-        row = {"work": work.label, "name": work.name, "unit": work.unit}
-        row["figures"] = {kind: spread(got[kind]) for kind in KINDS if kind in got}
-        row["ratios"] = {k: spread(ratios(work, got, k)) for k in KINDS[1:] if k in got and work.unit != "%"}
-        row["targets"] = []
+        row: Row = {
+            "work": work.label,
+            "name": work.name,
+            "unit": work.unit,
+            "figures": {kind: spread(got[kind]) for kind in KINDS if kind in got},
+            "ratios": {k: spread(ratios(work, got, k)) for k in KINDS[1:] if k in got and work.unit != "%"},
+            "targets": [],
+        }
         for other, how, wanted in work.targets:
             reached = row["ratios"][other]["median"] if other else row["figures"]["ours"]["median"]
             ok = reached >= wanted if how == "at least" else reached <= wanted
@@ -699,7 +731,7 @@ def report(values: dict[str, dict[str, list[float]]]) -> list[dict]:
     return rows
 
 
-def draw(rows: list[dict], about: dict, path: Path):
+def draw(rows: list[Row], about: dict[str, object], path: Path) -> None:
     """A picture of the ratios: how many times as good as the stock chain ours is, and where bare TLS would be."""
     import matplotlib
 
@@ -712,9 +744,10 @@ def draw(rows: list[dict], about: dict, path: Path):
         better = 1 if row["unit"] == "MB/s" else -1
         stock = row["figures"]["stock"]["median"]
 
-        def times(kind: str, row=row, better=better, stock=stock) -> dict[str, float]:
-            found = {k: (v / stock) ** better for k, v in row["figures"][kind].items()}
-            return found | {"min": min(found.values()), "max": max(found.values())}
+        def times(kind: str, row: Row = row, better: int = better, stock: float = stock) -> Spread:
+            got = row["figures"][kind]
+            median, *ends = ((x / stock) ** better for x in (got["median"], got["min"], got["max"]))
+            return {"median": median, "min": min(ends), "max": max(ends)}
 
         ours = times("ours")
         axes.plot([1, ours["median"]], [y, y], color="#9ecae1", linewidth=8, solid_capstyle="butt", zorder=1)
@@ -735,7 +768,7 @@ def draw(rows: list[dict], about: dict, path: Path):
     axes.set_xlabel(
         "times as good as the firmware's C chain (= 1)\ndot: median, line: spread, cross: to reach", fontsize=9
     )
-    figure.suptitle("wss_repl against the firmware's C websocket + _webrepl\n" + about["board"], fontsize=10)
+    figure.suptitle("wss_repl against the firmware's C websocket + _webrepl\n" + str(about["board"]), fontsize=10)
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), loc="lower right", fontsize=8)
@@ -744,10 +777,10 @@ def draw(rows: list[dict], about: dict, path: Path):
     plt.close(figure)
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown."""
 
-    def cell(figures: dict | None, unit: str = "") -> str:
+    def cell(figures: Spread | None, unit: str = "") -> str:
         if not figures:
             return ""
         return f"{number(figures['median'])}{unit} ({number(figures['min'])}–{number(figures['max'])})"
@@ -765,7 +798,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def versions(console: Console) -> dict:
+def versions(console: Console) -> dict[str, object]:
     def output(*command: str) -> str:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() if not done.returncode else ""
@@ -801,7 +834,7 @@ def main(argv: list[str] | None = None) -> int:
     if a.turns:
         sizes.turns = a.turns
 
-    def say(text: str):
+    def say(text: str) -> None:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

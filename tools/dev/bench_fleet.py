@@ -28,7 +28,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,9 @@ async def _way(spec: list[dict[str, Any]], login: float) -> None:
     """Serves until stdin ends. spec: at, to (addresses), and kind: "", off, silent or cut."""
     loop = asyncio.get_running_loop()
 
-    async def pass_on(reader, writer, first: float, limit: int | None, ends) -> None:
+    async def pass_on(
+        reader: StreamReader, writer: StreamWriter, first: float, limit: int | None, ends: list[StreamWriter]
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
                 if first:
@@ -78,19 +82,23 @@ async def _way(spec: list[dict[str, Any]], login: float) -> None:
 
     def leave(pid: int) -> None:
         open_now[pid] -= 1
-        loop.call_later(_AWAKE, lambda: open_now[pid] or os.kill(pid, signal.SIGSTOP))
+        loop.call_later(_AWAKE, sleep, pid)
 
-    def serve(one: dict[str, Any]):
+    def sleep(pid: int) -> None:
+        if not open_now[pid]:
+            os.kill(pid, signal.SIGSTOP)
+
+    def serve(one: dict[str, Any]) -> Callable[[StreamReader, StreamWriter], Awaitable[None]]:
         pid = one["pid"]
 
-        async def connected(reader, writer) -> None:
+        async def connected(reader: StreamReader, writer: StreamWriter) -> None:
             open_now[pid] += 1
             try:
                 await converse(reader, writer)
             finally:
                 leave(pid)
 
-        async def converse(reader, writer) -> None:
+        async def converse(reader: StreamReader, writer: StreamWriter) -> None:
             data = await reader.read(1)  # one that looks whether the board is on says nothing
             if not data or one["kind"] == "silent":
                 while data:
@@ -145,7 +153,9 @@ class Site:
 
     def __init__(self, folder: Path, boards: int, counts: list[int], login: float = 1.0, pty: int = 0):
         self.folder, self.login, self.timeout = folder, login, max(10, 6 * login)
-        self.keys, self.ways, self.boards = folder / "keys", [], {}
+        self.keys = folder / "keys"
+        self.ways: list[dict[str, str]] = []
+        self.boards: dict[str, Board] = {}
         self.store = Store(str(self.keys))
         self.authority = ca.Authority.create("ROOT CA of the bench")
         key, cert = self.authority.host("ana", PASSPHRASE)
@@ -217,6 +227,7 @@ class Site:
             [sys.executable, __file__, "--way", json.dumps({"login": self.login})],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
+        assert process.stdin and process.stdout
         try:
             process.stdin.write(json.dumps(spec) + "\n")
             process.stdin.flush()
@@ -235,8 +246,9 @@ class Site:
             [sys.executable, "-m", "wssctl", *map(str, words)], env=self.env, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
         )  # fmt: skip
+        assert process.stdout and process.stderr
         errors: list[str] = []
-        reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
+        reader = threading.Thread(target=lambda said: errors.append(said.read()), args=(process.stderr,))
         reader.start()
         timer = threading.Timer(timeout, process.kill)
         timer.start()
@@ -405,17 +417,20 @@ def beside(site: Site, n: int, upydev: Path | None) -> dict[str, Any]:
         return sum(done.stdout.strip() == "42" for done in runs)
 
     mpremote = [str(Path(sys.executable).with_name("mpremote")), "connect"]
+
+    def at_once() -> int:
+        return sum(row.get("output") == "42" for row in site.run("exec", f"@n{n}", code, "--json")["rows"])
+
     with site.way():
-        rows = lambda: site.run("exec", f"@n{n}", code, "--json")["rows"]  # noqa: E731
-        timed("wssctl", lambda: sum(row.get("output") == "42" for row in rows()))
+        timed("wssctl", at_once)
         own = [sys.executable, "-m", "wssctl", "mpremote"]
         timed("mpremote in a loop, through wssctl", lambda: loop(lambda x: [*own, x, "resume", "exec", code]))
         if upydev:
             for option in ("-G", "-GP"):
-                timed(f"upydev {option}", lambda option=option: _upydev(site, names, upydev, option, code))
+                timed(f"upydev {option}", partial(_upydev, site, names, upydev, option, code))
     for name in names:
         os.kill(site.boards[name].pid, signal.SIGCONT)
-    cable = lambda x: [*mpremote, site.boards[x].tty, "resume", "exec", code]  # noqa: E731
+    cable = lambda x: [*mpremote, str(site.boards[x].tty), "resume", "exec", code]  # noqa: E731
     timed("mpremote in a loop, on cables", lambda: loop(cable))
     return found
 

@@ -81,6 +81,7 @@ def stock() -> list[float]:
         data, seconds = image("v1.1.0", SIZE), []
         for _ in range(TURNS):
             with measured._session("stock") as session:
+                assert isinstance(session, bench.Session)
                 session.settle()
                 seconds.append(measured._send_file(session, data, bench.SMALL))
         return seconds

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from board import Board
 from network import Network
@@ -147,8 +148,8 @@ def imports(words: list[str], env: dict[str, str]) -> dict[str, float]:
     return found | {name: float(name in names) for name in ("cryptography", "rich", "ssl", "websockets")}
 
 
-def measure(n: int, turns: int, login: float, trip: float) -> dict:
-    result: dict = {"n": n, "login": login, "trip": trip, "seconds": {}}
+def measure(n: int, turns: int, login: float, trip: float) -> dict[str, Any]:
+    result: dict[str, Any] = {"n": n, "login": login, "trip": trip, "seconds": {}}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         secret = secrets.token_urlsafe(12)
@@ -182,7 +183,7 @@ def measure(n: int, turns: int, login: float, trip: float) -> dict:
     return result
 
 
-def report(result: dict) -> tuple[str, dict[str, bool]]:
+def report(result: dict[str, Any]) -> tuple[str, dict[str, bool]]:
     """A table in Markdown, and which of the goals are reached."""
     n, start = result["n"], statistics.median(result["start"])
     titles = ("a login each", "one kept", "times faster", "a command, kept", "round trips, each", "round trips, kept")

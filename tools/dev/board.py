@@ -238,18 +238,18 @@ class Board:
                 elif fd == self._wake_read:
                     os.read(self._wake_read, 4096)
                 elif fd == console:
-                    data = _read(console)
-                    if data is None:
+                    typed = _read(console)
+                    if typed is None:
                         console, end_of_input = -1, True
-                    elif self._pty is None and ESCAPE in data and os.isatty(console):
+                    elif self._pty is None and ESCAPE in typed and os.isatty(console):
                         console = -1
                         with self._news:
-                            self._queue += data.partition(ESCAPE)[0]
+                            self._queue += typed.partition(ESCAPE)[0]
                             self.left.set()
                             self._news.notify_all()
                     else:
                         with self._news:
-                            self._queue += data
+                            self._queue += typed
                 else:
                     with self._news:
                         data = bytes(self._queue[:4096])

@@ -63,7 +63,7 @@ def index(to: Path, kind: str, files: dict[str, bytes]) -> None:
         path.write_text(text)
 
 
-def check(board, wanted: str, root: str = "lib") -> list[str]:
+def check(board: Cable, wanted: str, root: str = "lib") -> list[str]:
     """What differs on a board (wssctl.cable.Cable) from SHA256SUMS, in words: nothing when it is as released."""
     differ = []
     for line in wanted.splitlines():

@@ -112,7 +112,7 @@ def code() -> str:
     return git("rev-parse", "HEAD:lib", "HEAD:tests").replace("\n", "-")
 
 
-def latest(name: str) -> tuple[str, bool | None, list]:
+def latest(name: str) -> tuple[str, bool | None, list[list[str]]]:
     """As run(), of what ran before; None for passed when it did not, or with other code."""
     result = OUT / f"{name}.result"
     told = result.read_text().split() if result.exists() else [""]
@@ -123,7 +123,7 @@ def latest(name: str) -> tuple[str, bool | None, list]:
     return name, told[1] == "1", found
 
 
-def run(job: tuple[str, str, list[str]]) -> tuple[str, bool, list]:
+def run(job: tuple[str, str, list[str]]) -> tuple[str, bool, list[list[str]]]:
     """(name of the log, whether all passed, rows) of a job."""
     name, target, arguments = job
     name = f"{name}-{target}"

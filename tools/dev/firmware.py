@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,9 @@ def _lock() -> Iterator[None]:
         yield
 
 
-def _run(command: list[str | Path], log: Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> bool:
+def _run(
+    command: Sequence[str | Path], log: Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> bool:
     """Run a command with its output in a log file; tells whether it succeeded."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as out:
@@ -143,7 +145,10 @@ def _unpack(archive: Path, to: Path) -> None:
                 member.linkname = member.linkname.partition("/")[2]
             if member.name:
                 members.append(member)
-        tar.extractall(to, members, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
+        if hasattr(tarfile, "tar_filter"):  # Python 3.11.4
+            tar.extractall(to, members, filter="tar")
+        else:
+            tar.extractall(to, members)
 
 
 def _debian_packages(download: Path, suite: str, *names: str) -> list[Path]:

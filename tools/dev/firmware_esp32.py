@@ -69,14 +69,14 @@ def main() -> int:
         build = ROOT / "build" / "firmware" / "esp32" / name
         words = arguments_for(mpy, args.board, args.variant, build)
         build.parent.mkdir(parents=True, exist_ok=True)
-        steps = [["make", "-C", mpy / "mpy-cross"]]
+        steps: list[list[str | Path]] = [["make", "-C", mpy / "mpy-cross"]]
         steps += [["make", "-C", mpy / "ports" / "esp32", *words, target] for target in ("submodules", "all")]
         if args.port:
             steps.append(["make", "-C", mpy / "ports" / "esp32", *words, f"PORT={args.port}", "deploy"])
         env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "BOARD", "BUILD")}
         for step in steps:
             # ESP-IDF's tools are found by its own script, which is for bash
-            command = ["bash", "-c", '. "$0/export.sh" >/dev/null && exec "$@"', idf, *step]
+            command: list[str | Path] = ["bash", "-c", '. "$0/export.sh" >/dev/null && exec "$@"', idf, *step]
             if subprocess.run(command, env=env | {"IDF_PATH": str(idf)}).returncode:
                 raise BuildError(f"'make {step[-1]}' failed, its output above says why")
     except BuildError as e:

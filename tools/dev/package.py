@@ -16,7 +16,9 @@ def describe(urls: list[list[str]]) -> str:
 
 def version() -> str:
     """That of the bundle, which lib/wss/port.py has."""
-    return re.search(r'^VERSION = "(.+?)"', (ROOT / "lib/wss/port.py").read_text(), re.M)[1]
+    found = re.search(r'^VERSION = "(.+?)"', (ROOT / "lib/wss/port.py").read_text(), re.M)
+    assert found, "lib/wss/port.py has no VERSION"
+    return found[1]
 
 
 def package() -> str:

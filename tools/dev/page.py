@@ -34,8 +34,9 @@ def response(html: str) -> bytes:
     body = gzip.compress(page.encode(), 9, mtime=0)
 
     def allowed(tag: str) -> str:
-        text = re.search(f"<{tag}>(.*?)</{tag}>", page, re.S)[1]
-        return "'sha256-%s'" % base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        found = re.search(f"<{tag}>(.*?)</{tag}>", page, re.S)
+        assert found, f"the page has no <{tag}>"
+        return "'sha256-%s'" % base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
 
     policy = (
         f"default-src 'none'; script-src {allowed('script')}; style-src {allowed('style')}; connect-src 'self'; "

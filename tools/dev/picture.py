@@ -59,18 +59,19 @@ def cast(text: str) -> str:
 def page() -> bytes:
     """A PNG of the page of the same board, after a login."""
     secret = {name: (PLACE / name).read_text() for name in ("passphrase", "password")}
-    port = re.search(r"port=(\d+)", (PLACE / "board/boot.py").read_text())[1]
+    port = re.search(r"port=(\d+)", (PLACE / "board/boot.py").read_text())
+    assert port, "boot.py names no port"
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         (home / "word").write_text("for the browser\n")
-        words = ["host", "export", "--p12", "--new-passphrase-file", home / "word", home / "host.p12"]
+        words: list[str | Path] = ["host", "export", "--p12", "--new-passphrase-file", home / "word", home / "host.p12"]
         env = os.environ | {"USER": "ana", "WSSCTL_KEYS": str(PLACE / "keys")}
         env["WSSCTL_PASSPHRASE"] = secret["passphrase"]
         subprocess.run([sys.executable, "-m", "wssctl", *words], env=env, check=True, stdout=subprocess.DEVNULL)
         install(home, PLACE / "keys/ROOT_CA_cert.pem", home / "host.p12", "for the browser")
         with Board(PLACE / "board") as board, contextlib.closing(Browser(home, 900, 480)) as browser:
             board.read_until(b"wss_repl: listening", 30)
-            if error := browser.go(f"https://localhost:{port}/"):
+            if error := browser.go(f"https://localhost:{port[1]}/"):
                 raise NoBrowser(error)
             browser.until("document.querySelector('form')?.style.display == 'flex'", 60)
             browser.type(secret["password"] + "\r")

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TypedDict
 
 import bench
 import firmware
@@ -44,7 +45,7 @@ def modules(lib: Path = LIB) -> list[str]:
     paths = {p.relative_to(lib).with_suffix("").as_posix().replace("/", "."): p for p in sorted(lib.rglob("*.py"))}
     order: list[str] = []
 
-    def visit(name: str):
+    def visit(name: str) -> None:
         if name in order or name not in paths:
             return
         for node in ast.parse(paths[name].read_text()).body:
@@ -66,11 +67,11 @@ def needed(start: str = "wss_repl", lib: Path = LIB) -> list[str]:
     """Names of the modules that start needs, in order: all it imports at any time but those it does without."""
     found = {start}
 
-    def visit(node: ast.AST):
+    def visit(node: ast.AST) -> None:
         if isinstance(node, ast.Try) and any(h.type and "ImportError" in ast.unparse(h.type) for h in node.handlers):
             return
         names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module] + [f"{node.module}.{n}" for n in names]
         for name in names:
             file = lib / path(name)
@@ -135,7 +136,49 @@ def import_heap(mpy: Path | None, names: list[str]) -> dict[str, int]:
         return costs
 
 
-def states_heap(lib: Path | None = None) -> dict[str, int]:
+class States(TypedDict):
+    """Bytes of heap in each state. tls: of mbedTLS's context, and with a connection. loaded: modules in a session."""
+
+    tls: list[int]
+    imported: int
+    listening: int
+    session: int
+    put: int
+    loaded: list[str]
+
+
+class Allowed(TypedDict):
+    """Of a module, in size.json."""
+
+    flash: int
+    heap: int
+    why: str
+
+
+class Budget(TypedDict):
+    """size.json. goals: bytes, by what goals() calls it."""
+
+    modules: dict[str, Allowed]
+    goals: dict[str, int]
+
+
+class Result(TypedDict):
+    """What is measured: bytes of each module by COLUMNS, and of all."""
+
+    modules: dict[str, dict[str, int]]
+    firmware: int
+
+
+class WholeResult(Result):
+    """And of the server's states."""
+
+    frozen: States
+    needed: list[str]
+    repl: dict[str, int]
+    kept: int
+
+
+def states_heap(lib: Path | None = None) -> States:
     """Bytes of heap over those of a bare REPL on a 32-bit board, less those of mbedTLS's objects ("tls": of a context,
     and of that with a connection), and which modules a session has loaded.
 
@@ -152,26 +195,32 @@ def states_heap(lib: Path | None = None) -> dict[str, int]:
             raw("s=c.wrap_socket(socket.socket(),server_side=True,do_handshake_on_connect=False)")
             tls.append(raw.used() - bare)
             raw("del c,s")
-            states, bare = {"tls": tls}, raw.used()
+            bare = raw.used()
             raw("import wss_repl")
-            states["imported"] = raw.used() - bare
+            imported = raw.used() - bare
             raw("wss_repl.start(port=%d, password='secret', host='127.0.0.1')" % port)
-            states["listening"] = raw.used() - bare - tls[0]
+            listening = raw.used() - bare - tls[0]
             session = bench.Session(("127.0.0.1", port), credentials.context(), 10, "secret")
-            states["session"] = raw.used() - bare - tls[1]
+            in_session = raw.used() - bare - tls[1]
             session.send(bench.file_request(1, bench.FILE, PUT))
             session.answer("write")
             for _ in range(PUT // bench.PIECE // 2):
                 session.send(bench.frame(bench.BINARY, b"x" * bench.PIECE))
-            states["put"] = raw.used() - bare - tls[1]
+            put = raw.used() - bare - tls[1]
             for _ in range(PUT // bench.PIECE // 2):
                 session.send(bench.frame(bench.BINARY, b"x" * bench.PIECE))
             session.answer("write")
             loaded = raw("import sys;print(*sys.modules)").split()
             session.sock.shutdown(socket.SHUT_RDWR)
             session.close()
-            states["loaded"] = [n for n in modules() if n in loaded]
-            return states
+            return {
+                "tls": tls,
+                "imported": imported,
+                "listening": listening,
+                "session": in_session,
+                "put": put,
+                "loaded": [path(n) for n in modules() if n in loaded],
+            }
 
 
 def image_growth(lib: Path = LIB) -> tuple[dict[str, int], int]:
@@ -189,7 +238,8 @@ def image_growth(lib: Path = LIB) -> tuple[dict[str, int], int]:
 
         def size(some: list[Path]) -> int:
             c, o = out / "frozen.c", out / "frozen.o"
-            tool = [sys.executable, src / "tools" / "mpy-tool.py", "-f", "-q", build / "genhdr/qstrdefs.preprocessed.h"]
+            names = build / "genhdr/qstrdefs.preprocessed.h"
+            tool: list[str | Path] = [sys.executable, src / "tools" / "mpy-tool.py", "-f", "-q", names]
             with open(c, "w") as f:
                 subprocess.run([*tool, "-mlongint-impl=mpz", *some], stdout=f, check=True)
             include = [f"-I{p}" for p in (src, src / "ports/unix", build, firmware.VARIANT)]
@@ -203,32 +253,36 @@ def image_growth(lib: Path = LIB) -> tuple[dict[str, int], int]:
         return {n: size([f]) for n, f in zip(modules(lib), files, strict=True)}, size(files)
 
 
-def measure(lib: Path = LIB, states: bool = True) -> dict:
+def measure_modules(lib: Path = LIB) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         mpy = Path(folder)
         flash = compile_all(lib, mpy)
         heap = import_heap(mpy, list(flash))
         frozen = import_heap(None, list(flash)) if lib == LIB else heap
     image, together = image_growth(lib)
-    result = {
-        "modules": {
-            path(n): {"flash": flash[n], "heap": heap[n], "frozen": frozen[n], "firmware": image[n]} for n in flash
-        },
-        "firmware": together,
+    costs = {path(n): {"flash": flash[n], "heap": heap[n], "frozen": frozen[n], "firmware": image[n]} for n in flash}
+    return {"modules": costs, "firmware": together}
+
+
+def measure(lib: Path = LIB) -> WholeResult:
+    result = measure_modules(lib)
+    costs = result["modules"]
+    wanted = [path(n) for n in needed(lib=lib)]
+    repl = {k: sum(costs[n][k] for n in wanted) for k in COLUMNS}
+    # Credentials are read at the start only, and their readers let go of
+    dropped = re.search(r"_port\.unload\((.+)\)", (lib / "wss_repl.py").read_text())
+    assert dropped, "wss_repl.py unloads nothing"
+    gone = {f"wss/{n}.py" for n in re.findall(r'"(\w+)"', dropped[1])} & set(wanted)
+    return {
+        **result,
+        "frozen": states_heap(None if lib == LIB else lib),
+        "needed": wanted,
+        "repl": repl,
+        "kept": repl["heap"] - sum(costs[n]["heap"] for n in gone),
     }
-    if states:
-        result["frozen"] = found = states_heap(None if lib == LIB else lib)
-        found["loaded"] = [path(n) for n in found["loaded"]]
-        result["needed"] = [path(n) for n in needed(lib=lib)]
-        result["repl"] = {k: sum(result["modules"][n][k] for n in result["needed"]) for k in COLUMNS}
-        # Credentials are read at the start only, and their readers let go of
-        dropped = re.search(r"_port\.unload\((.+)\)", (lib / "wss_repl.py").read_text())[1]
-        gone = {f"wss/{n}.py" for n in re.findall(r'"(\w+)"', dropped)} & set(result["needed"])
-        result["kept"] = result["repl"]["heap"] - sum(result["modules"][n]["heap"] for n in gone)
-    return result
 
 
-def over(result: dict, budget: dict) -> list[str]:
+def over(result: Result, budget: Budget) -> list[str]:
     """One sentence for each module that costs more than size.json allows."""
     found = []
     for name, costs in result["modules"].items():
@@ -236,42 +290,46 @@ def over(result: dict, budget: dict) -> list[str]:
         if not allowed:
             found.append(f"{name} has no budget")
             continue
-        for what in ("flash", "heap"):
-            if costs[what] > allowed[what]:
-                found.append(f"{name} takes {costs[what]} bytes of {what}, {allowed[what]} are allowed")
+        for what, most in (("flash", allowed["flash"]), ("heap", allowed["heap"])):
+            if costs[what] > most:
+                found.append(f"{name} takes {costs[what]} bytes of {what}, {most} are allowed")
     return found
 
 
-def goals(result: dict, budget: dict) -> list[tuple[str, int, int]]:
+def goals(result: WholeResult, budget: Budget) -> list[tuple[str, int, int]]:
     """(what, bytes, bytes aimed at) for the totals."""
+    states = result["frozen"]
     got = {
         "flash of a wss REPL": result["repl"]["flash"],
         "flash of ussl": result["modules"]["ussl.py"]["flash"],
         "heap after import, not frozen": result["kept"],
-        **{f"heap frozen, {k}": result["frozen"][k] for k in ("imported", "listening", "session", "put")},
+        "heap frozen, imported": states["imported"],
+        "heap frozen, listening": states["listening"],
+        "heap frozen, session": states["session"],
+        "heap frozen, put": states["put"],
     }
     return [(what, got[what], aim) for what, aim in budget["goals"].items()]
 
 
-def accept(result: dict, budget: dict, reason: str):
+def accept(result: Result, budget: Budget, reason: str) -> None:
     """Make the present figures the budget; what has changed gets the reason."""
     for name in set(budget["modules"]) - set(result["modules"]):
         del budget["modules"][name]
     for name, costs in result["modules"].items():
-        old = budget["modules"].get(name, {})
+        old = budget["modules"].get(name)
         # Room for a name that another module had before: which module pays for it depends on the order of imports
-        new = {k: (costs[k] + room) // room * room for k, room in (("flash", 32), ("heap", 128))}
-        if {k: old.get(k) for k in new} != new:
-            budget["modules"][name] = new | {"why": reason}
+        flash, heap = ((costs[k] + room) // room * room for k, room in (("flash", 32), ("heap", 128)))
+        if old is None or (old["flash"], old["heap"]) != (flash, heap):
+            budget["modules"][name] = {"flash": flash, "heap": heap, "why": reason}
     budget["modules"] = dict(sorted(budget["modules"].items()))
     BUDGET.write_text(json.dumps(budget, indent=2) + "\n")
 
 
-def table(result: dict, budget: dict) -> str:
+def table(result: WholeResult, budget: Budget) -> str:
     """Markdown."""
     out = ["| module | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "--:|" * len(COLUMNS)]
 
-    def line(name: str, costs: dict, form: str = "%s"):
+    def line(name: str, costs: dict[str, int], form: str = "%s") -> None:
         out.append(f"| {form % name} | " + " | ".join(form % f"{costs[k]:,}" for k in COLUMNS) + " |")
 
     for name in result["needed"]:
@@ -301,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
     except subprocess.CalledProcessError as e:
         print(f"size: {Path(e.cmd[0]).name} failed", file=sys.stderr)
         return 1
-    budget = json.loads(BUDGET.read_text())
+    budget: Budget = json.loads(BUDGET.read_text())
     if a.accept:
         accept(result, budget, a.accept)
     text = table(result, budget)
