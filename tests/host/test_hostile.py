@@ -482,7 +482,7 @@ CASES = [
     (files_unasked, CODE, 6, "files that nobody asked for"),
     (files_unasked, LS, 6, "files that nobody asked for"),
     (drip_raw, CODE, 6, "does not enter the raw REPL in time and prints meanwhile (>>> tick)"),
-    (window_of_none, CODE, 6, "does not take the code"),
+    (window_of_none, CODE, 6, "has a window of 0 bytes"),
     (no_end, LS, 6, "prints meanwhile (tick)"),
     (long_list, LS, 6, "does not end the code"),
     (deaf, ("put", "large"), 6, "does not take what is sent"),

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -203,6 +204,28 @@ def test_a_board_that_is_off_is_said_to_client_and_operator(desk):
         assert refused.value.response.status_code == 502
         assert b"refuses connections" in refused.value.response.body
         assert "refuses connections" in process.stderr.readline() + process.stderr.readline()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
+def test_out_of_descriptors_it_tells_and_goes_on(desk):
+    with proxied(desk) as process:
+        assert "Ctrl-C ends it" in process.stderr.readline()
+        open_now = {int(name) for name in os.listdir(f"/proc/{process.pid}/fd")}
+        free = next(n for n in range(len(open_now) + 1) if n not in open_now)
+        soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (free, hard))
+        told = "no connection can be taken (Too many open files)"
+        # The accept() that waits has its descriptor already, but there is none to look up whose the connection is
+        with socket.create_connection(("127.0.0.1", process.port)) as sock:
+            assert told in process.stderr.readline()
+            sock.settimeout(30)
+            assert sock.recv(1) == b""
+        assert told in process.stderr.readline()  # the next accept() has none
+        with socket.create_connection(("127.0.0.1", process.port)) as sock:
+            sock.sendall(b"PUT / HTTP/1.1\r\n\r\n")
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+            sock.settimeout(30)
+            assert sock.recv(12) == b"HTTP/1.1 405"
 
 
 def test_what_makes_no_sense_is_refused_at_once(desk, running):

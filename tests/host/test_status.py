@@ -1,6 +1,7 @@
 """`wssctl status`: what boards say of themselves, on one and on several."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -21,6 +22,7 @@ def test_a_board_answers_and_its_program_goes_on(desk):
     done = desk.run(*WSSCTL, "status", desk.url)
     assert done.returncode == 0, done
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert re.fullmatch(r".+, serial [0-9a-f]+", lines["host"]), lines["host"]
     assert lines["clock"] == "right" and "free" in lines["heap"] and "days" in lines["certificate"], done.stdout
     assert "KeyboardInterrupt" not in desk.board.log.decode()
     said = json.loads(desk.run(*WSSCTL, "status", "--json", desk.url).stdout)
@@ -42,6 +44,11 @@ def test_a_board_answers_and_its_program_goes_on(desk):
 )
 def test_uptime(running, words):
     assert status._uptime(running) == words
+
+
+def test_pairs_are_words():
+    words = status._words({"status": {"client": ["127.0.0.1", 5000], "host": ["HOST ana", "1f"], "lacks": "a,b"}}, None)
+    assert (words["client"], words["host"], words["lacks"]) == ("127.0.0.1:5000", "HOST ana, serial 1f", "a,b")
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_a_bundle_that_is_signed_now_or_at_build_time(keys, tmp_path, newer, ope
         overlay = ["--overlay"] if kind == FROZEN else []
         before = desk.files()
         said = desk.update(newer(), *overlay, status=1)
-        assert "It takes signed updates alone" in said and desk.files() == before
+        assert f"{desk.url}: It takes signed updates alone" in said and desk.files() == before
         assert "no UPDATE_key.pem" in desk.update(operator | newer(), *overlay, "--sign", status=7)
         made = desk.run(*WSSCTL, "ca", "update-key", env=operator)
         assert made.returncode == 0, made
@@ -372,7 +372,7 @@ def test_an_image_that_is_signed_and_those_that_are_not(keys, tmp_path, operator
         new = image("v1.26.0")
         file = desk.directory.parent / "new.bin"
         said = desk.firmware(new, status=1)
-        assert "It takes signed updates alone" in said and desk.writes() == 0
+        assert f"{desk.url}: It takes signed updates alone" in said and desk.writes() == 0
         assert desk.run(*WSSCTL, "ca", "update-key", env=operator).returncode == 0
         assert desk.run(*WSSCTL, "sign", file, env=operator).returncode == 0
         # FILE.signed is taken along; of another image it is refused here, and by the board

@@ -141,7 +141,10 @@ def run(args: argparse.Namespace, work: Callable[[Dialler], str], what: str) -> 
     boards = named(args)
     if boards is not None:
         return on_each(args, boards, one, Engine(canary=True))
-    outcome = Outcome(args.url, 0, one(Dialler(args)))
+    try:
+        outcome = Outcome(args.url, 0, one(Dialler(args)))
+    except BoardError as e:  # which says "It ..." of a board that the others' table names
+        raise BoardError(f"{args.url}: {e}") from e
     print(outcome.as_json() if args.json else f"{args.url}: {shown(outcome.words)}")
     return 0
 

@@ -61,11 +61,13 @@ def known(store: Store, number: str) -> Who:
 
 
 def which(store: Store, who: str) -> list[Who]:
-    """Hosts by id, user name, name as `wssctl host list` shows it, certificate file, serial or fingerprint (6 digits of
-    one that was signed here are enough). A name stands for all certificates that bear it: a laptop that was renewed
-    has two, and is gone with both. The latest comes first. Raises UsageError."""
-    if Path(who).is_file():
-        return [of(store.read(Path(who)))]
+    """Hosts by id, user name, name as `wssctl host list` shows it, certificate file (one in the key folder needs no
+    path), serial or fingerprint (6 digits of one that was signed here are enough). A name stands for all certificates
+    that bear it: a laptop that was renewed has two, and is gone with both. The latest comes first. Raises
+    UsageError."""
+    for path in (Path(who), store.folder / who):
+        if path.is_file():
+            return [of(store.read(path))]
     number = trustlist.number(who)
     is_hex = bool(number) and all(c in "0123456789abcdef" for c in number)
     names = {who, f"HOST {who}"}

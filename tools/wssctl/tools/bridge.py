@@ -185,13 +185,13 @@ class _Tcp:
 
     def arrived(self) -> "_Connection | None":
         try:
-            sock, address = self._sock.accept()
-        except OSError:
+            sock, ours = loopback.take(self._sock)
+        except OSError:  # mostly because nobody waits
             return None
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         new = _Connection(sock)
-        if not loopback.is_ours(address, self._sock.getsockname()):
+        if not ours:
             new.refuse(_FOREIGN)
             return None
         return new

@@ -25,6 +25,17 @@ def listen(number: int, option: str) -> socket.socket:
     return sock
 
 
+def take(listener: socket.socket) -> tuple[socket.socket, bool]:
+    """The next connection, and whether it is this user's. Raises OSError: there is no descriptor left for it, or to see
+    whose it is; then it is closed."""
+    sock, address = listener.accept()
+    try:
+        return sock, is_ours(address, listener.getsockname())
+    except OSError:
+        sock.close()
+        raise
+
+
 def is_ours(address: tuple[str, int], ours: tuple[str, int]) -> bool:
     """Whether who has connected from `address` to `ours` is this user; True where the system does not tell."""
     return not _TABLES[0].exists() or _owner(address, ours) == os.getuid()

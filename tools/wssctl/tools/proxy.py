@@ -15,6 +15,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from urllib.parse import urlsplit
 
 from ..boards.dialler import credentials_for
@@ -30,6 +31,7 @@ _MOST = 8  # connections at a time; a board takes one session, and turns others 
 _HEAD_MAX = 8192  # bytes of a request; the board takes fewer and says so
 _HEAD_TIME = 10.0  # s for a request to arrive
 _LAST_WORDS = 1.0  # s for who is refused to take the answer
+_AGAIN = 1.0  # s until the next try, when this machine has no descriptor left
 _ROOM = 1 << 16  # bytes that wait for one side before no more is read from the other
 _PIECE = 1 << 14  # a TLS record
 
@@ -50,19 +52,24 @@ def proxy(args: argparse.Namespace) -> int:
     # the passphrase is asked for now, and nobody has to wait for it later
     there = _Board(target, credentials, credentials.context(), name, args.timeout)
     with loopback.listen(args.local_port, "--local-port") as listener:
-        ours = listener.getsockname()
-        print(f"{target} is at ws://127.0.0.1:{ours[1]}", flush=True)
+        port = listener.getsockname()[1]
+        print(f"{target} is at ws://127.0.0.1:{port}", flush=True)
         print("For programs of this user; the board asks for its password. Ctrl-C ends it.", file=sys.stderr)
         free = threading.BoundedSemaphore(_MOST)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
-                sock, address = listener.accept()
-                if not loopback.is_ours(address, ours):
+                try:
+                    sock, ours = loopback.take(listener)
+                except OSError as e:  # out of descriptors, for instance; who waits in the queue is served later
+                    say(f"proxy: no connection can be taken ({e.strerror}); trying again.")
+                    time.sleep(_AGAIN)
+                    continue
+                if not ours:
                     _end(sock, _Refused("403 Forbidden", "this port is for another user of this machine"))
                 elif not free.acquire(blocking=False):
                     _end(sock, _Refused("503 Service Unavailable", f"{_MOST} connections are open already"))
                 else:
-                    words = (sock, there, ours[1], allowed, free)
+                    words = (sock, there, port, allowed, free)
                     threading.Thread(target=_serve, args=words, daemon=True).start()
     return 0
 

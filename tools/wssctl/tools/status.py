@@ -71,9 +71,10 @@ def _words(said: dict[str, Any], der: bytes | None) -> dict[str, Any]:
         words["certificate"] = f"until {until:%Y-%m-%d}, {(until - datetime.now(UTC)).days} days"
     words["clock"] = _clock(said.get("clock"))
     keys = ("client", "update", "last_refusal", "lacks", "host")
+    between = {"client": ":", "host": ", serial "}  # of the two that are pairs
     for title, key in zip(("client", "last update", "last refusal", "lacks", "host"), keys, strict=True):
         if value := report.get(key):
-            words[title] = ":".join(map(str, value)) if title == "client" else str(value)
+            words[title] = between.get(key, ", ").join(map(str, value)) if isinstance(value, list) else str(value)
     if isinstance(refused := report.get("refused"), dict) and refused:
         words["refused"] = ", ".join(f"{cause} {n}" for cause, n in refused.items())
     return {title: value if isinstance(value, str) else json.dumps(value) for title, value in words.items()}
