@@ -45,6 +45,12 @@ class Desk:
         }
         self.ready(prompt)
 
+    @classmethod
+    def new(cls, keys, folder: Path, kind: str) -> "Desk":
+        """With a board (`unix` or `unix32`) whose files are in `folder`/board."""
+        shutil.copytree(keys.board, folder / "board")
+        return cls(keys, Unix(kind), folder / "board")
+
     def ready(self, prompt=True):
         """Until it listens, and until its REPL waits, unless a program runs on it."""
         self.board.read_until(b"wss_repl: listening", 60)
@@ -77,6 +83,13 @@ class Desk:
         finally:
             code = self.board.proc.poll()
             assert code is None, f"the board ended with {code}; the console's end: {self.board.log[-3000:]!r}"
+
+    def shell(self, *lines, code=0) -> str:
+        """What one `wssctl shell` prints that runs these lines. It must end well unless a code is given."""
+        done = self.run(*WSSCTL, "shell", self.url, stdin="\n".join(lines) + "\n")
+        assert done.returncode == code, done
+        assert "Traceback" not in done.stderr or '"<stdin>"' in done.stderr, "not the board's but ours"
+        return done.stdout + done.stderr
 
     def wssctl(self, command, *words, **more) -> subprocess.CompletedProcess:
         return self.run(*WSSCTL, command, self.url, *words, **more)

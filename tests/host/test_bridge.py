@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import stat
@@ -16,14 +15,11 @@ import time
 import pytest
 import serial
 from desk import WSSCTL, Desk, far
-from targets import Unix
 
 
 @pytest.fixture(scope="module")
 def desk(keys, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("desk")
-    shutil.copytree(keys.board, folder / "board")
-    with Desk(keys, Unix("unix32"), folder / "board") as running:
+    with Desk.new(keys, tmp_path_factory.mktemp("desk"), "unix32") as running:
         yield running
 
 

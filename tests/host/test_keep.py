@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from desk import PASSWORD, WSSCTL, Desk
 from keeping import End, exec_, holder, its_socket, keeping, start
-from targets import ROOT, UID, Unix
+from targets import ROOT, UID
 from wssctl.boards.dialler import open_board
 from wssctl.errors import KeyFileError
 from wssctl.keys.ca import Authority
@@ -29,9 +29,7 @@ from wssctl.wire import kept
 
 @pytest.fixture(scope="module")
 def board(keys, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("keep")
-    shutil.copytree(keys.board, folder / "board")
-    with Desk(keys, Unix("unix"), folder / "board") as desk:
+    with Desk.new(keys, tmp_path_factory.mktemp("keep"), "unix") as desk:
         yield desk
 
 

@@ -17,16 +17,14 @@ import pytest
 from desk import WSSCTL, Desk, Terminal
 from keeping import End, exec_, holder, its_socket, keeping, start
 from site_of_boards import PASSWORD, Site
-from targets import UID, Unix
+from targets import UID
 from wssctl.boards.dialler import open_board
 from wssctl.wire.kept import KeptLink
 
 
 @pytest.fixture(scope="module")
 def board(keys, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("keep")
-    shutil.copytree(keys.board, folder / "board")
-    with Desk(keys, Unix("unix"), folder / "board") as desk:
+    with Desk.new(keys, tmp_path_factory.mktemp("keep"), "unix") as desk:
         yield desk
 
 

@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import threading
 
 import pytest
 from desk import PASSWORD, WSSCTL, Desk
-from targets import Unix
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from wssctl.errors import UsageError
@@ -24,9 +22,7 @@ PAGE = "http://micropython.org"
 
 @pytest.fixture(scope="module")
 def desk(keys, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("desk")
-    shutil.copytree(keys.board, folder / "board")
-    with Desk(keys, Unix("unix32"), folder / "board") as running:
+    with Desk.new(keys, tmp_path_factory.mktemp("desk"), "unix32") as running:
         yield running
 
 

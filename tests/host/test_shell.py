@@ -16,22 +16,13 @@ from targets import Unix
 
 @pytest.fixture
 def desk(keys, tmp_path):
-    shutil.copytree(keys.board, tmp_path / "board")
-    with Desk(keys, Unix("unix32"), tmp_path / "board") as running:
+    with Desk.new(keys, tmp_path, "unix32") as running:
         yield running
 
 
 @pytest.fixture
-def sh(desk, tmp_path):
-    """sh(line) runs it and returns what it printed; it must end well unless a code is given."""
-
-    def run(*lines, code=0):
-        done = desk.run(*WSSCTL, "shell", desk.url, stdin="\n".join(lines) + "\n", cwd=tmp_path)
-        assert done.returncode == code, done
-        assert "Traceback" not in done.stderr or '"<stdin>"' in done.stderr, "not the board's but ours"
-        return done.stdout + done.stderr
-
-    return run
+def sh(desk):
+    return desk.shell
 
 
 def test_files_on_the_board(sh, desk, tmp_path):

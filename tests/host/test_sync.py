@@ -6,28 +6,20 @@ import shutil
 
 import pytest
 from desk import WSSCTL, Desk
-from targets import UID, Unix
+from targets import UID
 from wssctl.errors import KeyFileError, UsageError
 from wssctl.tools.transfer import put_plan
 
 
 @pytest.fixture
 def desk(keys, tmp_path):
-    shutil.copytree(keys.board, tmp_path / "board")
-    with Desk(keys, Unix("unix"), tmp_path / "board") as running:
+    with Desk.new(keys, tmp_path, "unix") as running:
         yield running
 
 
 @pytest.fixture
-def sh(desk, tmp_path):
-    """sh(lines) runs them in one shell and returns what it printed; it must end well unless a code is given."""
-
-    def run(*lines, code=0):
-        done = desk.run(*WSSCTL, "shell", desk.url, stdin="\n".join(lines) + "\n", cwd=tmp_path)
-        assert done.returncode == code and "Traceback" not in done.stderr, done
-        return done.stdout + done.stderr
-
-    return run
+def sh(desk):
+    return desk.shell
 
 
 def write(where, /, **files):

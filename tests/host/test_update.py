@@ -180,8 +180,15 @@ def test_without_a_login_the_second_start_goes_back(keys, tmp_path, newer):
         assert "9.0.1 was taken back: no login proved it" in desk.wssctl("exec", "pass").stderr
 
 
-ROOM = """\
-import os, vfs
+# Of a board whose boot.py has another file system: its keys and boot.py go there, too
+MOVE = """\
+def move(to):
+    for n in os.listdir("/"):
+        if n.endswith(("der", "pem", "boot.py")):
+            with open("/" + n, "rb") as f, open(to + n, "wb") as g:
+                g.write(f.read())
+"""
+ROOM = f"import os, vfs\n{MOVE}" + """\
 class Ram:
     def __init__(self, n): self.d = bytearray(n * 512)
     def readblocks(self, n, b, o=0): b[:] = memoryview(self.d)[n * 512 + o : n * 512 + o + len(b)]
@@ -190,10 +197,7 @@ class Ram:
 disk = Ram(%d)
 vfs.VfsLfs2.mkfs(disk)
 vfs.mount(vfs.VfsLfs2(disk), "/ram")
-for n in os.listdir("/"):
-    if n.endswith(("der", "pem", "boot.py")):
-        with open("/" + n, "rb") as f, open("/ram/" + n, "wb") as g:
-            g.write(f.read())
+move("/ram/")
 os.chdir("/ram")
 """
 

@@ -5,12 +5,11 @@ import shutil
 import pytest
 from desk import PASSWORD
 from targets import Unix
-from test_update import NEW, Updated, newer  # noqa: F401
+from test_update import MOVE, NEW, Updated, newer  # noqa: F401
 from wssctl.boards import modules
 
 # The flash is a file, so that it outlives a reset. Once it is there keys and boot.py are in it, too.
-BOOT = """\
-import os, sys, vfs
+BOOT = f"import os, sys, vfs\n{MOVE}" + """\
 class Flash:
     def __init__(self, blocks):
         self.n = blocks
@@ -36,10 +35,7 @@ try:
 except OSError:
     vfs.VfsFat.mkfs(flash)
     vfs.mount(vfs.VfsFat(flash), "/flash")
-    for n in os.listdir("/"):
-        if n.endswith(("der", "pem", "boot.py")):
-            with open("/" + n, "rb") as f, open("/flash/" + n, "wb") as g:
-                g.write(f.read())
+    move("/flash/")
 os.chdir("/flash")
 sys.path[1:1] = ["/flash", "/flash/lib"]
 """

@@ -82,8 +82,10 @@ class Client:
         With `keep` the connection is another process's, which holds it for so many seconds after its last use and
         lends it to one client after the other (kept.py): only the first one logs in."""
         target = parse_target(url, takeover) if isinstance(url, str) else url
-        if keep and (held := kept.open(target, credentials, password, server_name, timeout, keep)):
-            return cls(held, timeout)
+        if keep:
+            wanted = kept.Wanted(target, credentials, password, server_name, timeout, keep)
+            if held := kept.open(wanted):
+                return cls(held, timeout)
         if not keep:
             kept.release(target)
         from .websocket import WebSocketLink

@@ -20,7 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import errors
 from ..errors import ConnectionLost, KeyFileError, NoAnswer, SessionInUse, UsageError, WssctlError
@@ -248,16 +248,21 @@ class KeptLink(Link):
             self._lost = ConnectionLost(f"The process that kept the connection to {self.target} has ended; try again.")
 
 
-def open(
-    target: Target,
-    credentials: Credentials | None,
-    password: str | Callable[[], str],
-    server_name: str | Callable[[], str | None] | None,
-    timeout: float,
-    keep: float,
-) -> KeptLink | None:
+class Wanted(NamedTuple):
+    """A connection that is to be kept, `keep` seconds after its last use; the rest is Client.connect()'s."""
+
+    target: Target
+    credentials: Credentials | None
+    password: str | Callable[[], str]
+    server_name: str | Callable[[], str | None] | None
+    timeout: float
+    keep: float
+
+
+def open(wanted: Wanted) -> KeptLink | None:
     """The kept connection to a board, which is made if there is none yet. None where there can be none, which is said.
     Raises what Client.connect() raises."""
+    target, credentials, password, server_name, timeout, keep = wanted
     deadline, fresh = Deadline(timeout), False
     hello: dict[str, Any] = {"who": who(), "keep": keep, "path": target.path, "timeout": timeout}
     hello["identity"] = identity(target, credentials)
@@ -271,7 +276,7 @@ def open(
             if (sock := dial(path)) is None:
                 from .start import start
 
-                fresh = start(path, target, credentials, password, server_name, timeout, keep) or fresh
+                fresh = start(path, wanted) or fresh
                 deadline = Deadline(timeout)
                 continue
             link = KeptLink(sock, target, timeout)

@@ -6,28 +6,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import KeyFileError, NoAnswer
 from ..text import shown
 from . import kept
-from .link import Credentials, Deadline, Target
+from .link import Credentials, Deadline
 
 
-def start(
-    path: Path,
-    target: Target,
-    credentials: Credentials | None,
-    password: str | Callable[[], str],
-    server_name: str | Callable[[], str | None] | None,
-    timeout: float,
-    keep: float,
-) -> bool:
+def start(path: Path, wanted: kept.Wanted) -> bool:
     """Starts a holder at `path`; False when somebody else just does. Secrets are asked for here, and reach it through a
     pipe. Raises KeyFileError, kept.NoPlace."""
     import fcntl  # there are holders on POSIX alone
 
+    target, credentials, password, server_name, timeout, keep = wanted
     spec = {
         "target": target[:3],
         "identity": kept.identity(target, credentials),
