@@ -43,7 +43,7 @@ from wssctl.errors import (
 )
 from wssctl.keys import ca
 from wssctl.tools.transfer import pair
-from wssctl.wire import client as client_module
+from wssctl.wire import files
 from wssctl.wire.client import Client
 from wssctl.wire.link import Credentials, Target, parse_target
 
@@ -256,7 +256,7 @@ class Board:
             self.ws.send(struct.pack("<H", len(piece)) + piece)
             if not piece:
                 # the acknowledgements that were ahead of the end
-                ahead = self.behaviour.get("ahead", client_module._ACKS_AHEAD) - 1 - acks
+                ahead = self.behaviour.get("ahead", files._ACKS_AHEAD) - 1 - acks
                 while ahead > 0:
                     ahead -= len(self.ws.recv())
                 return
@@ -634,7 +634,7 @@ def test_get_takes_the_largest_piece(keys):
 
 
 def test_get_asks_ahead(keys, monkeypatch):
-    monkeypatch.setattr("wssctl.wire.client._ACKS_AHEAD", 8)
+    monkeypatch.setattr("wssctl.wire.files._ACKS_AHEAD", 8)
     with Board(keys.server_context(), count_acks=True) as board, connect(board, keys) as client:
         board.files["x"] = data = os.urandom(9000)
         assert client.get("x") == client.get("x") == data

@@ -18,8 +18,7 @@ from ports import free_port
 from targets import UID
 from wssctl.boards import modules
 from wssctl.boards.registry import Registry
-from wssctl.cable import port
-from wssctl.cable import setup as provision
+from wssctl.cable import credentials, port, startup
 from wssctl.cable.port import Cable
 from wssctl.errors import BoardError, ConnectionLost, Unreachable
 from wssctl.keys import ca
@@ -217,8 +216,8 @@ def test_the_board_has_its_name_before_it_joins_the_network(desk, module, boot, 
 
 
 def test_a_name_that_a_network_does_not_take_is_told(capsys):
-    assert "hostname('room1')" in provision._hostname("room1.example.org") and not capsys.readouterr().err
-    assert provision._hostname("r" * 33) == "" and "will not be found" in capsys.readouterr().err
+    assert "hostname('room1')" in startup._hostname("room1.example.org") and not capsys.readouterr().err
+    assert startup._hostname("r" * 33) == "" and "will not be found" in capsys.readouterr().err
 
 
 def test_lines_of_ours_behind_those_of_the_user_move_to_the_front(desk):
@@ -559,7 +558,7 @@ def test_power_lost_in_the_middle_leaves_a_board_that_works(desk, after):
         (desk.keys / "ROOT_CA_cert.pem").read_bytes(), (desk.keys / "ROOT_CA_key.pem").read_bytes(), PASSPHRASE
     )
     made = authority.device(UID, names=["room1"], addresses=["127.0.0.1"])
-    files = provision._board_files(UID, made.cert_der, authority.cert_pem, made.key_der)
+    files = credentials.board_files(UID, made.cert_der, authority.cert_pem, made.key_der)
     steps = [("write", n) for n in files] + [("rename", n) for n in files] + [("end", "")]
     with Cable(desk.board.tty) as board:
         for what, name in steps[:after]:

@@ -1,7 +1,7 @@
 """A board on a cable, through mpremote: what it is, its files, code run on it. Several files are replaced together:
 written beside their names first, compared, then renamed. While they are renamed their names are in a file (UNFINISHED):
-a replacement that was cut off there is finished by finish(), or by the board when it starts (setup.py's lines in
-boot.py)."""
+a replacement that was cut off there is finished by finish(), or by the board when it starts (startup.py's lines
+in boot.py)."""
 
 import contextlib
 import errno

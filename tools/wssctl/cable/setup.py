@@ -3,26 +3,24 @@
 import argparse
 import ipaddress
 import re
-import secrets
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ..boards import foreign, modules, trust
-from ..boards.registry import WARNING_DAYS, Board, Registry, check_name
+from ..boards.registry import Board, Registry, check_name
 from ..boards.update import LOADER, UPDATE_FILES, UPDATE_FOLDERS
 from ..errors import BoardError, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError
-from ..keys import ask, ca, hosts, trustlist
+from ..keys import ask, ca, hosts
 from ..keys import commands as keys
 from ..keys.remembered import remember, remembered
 from ..keys.store import Store, check_uid, write_files
 from ..text import brief, say, steps
 from ..wire.client import Client
 from ..wire.link import Credentials, Target
+from . import credentials, startup
 from .port import NEW, UNFINISHED, About, Cable, refuse_network
 
 _REMOVE_FOLDERS = """
@@ -38,12 +36,8 @@ for n in %r:
         if e.errno != 2:
             raise
 """
-BEGIN, END = "# wssctl setup begin", "# wssctl setup end"
-_BLOCK = re.compile(rf"^{BEGIN}[^\n]*\n.*?^{END}[^\n]*(?:\n|\Z)", re.M | re.S)
 _SPACE = 8192  # bytes that must stay free on the board: littlefs moves whole blocks
-_CLOCK_OFF = 5  # seconds
 _BOOT = 20  # seconds that the user's lines in boot.py have to join the network: the server is there before them
-CLOCK = "wss_time.txt"
 
 
 def setup(args: argparse.Namespace) -> int:
@@ -70,12 +64,12 @@ def setup(args: argparse.Namespace) -> int:
             _install(board, files, old, about)
         # a board without the network module does not know its own, and one that is out of reach comes back
         addresses = _addresses(args, about, registry.addresses(known))
-        others = _is_others(board, about, authority.cert_pem)
-        _keys(args, store, board, authority, about, [name, *args.name[1:]], addresses)
+        others = credentials.is_others(board, about, authority.cert_pem)
+        credentials.give(args, store, board, authority, about, [name, *args.name[1:]], addresses)
         cert = store.read(store.device_files(uid)["cert_pem"])
-        _send_trust(store, board, name, others, cert)
-        _configure(board, about, args, name, password, bool(files or old))
-        _clock(board, about)
+        credentials.send_trust(store, board, name, others, cert)
+        startup.configure(board, about, args, name, password, bool(files or old))
+        startup.set_clock(board, about)
         report = board.restart(b"wss_repl:")
         if "wss_repl: listening" not in report:
             said = [line for line in report.splitlines() if line.startswith("wss_repl") or "Error" in line]
@@ -108,11 +102,11 @@ def enrol(args: argparse.Namespace) -> int:
         uid, names = about["uid"], [name, *args.name[1:]]
         addresses = _addresses(args, about, registry.addresses(known))
         authority = keys.load_authority(args, store)
-        others = _is_others(board, about, authority.cert_pem)
-        _confirm_foreign(args, board, about, authority)
-        _enrol(args, store, board, authority, uid, names, addresses)
+        others = credentials.is_others(board, about, authority.cert_pem)
+        credentials.confirm_foreign(args, board, about, authority)
+        credentials.enrol(args, store, board, authority, uid, names, addresses)
         cert = store.read(store.device_files(uid)["cert_pem"])
-        _send_trust(store, board, names[0], others, cert)
+        credentials.send_trust(store, board, names[0], others, cert)
     host = addresses[0] if addresses else f"{names[0]}.local"
     registry.update(names[0], uid=uid, host=host, port=args.wss_port, cert=cert)
     print(f"The certificate is on {names[0]}. It counts from the next start of wss_repl, or after a reset.")
@@ -123,7 +117,7 @@ def csr(args: argparse.Namespace) -> int:
     """For a CA on another machine: `keys sign` there, `keys install` here."""
     with Cable(args.port) as board:
         uid = _about(board, args)["uid"]
-        pem = _request(board, uid).public_bytes(serialization.Encoding.PEM)
+        pem = credentials.make_request(board, uid).public_bytes(serialization.Encoding.PEM)
     path = Path(args.out or f"SSL_request{uid}.pem")
     write_files({path: pem}, force=True)
     print(f"Wrote {path}. The new key waits on the board until `wssctl keys install` brings its certificate.")
@@ -141,17 +135,17 @@ def install(args: argparse.Namespace) -> int:
         ca_pem = store.read(store.find_ca_cert())
         if not ca.report(store.read(path), "device", ca_pem).signed_by_ca:
             raise KeyFileError(f"{path} is not signed by the ROOT CA in {store.folder}.")
-        point = _point(cert)
+        point = credentials.point(cert)
         key = f"SSL_key{uid}.der"
-        waits, fits = (_holds_point(board, name, point) for name in (key + NEW, key))
+        waits, fits = (credentials.holds_point(board, name, point) for name in (key + NEW, key))
         if not waits and not fits:
             raise BoardError(f"{path} is not for a key on this board ({uid}). Nothing was changed.")
-        files = _board_files(uid, cert.public_bytes(serialization.Encoding.DER), ca_pem)
+        files = credentials.board_files(uid, cert.public_bytes(serialization.Encoding.DER), ca_pem)
         if not waits:
             board.remove([key + NEW])
         board.stage(files)
-        name, others = Registry(store).name_of(uid) or "", _is_others(board, about, ca_pem)
-        _send_trust(store, board, name, others, cert.public_bytes(ca.PEM))
+        name, others = Registry(store).name_of(uid) or "", credentials.is_others(board, about, ca_pem)
+        credentials.send_trust(store, board, name, others, cert.public_bytes(ca.PEM))
         board.commit(([key] if waits else []) + list(files))
     print(f"The certificate is on the board {uid}. It counts from the next start of wss_repl, or after a reset.")
     return 0
@@ -163,15 +157,16 @@ def remove(args: argparse.Namespace) -> int:
         about = board.about()
         uid = about["uid"]
         boot = (board.read("boot.py") or b"").decode("utf-8", "surrogateescape")
-        block = _BLOCK.search(boot)
+        block = startup.BLOCK.search(boot)
         added = set(re.findall(r"\w+", block[0].split("\n", 1)[0].partition(":")[2])) if block else set()
         if block:  # first, so that the server does not look for what goes next
-            rest = _BLOCK.sub("", boot)
+            rest = startup.BLOCK.sub("", boot)
             if "boot" in added and not rest.strip():
                 board.remove(["boot.py"])
             else:
                 board.replace({"boot.py": rest.encode("utf-8", "surrogateescape")})
-        gone = [UNFINISHED, f"SSL_key{uid}.der", f"SSL_certificate{uid}.der", "ROOT_CA_cert.pem", trust.FILE, CLOCK]
+        gone = [UNFINISHED, f"SSL_key{uid}.der", f"SSL_certificate{uid}.der", "ROOT_CA_cert.pem"]
+        gone += [trust.FILE, startup.CLOCK]
         board.remove([f for n in gone for f in (n + ".new", n)] + ["boot.py.new", "webrepl_cfg.py.new"])
         if "webrepl_cfg.before.py" in about["files"]:
             board.exec("import os\nos.rename('webrepl_cfg.before.py', 'webrepl_cfg.py')")
@@ -322,241 +317,7 @@ def _host(args: argparse.Namespace, store: Store, authority: ca.Authority, passp
     say(f"Made this machine's HOST key, {cert.name}")
 
 
-def _keys(
-    args: argparse.Namespace, store: Store, board: Cable, authority: ca.Authority, about: About, names: list[str],
-    addresses: list[str],
-) -> None:
-    uid = about["uid"]
-    if not args.new_keys and _keys_fit(store, board, authority, uid, names, addresses):
-        board.remove([n + NEW for n in reversed(_board_files(uid, b"", b"", b""))])  # of an attempt that was cut off
-        say("The board's keys are in order and stay")
-        return
-    _confirm_foreign(args, board, about, authority)
-    if not args.host_made:
-        _enrol(args, store, board, authority, uid, names, addresses)
-        return
-    made = authority.device(uid, names=names, addresses=addresses, ports=[args.wss_port])
-    files = store.device_files(uid)
-    board.stage(_board_files(uid, made.cert_der, authority.cert_pem, made.key_der))
-    store.write({path: getattr(made, role) for role, path in files.items()}, force=True)
-    board.commit(list(_board_files(uid, b"", b"", b"")))
-    say("Sent CA, certificate and key over the cable")
-
-
-def _board_files(uid: str, cert_der: bytes, ca_pem: bytes, key_der: bytes | None = None) -> dict[str, bytes]:
-    """In the order that lib/wss/credentials.py can finish after a loss of power: the key first."""
-    files = {} if key_der is None else {f"SSL_key{uid}.der": key_der}
-    return files | {f"SSL_certificate{uid}.der": cert_der, "ROOT_CA_cert.pem": ca_pem}
-
-
-def _keys_fit(
-    store: Store, board: Cable, authority: ca.Authority, uid: str, names: list[str], addresses: list[str]
-) -> bool:
-    """Whether the board holds the certificate that is in the store, it suits, and the board's key belongs to it."""
-    path = store.device_files(uid)["cert_pem"]
-    if not path.exists() or not board.same("ROOT_CA_cert.pem", authority.cert_pem):
-        return False
-    cert = ca.load_cert(store.read(path), "device certificate")
-    if not board.same(f"SSL_certificate{uid}.der", cert.public_bytes(serialization.Encoding.DER)):
-        return False
-    report = ca.report(store.read(path), "device", authority.cert_pem)
-    wanted = {*names, *addresses}
-    if not report.signed_by_ca or report.days_left() < WARNING_DAYS or not wanted <= set(report.names):
-        return False
-    # the SEC1 key ends with its public point: it is enough to look at that
-    return _holds_point(board, f"SSL_key{uid}.der", _point(cert))
-
-
-def _point(cert: x509.Certificate) -> bytes:
-    return cert.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-
-
-def _holds_point(board: Cable, name: str, point: bytes) -> bool:
-    try:
-        return board.exec(f"print(open({name!r}, 'rb').read()[-65:] == {point!r})").strip() == "True"
-    except BoardError:
-        return False
-
-
-def _is_others(board: Cable, about: About, ca_pem: bytes) -> bool:
-    if "ROOT_CA_cert.pem" not in about["files"]:
-        return False
-    there = (board.read("ROOT_CA_cert.pem") or b"").strip()
-    return bool(there) and ca_pem.strip() not in there and there not in ca_pem
-
-
-def _confirm_foreign(args: argparse.Namespace, board: Cable, about: About, authority: ca.Authority) -> None:
-    """A board with keys of another CA is somebody's board."""
-    if args.yes or not _is_others(board, about, authority.cert_pem):
-        return
-    if not ask.yes("The board trusts another ROOT CA than yours. Replace its keys?", option="--yes"):
-        raise BoardError("The board belongs to another ROOT CA and was left alone.")
-
-
-def _request(board: Cable, uid: str) -> x509.CertificateSigningRequest:
-    """The board makes its key, which waits there as SSL_key<uid>.der.new, and a request for its certificate."""
-    source = modules.sources()["wss/enrol.py"].decode()
-    # the module itself goes over where the board has no bundle: wssctl enrol comes before any installation, too
-    code = f"try:\n from wss.enrol import make\nexcept ImportError:\n exec({modules.without_comments(source)!r})\n"
-    code += (
-        "import gc, sys, time\nfrom binascii import hexlify\ngc.collect()\nt = time.ticks_ms()\n"
-        f"key, csr = make({uid!r}, {secrets.token_bytes(32)!r}, lambda n: sys.stdout.write('.'))\n"
-        "t = time.ticks_diff(time.ticks_ms(), t)\n"
-        f"with open('SSL_key{uid}.der.new', 'wb') as f: f.write(key)\n"
-        "print('!', t, hexlify(csr).decode())\nkey = csr = None\n"
-    )
-    said = bytearray()
-    with steps("The board makes its key", 5) as step:
-
-        def output(data: bytes) -> None:
-            said.extend(data)
-            if data == b".":
-                step("")
-
-        board.exec(code, output)
-    try:
-        ms, csr_hex = said.partition(b"!")[2].decode().split()
-        request = ca.load_request(bytes.fromhex(csr_hex))
-    except (ValueError, IndexError):
-        raise BoardError("The board sent no readable certificate request; reset it and try again.") from None
-    say(f"The board made its own key in {int(ms) / 1000:.1f} s; it never leaves the board")
-    return request
-
-
-def _enrol(
-    args: argparse.Namespace, store: Store, board: Cable, authority: ca.Authority, uid: str, names: list[str],
-    addresses: list[str],
-) -> None:
-    """Only the request and the certificate pass the cable."""
-    request = _request(board, uid)
-    cert = authority.sign_device(request.public_key(), uid, names=names, addresses=addresses, ports=[args.wss_port])
-    der = cert.public_bytes(serialization.Encoding.DER)
-    files = store.device_files(uid)
-    board.stage(_board_files(uid, der, authority.cert_pem))
-    store.write({files["cert_der"]: der, files["cert_pem"]: cert.public_bytes(serialization.Encoding.PEM)}, force=True)
-    files["key_der"].unlink(missing_ok=True)  # of a key that the board no longer has
-    board.commit(list(_board_files(uid, b"", b"", b"")))
-
-
-def _send_trust(store: Store, board: Cable, name: str, others: bool, cert: bytes) -> None:
-    """Who is revoked is turned away from the board's first day on; what its list has besides stays, unless it is of
-    another ROOT CA: then it is about certificates that nobody shows here, and could pin them."""
-    there = board.read("/" + trust.FILE)
-    try:
-        theirs = trustlist.parse(there) if there and not others else {}
-    except KeyFileError as e:
-        assert there
-        theirs = trustlist.parse(there, damaged=True)
-        say(f"NOTE: {e} It is replaced; {len(theirs)} entries could be read and stay.")
-    theirs = trust.believed(store, theirs, name)
-    with store.record.view() as db:
-        merged = trustlist.merge(theirs, trustlist.entries(db, name))
-    if merged:
-        text = trustlist.render(merged.values())
-        if text != there:
-            board.replace({"/" + trust.FILE: text})
-            say(f"Sent the trust list, {len(merged)} entries")
-        der = ca.load_cert(cert, "device certificate").public_bytes(ca.DER)
-        trust.note_held(store.record, name, merged, der)
-    elif there is not None:
-        board.remove(["/" + trust.FILE])
-
-
-# Password, boot.py, clock
-
-
-# What boot.py begins with. It comes before the user's lines, because these may raise (ESP32's connect() does while the
-# station still connects), or wait for a network for ever. The server needs no network to start, and answers when there
-# is one (lwIP is up as soon as socket is imported: ports/esp32/modsocket.c). A commit() that lost power is finished
-# before anything of the bundle is imported: half of it may be new.
-_START = """\
-{begin}
-def _start():
-    global wss_repl
-    import os
-    try:
-        with open('{unfinished}') as f:
-            names = f.read().split('\\n')
-        for name in names:  # files that setup had no time to put in their places
-            try:
-                os.rename(name + '.new', name)
-            except OSError:
-                pass
-        os.remove('{unfinished}')
-    except OSError:
-        pass
-{hostname}    try:
-        import wss_repl
-        wss_repl.start({port})
-    except Exception as e:  # the board must boot all the same
-        print('wss_repl: not started:', e)
-_start()
-del _start
-{end} (`wssctl remove` takes this out again)
-"""
-
-
-# Before anything joins a network, because DHCP and mDNS are told then; lines of boot.py behind this block may set
-# another one. network.hostname is there from MicroPython 1.20 on, where there is a network at all.
-_HOSTNAME = """\
-    try:
-        import network
-        network.hostname('{}')
-    except Exception:  # no network, no names in it, or not this one
-        pass
-"""
-_MAX_HOSTNAME = 32  # bytes (MICROPY_PY_NETWORK_HOSTNAME_MAX_LEN in extmod/modnetwork.h)
-
-
-def _hostname(name: str) -> str:
-    label = name.partition(".")[0]
-    if len(label) > _MAX_HOSTNAME or not re.fullmatch("[A-Za-z0-9_-]+", label):
-        say(f"NOTE: {label} is longer than a board's name on the network may be, so {label}.local will not be found")
-        return ""
-    return _HOSTNAME.format(label)
-
-
-def _configure(board: Cable, about: About, args: argparse.Namespace, name: str, password: str, installed: bool) -> None:
-    files = {}
-    config = b"PASS = %a\n" % password
-    there = board.read("webrepl_cfg.py")
-    boot = board.read("boot.py")
-    text = (boot or b"").decode("utf-8", "surrogateescape")
-    block = _BLOCK.search(text)
-    if there != config:
-        if there is not None and not block and "webrepl_cfg.before.py" not in about["files"]:
-            files["webrepl_cfg.before.py"] = there
-        files["webrepl_cfg.py"] = config
-    added = set(re.findall(r"\w+", block[0].split("\n", 1)[0].partition(":")[2])) if block else set()
-    added |= ({"lib"} if installed else set()) | ({"boot"} if boot is None else set())
-    port = "ssl=True" if args.wss_port == ca.WSS_PORT else f"ssl=True, port={args.wss_port}"
-    head = f"{BEGIN}: {' '.join(sorted(added))}".rstrip(": ")
-    new = _START.format(begin=head, unfinished=UNFINISHED, hostname=_hostname(name), port=port, end=END)
-    new += _BLOCK.sub("", text)
-    if re.search(r"^\s*webrepl\.start", text, re.M):
-        say("NOTE: boot.py starts plain WebREPL (webrepl.start) as well: it listens unencrypted; take it out there.")
-    if re.search(r"^\s*wss_repl\.start", _BLOCK.sub("", text), re.M):
-        say("NOTE: boot.py has a wss_repl.start of its own, too, which takes the place of ours; take it out there.")
-    if new != text:
-        files["boot.py"] = new.encode("utf-8", "surrogateescape")
-    if files:
-        board.replace(files)
-        say(f"Wrote {', '.join(files)}")
-
-
-def _clock(board: Cable, about: About) -> None:
-    try:
-        there = datetime(*about["time"]).replace(tzinfo=UTC)
-    except ValueError:
-        there = datetime(2000, 1, 1, tzinfo=UTC)
-    now = datetime.now(UTC)
-    if abs(there - now) < timedelta(seconds=_CLOCK_OFF):
-        return
-    if board.set_clock(now):
-        board.remove([CLOCK])  # noted under a clock that was wrong
-        say(f"Set the board's clock (it showed {there:%Y-%m-%d %H:%M})")
-    else:
-        say(f"NOTE: the board's clock shows {there:%Y-%m-%d %H:%M} UTC and cannot be set; certificates depend on it.")
+# The proof
 
 
 def _login(args: argparse.Namespace, store: Store, entry: Board, passphrase: str, password: str) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import KeyFileError
-from ..wire.client import MAX_NAME, Client
+from ..wire.client import Client
+from ..wire.files import MAX_NAME
 from ..wire.remote import Remote
 
 Progress = Callable[[int], None] | None

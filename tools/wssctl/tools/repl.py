@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from ..boards.dialler import connect
 from ..errors import ConnectionLost
-from ..wire.client import PROMPT, Client
+from ..wire.client import Client
+from ..wire.terminal import PROMPT
 from . import transfer
 
 LEAVE = b"\x1d"  # Ctrl-]

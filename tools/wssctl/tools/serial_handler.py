@@ -25,7 +25,8 @@ from serial.serialutil import SerialBase, SerialException
 from ..boards.dialler import Dialler
 from ..errors import AccessDenied, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError, WssctlError
 from ..text import shown
-from ..wire.client import PROMPT, Client
+from ..wire.client import Client
+from ..wire.terminal import PROMPT
 from . import guard
 
 if TYPE_CHECKING:

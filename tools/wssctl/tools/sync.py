@@ -15,7 +15,7 @@ from pathspec import GitIgnoreSpec
 from ..boards import modules
 from ..errors import BoardError, KeyFileError, UsageError
 from ..text import shown
-from ..wire.client import MAX_NAME
+from ..wire.files import MAX_NAME
 from ..wire.remote import Entry, component
 from . import transfer
 from .files import Files

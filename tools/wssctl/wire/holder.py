@@ -34,8 +34,9 @@ from ..errors import (
     WssctlError,
 )
 from . import kept
-from .client import PROMPT, Client
+from .client import Client
 from .link import Credentials, Deadline, Target
+from .terminal import PROMPT
 from .watch import Watch
 from .websocket import WebSocketLink
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from ..errors import BoardError
 from ..text import brief
-from .client import Client, errno_words
+from .client import Client
+from .files import errno_words
 from .link import Deadline
 
 # Each answer of ours is one write of one line between two markers, by which it is found among what timers and threads
