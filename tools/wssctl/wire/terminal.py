@@ -218,7 +218,7 @@ class Terminal:
         # the window's size, 16 bits, and the first window besides it, in one write
         if window := int.from_bytes(self._find(rb"..\x01", deadline, "take code")[:2], "little"):
             return window
-        raise NoAnswer(f"{self.link.target} takes no code: its raw paste has a window of 0 bytes. Is that MicroPython?")
+        raise NoAnswer(f"{self.link.target} takes no code: its raw paste has a window of 0 bytes; update its firmware.")
 
     def _raw_paste(self, code: bytes, step: int, deadline: Deadline) -> None:
         room, at = 2 * step, 0
