@@ -14,8 +14,9 @@ def test_killed_at_random(tmp_path, row):
 
 @pytest.mark.skipif(not LONG, reason="the long cut of a test in tests/host: EVIDENCE=long")
 def test_sequences_of_three_hosts(row):
-    run_more_of("test_trust.py", "sequence", EXAMPLES="1000")
-    row("Trust", "1,000 sequences of revoke, undo, pin, setup by three hosts, boards off at random", "no entry lost")
+    run_more_of("test_trust.py", "sequence or between_any", EXAMPLES="1000")
+    row("Trust", "1,000 sequences of revoke, undo, pin, setup, renew, rotate by three hosts", "no entry lost")
+    row("Trust", "1,000 times four processes at once, in any order of their SQL statements", "no entry lost")
 
 
 @pytest.mark.skipif(not LONG, reason="the long cut of a test in tests/host: EVIDENCE=long")

@@ -100,12 +100,7 @@ def _pin_first(args: argparse.Namespace, store: Store, old: hosts.Who, new: host
     args.board = []
     fleet = Fleet(_with_defaults(args))
 
-    def beside(have: trustlist.List) -> trustlist.List:
-        pins = [e for e in have.values() if e.verb == "pinned" and not e.undone]
-        if not any(e.number in (old.fingerprint, old.serial) for e in pins):
-            return {}
-        e = trustlist.changed(have, "pinned", new.number, new.name, undo=False)
-        return {e.key: e}
+    beside = pinned_beside(old, new)
 
     def work(board: Board) -> str:
         fleet.settle(board, fleet.connect(board), want=beside).close()
@@ -124,6 +119,19 @@ def _pin_first(args: argparse.Namespace, store: Store, old: hosts.Who, new: host
     if unknown := [b.name for b in boards if b.name not in asked]:
         which = ", ".join(unknown)
         say(f"NOTE: {which} could not be asked: where another host pinned the old certificate, it has to pin this one.")
+
+
+def pinned_beside(old: hosts.Who, new: hosts.Who) -> "Change":
+    """Where `old` is pinned, `new` is to be, too."""
+
+    def beside(have: trustlist.List) -> trustlist.List:
+        pins = [e for e in have.values() if e.verb == "pinned" and not e.undone]
+        if not any(e.number in (old.fingerprint, old.serial) for e in pins):
+            return {}
+        e = trustlist.changed(have, "pinned", new.number, new.name, undo=False)
+        return {e.key: e}
+
+    return beside
 
 
 def _with_defaults(args: argparse.Namespace) -> argparse.Namespace:
