@@ -21,12 +21,13 @@ def test_boards_that_are_off_cut_or_silent_cost_the_others_nothing(site):
 
 
 def test_commands_reach_all_and_the_tool_stays_small(site):
-    rows = bench_fleet.measure(site, [10], ["sync", "renew"])
-    assert [r["command"] for r in rows] == ["sync", "renew"]
+    rows = bench_fleet.measure(site, [10], ["sync", "renew", "rotate"], [])
+    assert [r["command"] for r in rows] == ["sync", "renew", "rotate"]
     assert all(r["well"] == 10 and r["mb"] < bench_fleet.MEMORY for r in rows), rows
 
 
 def test_the_page_shows_what_was_measured():
-    row = {"command": "status", "seconds": 2.04, "mb": 41.2, "bound": 2.6, "well": 10}
-    text = bench_fleet.table({"commands": [row | {"boards": 1}, row | {"boards": 10, "seconds": 2.46}]})
-    assert "| status | 2.0 | 2.5 | 2.6 | 41 |" in text
+    row = {"command": "status", "seconds": 2.04, "mb": 41.2, "bound": 2.6, "well": 10, "cpu": 0.25, "boards_cpu": 0.02}
+    ten = row | {"boards": 10, "seconds": 2.46, "cpu": 0.34, "boards_cpu": 0.5}
+    text = bench_fleet.table({"commands": [row | {"boards": 1}, ten]})
+    assert "| status | 2.0 | 2.5 | 2.6 | 41 | 10 | 50 |" in text

@@ -5,12 +5,14 @@ that use it are tried on boards in test_shell.py and test_status.py.
 """
 
 import contextlib
+import io
 import json
 import os
 import select
 import signal
 import socket
 import threading
+import time
 
 import pytest
 from wssctl.boards.engine import Engine, Outcome, tell, worst
@@ -161,6 +163,28 @@ def test_a_second_ctrl_c_gives_up(listener, monkeypatch):
     assert codes(done) == {"a": 130} and "given up" in done[0].words
 
 
+def test_who_reads_no_more_costs_no_board_its_half_done_work(listener, monkeypatch):
+    """`wssctl boards renew --json | head -1`: what is at work ends, nothing more is begun."""
+    reader_gone, begun, done = threading.Event(), [], []
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            reader_gone.set()
+            raise BrokenPipeError
+
+    def work(board):
+        begun.append(board.name)
+        if begun[0] == board.name:
+            reader_gone.wait(60)
+            time.sleep(0.3)  # for whoever does not wait for it to have gone
+            done.append(board.name)
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        tell(Engine(jobs=2).outcomes(boards(listener, "a", "b", "c", "d"), work), 4, as_json=True)
+    assert len(begun) == 2 and done == begun[:1]
+
+
 def test_a_surprise_is_that_boards_alone(listener):
     done = list(Engine().outcomes(boards(listener, "a", "b"), lambda board: 1 / 0 if board.name == "a" else "done"))
     assert codes(done) == {"a": 1, "b": 0} and worst(done) == 1
@@ -168,7 +192,7 @@ def test_a_surprise_is_that_boards_alone(listener):
 
 def test_json_is_an_object_a_board(capsys):
     rows = [Outcome("a", 0, "said", 1.5, {"free": 7}), Outcome("b", 3, "off")]
-    assert tell(iter(rows), 2, as_json=True) == rows
+    assert tell((r for r in rows), 2, as_json=True) == rows
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first == {"board": "a", "ok": True, "code": 0, "seconds": 1.5, "output": "said", "free": 7}
     assert second["ok"] is False and second["code"] == 3

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from site_of_boards import PASSPHRASE, SECOND, Site
+from site_of_boards import PASSPHRASE, PASSWORD, SECOND, Site
 from targets import UID, Unix
 from wssctl.cli import main
 from wssctl.errors import KeyFileError
@@ -88,6 +88,24 @@ def test_a_decrypted_key_is_for_the_same_files_and_passphrase(site, tmp_path):
     assert second is not first
     site.run("boards", "revoke", UID, env={"WSSCTL_KEYS": str(store.folder)})
     assert tls.shared_context(mine).verify_flags & ssl.VERIFY_CRL_CHECK_LEAF, "a list that was not there before"
+
+
+@pytest.mark.parametrize(
+    ("words", "boards"),
+    [
+        (["boards", "renew", "room1"], 0),
+        (["boards", "apply"], 0),
+        (["boards", "apply", "--drop"], 0),
+        (["password", "room1", "--show", "--new-password-file", "FILE"], 1),
+    ],
+)
+def test_with_json_nothing_else_is_on_stdout(site, monkeypatch, capsys, tmp_path, words, boards):
+    for name, value in site.env.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    assert main([*(str(tmp_path / "password") if w == "FILE" else w for w in words), "--json"]) == 0
+    said = capsys.readouterr()
+    assert len(rows(said.out)) == len(said.out.splitlines()) == boards and said.err
 
 
 def test_two_files_of_one_name_are_not_one(site, tmp_path):

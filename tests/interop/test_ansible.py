@@ -142,6 +142,16 @@ UPDATE = """\
   tasks:
     - wssctl.boards.update: {overlay: true, force: "{{ forced }}", deadline: 60}
 """
+SIGNED = """\
+- hosts: kitchen
+  gather_facts: false
+  tasks:
+    - wssctl.boards.update:
+        overlay: true
+        force: true
+        sign: "{{ sign | default(false) }}"
+        signed: "{{ file | default('') }}"
+"""
 
 
 def test_an_update_and_its_proof(site):
@@ -153,6 +163,28 @@ def test_an_update_and_its_proof(site):
     assert done.returncode == 0 and changed == {"kitchen": 1} and (folder / "kitchen/wss_a/wss_repl.mpy").exists(), done
     done, changed = run("-e", "forced=false", play="update.yml")
     assert done.returncode == 0 and changed == {"kitchen": 0}, done
+
+
+def test_an_update_that_has_to_be_signed(site, ansible, keys):
+    folder, run, boards = site
+    bin, env = ansible
+    env = env | {"WSSCTL_KEYS": str(folder / "keys"), "WSSCTL_UPDATE_PASSPHRASE": "of the update key"}
+    for name, data in zip(("key", "cert"), keys.ca.update_key("ana", "of the update key"), strict=True):
+        (folder / f"keys/UPDATE_{name}.pem").write_bytes(data)
+    sign = [bin / "wssctl", "sign", "--out", "bundle.signed"]
+    subprocess.run(sign, env=env, cwd=folder, check=True, capture_output=True, timeout=60)
+    boot = folder / "kitchen/boot.py"
+    boot.write_text(boot.read_text().replace("start(", "start(update_key=True, "))
+    boards["kitchen"].restart()
+    boards["kitchen"].read_until(b">>> ", 60)
+    (folder / "update.yml").write_text(SIGNED)
+    done, changed = run(play="update.yml")
+    assert done.returncode and changed == {"kitchen": 0} and "takes signed updates alone" in done.stdout, done
+    assert not list((folder / "kitchen").glob("wss_[ab]"))
+    done, changed = run("-e", "file=bundle.signed", play="update.yml")
+    assert done.returncode == 0 and changed == {"kitchen": 1}, done
+    done, changed = run("-e", "sign=true wssctl_update_passphrase='of the update key'", play="update.yml")
+    assert done.returncode == 0 and changed == {"kitchen": 1} and (folder / "kitchen/wss_b").exists(), done
 
 
 def test_the_inventory_is_what_wssctl_lists(site, ansible):

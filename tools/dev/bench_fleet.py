@@ -151,7 +151,11 @@ def _deaf(address: str) -> list[socket.socket]:
 class Site:
     """A folder of keys and running boards b000, b001, ...; groups n1, n10, ... have the first so many of them."""
 
-    def __init__(self, folder: Path, boards: int, counts: list[int], login: float = 1.0, pty: int = 0):
+    def __init__(
+        self, folder: Path, boards: int, counts: list[int], login: float = 1.0, pty: int = 0, net: int | None = None
+    ):
+        # Addresses of their own in 127/8, which Linux has without asking, so that no port is somebody else's
+        self.net = 20 + os.getpid() % 200 if net is None else net
         self.folder, self.login, self.timeout = folder, login, max(10, 6 * login)
         self.keys = folder / "keys"
         self.ways: list[dict[str, str]] = []
@@ -174,9 +178,7 @@ class Site:
 
     def _make(self, registry: Registry, i: int, groups: list[str]) -> None:
         name, uid = f"b{i:03}", f"b0{i:010x}"
-        # Addresses of their own in 127/8, which Linux has without asking, so that no port is somebody else's
-        net = 20 + os.getpid() % 200
-        outer, inner = (f"127.{net}.{i // 250 + more}.{i % 250 + 1}" for more in (0, 100))
+        outer, inner = (f"127.{self.net}.{i // 250 + more}.{i % 250 + 1}" for more in (0, 100))
         made = self.authority.device(uid, names=[name], addresses=[outer], ports=[ca.WSS_PORT])
         files = self.store.device_files(uid)
         self.store.write({files["cert_pem"]: made.cert_pem, files["cert_der"]: made.cert_der})
@@ -308,7 +310,7 @@ def _watch(pid: int, most: list[float]) -> None:
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
-    """By name; GROUP is put in. Those at the end change passwords, certificates and lists."""
+    """By name; GROUP is put in."""
     source = folder / "source"
     if not source.exists():
         source.mkdir()
@@ -327,17 +329,24 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "renew": ["boards", "renew", "--all", "GROUP"],
         "password": ["password", "GROUP", "--new-password-file", str(folder / "password")],
         "update": ["update", "GROUP", "--overlay", "--force"],
+        "rotate": ["ca", "rotate"],  # of all boards: the last one
     }
 
 
-def measure(site: Site, counts: list[int], which: list[str]) -> list[dict[str, Any]]:
-    found = []
+def measure(site: Site, counts: list[int], which: list[str], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds a row for each to `found`, which is whole as far as it got when somebody ends this."""
     (site.folder / "password").write_text(PASSWORD + "\n")
-    for name, words in commands(site.folder).items():
-        if name not in which:
-            continue
-        one = None
+    known = commands(site.folder)
+    for name in which:  # those at the end change passwords, certificates and lists
+        words, one = known[name], None
         for n in counts:
+            if name == "rotate" and n < len(site.boards):  # it is of all boards that there are
+                if n == 1:
+                    place = site.folder / "alone"
+                    place.mkdir()
+                    with Site(place, 1, [1], site.login, net=site.net + 1) as alone:
+                        one = measure(alone, [1], ["rotate"], found)[-1]["seconds"]
+                continue
             line = [{"GROUP": f"@n{n}", "TIMEOUT": str(site.timeout)}.get(w, w) for w in words]
             if name == "revoke":  # a host for each time, so that there is something to do
                 bea = site.folder / f"bea{n}.pem"
@@ -467,13 +476,21 @@ def table(found: dict[str, Any]) -> str:
     counts = sorted({r["boards"] for r in found["commands"]})
     names = list(dict.fromkeys(r["command"] for r in found["commands"]))
     cells = {(r["command"], r["boards"]): r for r in found["commands"]}
-    lines = ["| seconds on | " + " | ".join(map(str, counts)) + f" | bound at {counts[-1]} | MB |"]
-    lines.append("|---|" + "---|" * (len(counts) + 2))
+    n = counts[-1]
+    heads = [*map(str, counts), f"bound at {n}", "MB", "wssctl's ms", "the board's ms"]
+    lines = ["| seconds on | " + " | ".join(heads) + " |"]
+    lines.append("|---|" + "---|" * len(heads))
     for name in names:
         row = [cells.get((name, n)) for n in counts]
         last = row[-1]
         times = " | ".join("" if r is None else f"{r['seconds']:.1f}" for r in row)
-        lines.append(f"| {name} | {times} | " + (f"{last['bound']:.1f} | {last['mb']:.0f} |" if last else "| |"))
+        first = next((r for r in row if r), None)
+        more = ["", "", "", ""]
+        if last and first:
+            more = [f"{last['bound']:.1f}", f"{last['mb']:.0f}", "", f"{1000 * last['boards_cpu'] / n:.0f}"]
+            if first is not last:
+                more[2] = f"{1000 * (last['cpu'] - first['cpu']) / (n - first['boards']):.0f}"
+        lines.append(f"| {name} | {times} | {' | '.join(more)} |")
     if b := found.get("beside"):
         lines += ["", f"| `print(6*7)` on {b['boards']} boards | s | answered |", "|---|---|---|"]
         lines += [f"| {k} | {v['seconds']} | {v['well']} |" for k, v in b.items() if k != "boards"]
@@ -498,11 +515,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boards", type=int, default=300)
     parser.add_argument("--counts", default="1,10,100,300", help="how many boards a command is measured on")
-    parser.add_argument("--commands", default="status,exec,put,get,sync,revoke,pin,renew,password,update")
+    parser.add_argument("--commands", default="status,exec,put,get,sync,revoke,pin,renew,password,update,rotate")
     parser.add_argument("--login", type=float, default=1.0, help="seconds that a login is delayed by")
     parser.add_argument("--beside", type=int, default=0, metavar="N", help="N boards by others, too")
     where = lambda text: Path(text).absolute()  # noqa: E731
     parser.add_argument("--upydev", type=where, metavar="DIR", help="the folder of upydev's commands")
+    parser.add_argument("--no-failing", action="store_true", help="without boards that are off, cut or silent")
     parser.add_argument("--publish", action="store_true", help="put the last result into docs/fleet.md")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -522,15 +540,16 @@ def main() -> int:
             if args.beside:
                 found["beside"] = beside(site, args.beside, args.upydev)
             n = counts[-1]
-            if n >= 10:
+            if n >= 10 and not args.no_failing:
                 found["failing"] = failing(site, n, off=n // 10, cut=max(1, n // 30), silent=max(1, n // 60))
                 print(json.dumps(found["failing"]), flush=True)
-            found["commands"] = measure(site, counts, args.commands.split(","))
+            found["commands"] = []
+            measure(site, counts, args.commands.split(","), found["commands"])
     finally:
         OUT.parent.mkdir(exist_ok=True)
         OUT.write_text(json.dumps(found, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
-    if found["commands"]:
+    if found.get("commands"):
         print(table(found))
     return 0
 

@@ -34,10 +34,10 @@ def apply(args: argparse.Namespace) -> int:
                         f"NOTE: {board.name}'s new password is forgotten; should it have that already (a connection "
                         "that broke), `wssctl setup PORT` on its cable sets another."
                     )
-        print("Nothing but trust lists waits any more, and a rotation of the ROOT CA, if there is one.")
+        fleet.note("Nothing but trust lists waits any more, and a rotation of the ROOT CA, if there is one.")
         return 0
     if not boards:
-        print("Nothing waits.")
+        fleet.note("Nothing waits.")
         return 0
     todo = {b.name: waiting.of(record, b.name) for b in boards}
     certificates = any(waiting.CERTIFICATE in kinds for kinds in todo.values())

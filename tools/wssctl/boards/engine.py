@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,13 +66,17 @@ class Engine:
     canary: bool = False
     halt: tuple[type[WssctlError], ...] = ()
 
-    def outcomes(self, boards: Sequence[Board], work: Work) -> Iterator[Outcome]:
+    def outcomes(self, boards: Sequence[Board], work: Work) -> Generator[Outcome, None, None]:
         """An Outcome for each board, as they end. KeyboardInterrupt: no other board is begun, and those at work are
-        waited for, because what is half done on a board is worse than late; a second one gives them up, too."""
+        waited for, because what is half done on a board is worse than late; a second one gives them up, too. The same
+        when nobody takes the outcomes any more (close())."""
         run = _Run(self, boards, work)
         with _on_ctrl_c(run.interrupted):
-            while not run.over():
-                yield from run.turn()
+            try:
+                while not run.over():
+                    yield from run.turn()
+            except GeneratorExit:
+                run.finish()
 
 
 @contextlib.contextmanager
@@ -178,6 +182,12 @@ class _Run:
             self.ended.extend(Outcome(board.name, code, words) for board in waiting)
             waiting.clear()
 
+    def finish(self) -> None:
+        """Begins nothing, tells nothing, and waits for those at work, until Ctrl-C."""
+        self.stop(0, "")
+        while self.at_work and not self.ctrl_c:
+            self._take()
+
     def interrupted(self) -> None:
         self.ctrl_c += 1
 
@@ -212,19 +222,21 @@ class _Run:
 
 
 def tell(
-    outcomes: Iterable[Outcome], total: int, *, as_json: bool = False, columns: Sequence[str] = ("output",)
+    outcomes: Generator[Outcome, None, None], total: int, *, as_json: bool = False, columns: Sequence[str] = ("output",)
 ) -> list[Outcome]:
     """Shows them as they come, and a table of all at the end; with as_json an object a line instead. Returns them."""
     done: list[Outcome] = []
     if as_json:
-        for outcome in outcomes:
-            print(outcome.as_json(), flush=True)
-            done.append(outcome)
+        with contextlib.closing(outcomes):  # also when nobody reads them any more (`| head`)
+            for outcome in outcomes:
+                print(outcome.as_json(), flush=True)
+                done.append(outcome)
         return done
     from rich.console import Console
 
     screen = Console(stderr=True)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(outcomes))
         live = None
         if screen.is_terminal and total > 1:
             from rich.live import Live

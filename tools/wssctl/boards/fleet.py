@@ -171,6 +171,13 @@ class Fleet:
         engine = Engine(self.args.jobs or JOBS, connect=self.args.timeout, halt=halt)
         return tell(engine.outcomes(boards, work), len(boards), as_json=self.args.json)
 
+    def note(self, text: str) -> None:
+        """For a person; with --json there is an object a board on stdout and nothing else."""
+        if self.args.json:
+            say(text)
+        else:
+            print(text)
+
     def must(self, done: list[Outcome], again: str) -> None:
         failed = [o for o in done if o.code]
         if failed:
@@ -208,7 +215,7 @@ def renew(args: argparse.Namespace) -> int:
     fleet = Fleet(args)
     due = [d for d in fleet.boards if args.all or (d.days_left() or 0) < WARNING_DAYS]
     if not due:
-        print("No certificate is due; --all renews them all the same.")
+        fleet.note("No certificate is due; --all renews them all the same.")
         return 0
     fleet.boards = due
     authority = keys.load_authority(args, fleet.store)
@@ -294,8 +301,10 @@ def rotate(args: argparse.Namespace) -> int:
         state["step"] = 3
         _save(store, state)
     if args.keep_old:
-        print("All boards trust both ROOT CAs. Other hosts: `wssctl ca import` and `host init --force` there; then run")
-        print("`wssctl ca rotate` again, which gives the boards new certificates and drops the old ROOT CA.")
+        fleet.note(
+            "All boards trust both ROOT CAs. Other hosts: `wssctl ca import` and `host init --force` there; then run\n"
+            "`wssctl ca rotate` again, which gives the boards new certificates and drops the old ROOT CA."
+        )
         return 0
     authority = keys.load_authority(args, store)
 
@@ -315,7 +324,7 @@ def rotate(args: argparse.Namespace) -> int:
     for path in later.values():
         path.unlink(missing_ok=True)
     _save(store, None)
-    print("The rotation is complete.")
+    fleet.note("The rotation is complete.")
     return 0
 
 
@@ -383,7 +392,7 @@ def password(args: argparse.Namespace) -> int:
     if args.show:
         for o in done:
             if not o.code or waiting.PASSWORD in waiting.of(fleet.store.record, o.board):
-                print(f"{o.board}: {new[o.board]}" if len(names) > 1 else new[o.board])
+                fleet.note(f"{o.board}: {new[o.board]}" if len(names) > 1 else str(new[o.board]))
     fleet.must(done, _LATER)
     return 0
 

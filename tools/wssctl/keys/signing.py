@@ -50,15 +50,15 @@ class UpdateKey:
     cert: x509.Certificate
 
     @classmethod
-    def load(cls, args: argparse.Namespace) -> "UpdateKey":
-        """The one in the key folder. Raises KeyFileError."""
+    def load(cls, args: argparse.Namespace, passphrase: str | None = None) -> "UpdateKey":
+        """The one in the key folder; who gives no passphrase is asked for it. Raises KeyFileError."""
         store = Store(args.keys)
         if not store.update_key.exists():
             raise KeyFileError(
                 f"There is no {store.update_key.name} in {store.folder}: `wssctl ca update-key` makes one; or give a "
                 "signature that was made elsewhere, with --signed FILE."
             )
-        passphrase = _passphrase(ask.secret, "Passphrase of the update key", args)
+        passphrase = passphrase or _passphrase(ask.secret, "Passphrase of the update key", args)
         key = ca.load_key(store.read(store.update_key), passphrase, "update key")
         cert = ca.load_cert(store.read(store.update_cert), "update certificate")
         if cert.public_key() != key.public_key():

@@ -3,16 +3,21 @@
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.wssctl.boards.plugins.plugin_utils.board import BoardAction
 from wssctl.boards import apply, modules
+from wssctl.keys.signing import UpdateKey
 
 
 class ActionModule(BoardAction):
-    ARGUMENTS = {"overlay": False, "force": False, "deadline": False}
+    ARGUMENTS = {"overlay": False, "force": False, "deadline": False, "sign": False, "signed": False}
 
     def act(self, given):
-        options = [f"--{name}" for name in ("overlay", "force") if boolean(given.get(name, False))]
+        options = [f"--{name}" for name in ("overlay", "force", "sign") if boolean(given.get(name, False))]
         if given.get("deadline") is not None:
             options += ["--deadline", str(given["deadline"])]
+        if given.get("signed"):
+            options += ["--signed", self._find_needle("files", given["signed"])]
         args, dial = self.command("update", *options)
+        if args.sign:
+            args.update_key = UpdateKey.load(args, self.secret("update_passphrase") or self.secret("passphrase"))
         version = modules.version()
         if self._task.check_mode:
             with dial() as client:

@@ -44,8 +44,11 @@ class BoardAction(ActionBase):
         args.keys = template(self.vars.get("wssctl_keys"))
         args.timeout = float(template(self.vars.get("wssctl_timeout", 15)))
         args.takeover = bool(template(self.vars.get("wssctl_takeover", False)))
-        secrets = (template(self.vars.get(f"wssctl_{what}")) for what in ("password", "passphrase"))
-        return args, Dialler(args, *secrets)
+        return args, Dialler(args, self.secret("password"), self.secret("passphrase"))
+
+    def secret(self, what: str) -> str | None:
+        """Of the host's variables."""
+        return self._templar.template(self.vars.get(f"wssctl_{what}"))
 
     @contextlib.contextmanager
     def board(self):
