@@ -253,6 +253,7 @@ class Site:
         reader = threading.Thread(target=lambda said: errors.append(said.read()), args=(process.stderr,))
         reader.start()
         timer = threading.Timer(timeout, process.kill)
+        timer.daemon = True  # whoever ends this with Ctrl-C does not wait for it
         timer.start()
         most = [0.0]
         watcher = threading.Thread(target=_watch, args=(process.pid, most), daemon=True)

@@ -53,6 +53,7 @@ JOBS = [
     ("requests", "unix32", [REQUESTS]),
     ("requests", "unix", [REQUESTS]),
     ("record", "unix", [TESTS + "killed.py", TESTS + "kept.py"]),
+    ("ansible", "unix", [TESTS + "ansible_fleet.py"]),
 ]  # fmt: skip
 # These wait more than they work, and run beside the others from the start
 SLOW = [("slow", "unix", [TESTS + "backpressure.py", TESTS + "day.py"])]
