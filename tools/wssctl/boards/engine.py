@@ -185,7 +185,8 @@ class _Run:
     def finish(self) -> None:
         """Begins nothing, tells nothing, and waits for those at work, until Ctrl-C."""
         self.stop(0, "")
-        while self.at_work and not self.ctrl_c:
+        before = self.ctrl_c  # the one that let those at work end is not the one that gives them up
+        while self.at_work and self.ctrl_c == before:
             self._take()
 
     def interrupted(self) -> None:
