@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from mpremote.commands import CommandError, do_connect
@@ -201,10 +201,11 @@ class Cable:
 
     def about(self) -> About:
         """uid, bundle (whether wss_repl imports), why (not), addresses, files, free (bytes), time, path, machine, mpy
-        (the version it reads)."""
+        (the version it reads); asked and heard, when that was by this machine's clock."""
+        asked = datetime.now(UTC)
         try:
             said: About = json.loads(self.exec(_ABOUT))
-            return said
+            return said | {"asked": asked, "heard": datetime.now(UTC)}
         except ValueError:
             raise ConnectionLost(f"{self.port} answers strangely; reset the board and try again.") from None
 

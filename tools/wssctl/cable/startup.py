@@ -97,10 +97,10 @@ def set_clock(board: Cable, about: About) -> None:
         there = datetime(*about["time"]).replace(tzinfo=UTC)
     except ValueError:
         there = datetime(2000, 1, 1, tzinfo=UTC)
-    now = datetime.now(UTC)
-    if abs(there - now) < timedelta(seconds=_CLOCK_OFF):
+    most = timedelta(seconds=_CLOCK_OFF)
+    if about["asked"] - most < there < about["heard"] + most:  # when it was read: a setup may take minutes since
         return
-    if board.set_clock(now):
+    if board.set_clock(datetime.now(UTC)):
         board.remove([CLOCK])  # noted under a clock that was wrong
         say(f"Set the board's clock (it showed {there:%Y-%m-%d %H:%M})")
     else:
