@@ -226,7 +226,17 @@ WRITES = b"\x03\r\rf=open('owned','w');f.write('x');f.close()\r\r"
 
 
 def works(bridge, data, family=socket.AF_INET):
-    """What comes back to somebody who types `data`, up to the end of the connection or an answer of the REPL."""
+    """What comes back to somebody who types `data`, up to the end of the connection or an answer of the REPL, once the
+    bridge has noticed that whoever had the board is gone."""
+    for _ in range(300):
+        said = typed(bridge, data, family)
+        if b"another program has the board" not in said:
+            break
+        time.sleep(0.1)
+    return said
+
+
+def typed(bridge, data, family):
     with socket.socket(family) as s:
         if family == socket.AF_INET6:
             s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
