@@ -219,7 +219,7 @@ def test_what_a_host_says_counts_whatever_version_a_board_has(site):
     eve, eves = site.other_host("eve")
     for undo in ([], ["--undo"]) * 2:
         site.run("host", "revoke", certificate(eves), *undo, env=bea)
-    assert site.run(*HELLO, env=eve) == "42\n" and " 4 " in listed(files)
+    assert site.run(*HELLO, env=eve) == "42\n" and " 4\n" in listed(files)
     assert in_row(site.run("host", "revoke", certificate(eves)), "room1", "ok", "revoked HOST eve")
     assert "refuses" in site.run(*HELLO, env=eve, status=4)
     site.run("host", "revoke", certificate(eves), "--undo", env=bea)  # which has learned of it only at this contact

@@ -79,31 +79,30 @@ def _pump(board: _Port, ends: "list[_Pty | _Tcp]") -> NoReturn:
     user: _Pty | _Connection | None = None
     pending = b""
     while True:
-        for end in ends:
-            new = end.arrived()
-            if new and user:
-                new.refuse(_BUSY)
-            elif new:
-                user, pending = new, b""
+        arrived = [new for end in ends if (new := end.arrived())]
         reads = [board.fileno()]
         if user and board.room():
             reads.append(user.fileno())
-        ready, writable, _ = select.select(reads, [user.fileno()] if user and pending else [], [], _LOOK)
+        look = 0 if arrived else _LOOK
+        ready, writable, _ = select.select(reads, [user.fileno()] if user and pending else [], [], look)
         if board.fileno() in ready:
             data = board.take()
             if user:
                 pending = (pending + data)[-_MAX_PENDING:]
-        if not user:
-            continue
-        if user.fileno() in writable:
+        if user and user.fileno() in writable:
             pending = pending[user.write(pending) :]
-        if user.fileno() in ready:
+        if user and user.fileno() in ready:
             typed = user.read()
             if typed:
                 board.write(typed)
             elif typed is None:
                 user.close()
                 user, pending = None, b""
+        for new in arrived:  # last, because the one before may just have left
+            if user:
+                new.refuse(_BUSY)
+            else:
+                user, pending = new, b""
 
 
 class _Pty:
