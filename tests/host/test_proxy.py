@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from desk import PASSWORD, WSSCTL, Desk
@@ -202,10 +204,17 @@ def test_a_board_that_is_off_is_said_to_client_and_operator(desk):
         assert "refuses connections" in process.stderr.readline() + process.stderr.readline()
 
 
+def asleep(pid):
+    """Whether a process waits for something (proc_pid_stat(5))."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
 def test_out_of_descriptors_it_tells_and_goes_on(desk):
     with proxied(desk) as process:
         assert "Ctrl-C ends it" in process.stderr.readline()
+        while not asleep(process.pid):  # in accept()
+            time.sleep(0.01)
         open_now = {int(name) for name in os.listdir(f"/proc/{process.pid}/fd")}
         free = next(n for n in range(len(open_now) + 1) if n not in open_now)
         soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
