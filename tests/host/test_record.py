@@ -194,6 +194,15 @@ def test_a_record_that_is_damaged_or_newer_is_one_sentence(tmp_path):
         remember(Store(tmp_path), "x", "y")
 
 
+def at_once(work, n):
+    """work(0) to work(n - 1), each in a thread of its own, to their ends."""
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+
+
 def test_many_threads_at_once(tmp_path):
     registry, failed = Registry(Store(tmp_path)), []
 
@@ -204,11 +213,7 @@ def test_many_threads_at_once(tmp_path):
         except KeyFileError as e:
             failed.append(e)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(16)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(work, 16)
     boards = registry.load()
     assert not failed and len(boards) == 16 and all(b.host == "4" and len(b.groups) == 5 for b in boards.values())
 
@@ -230,11 +235,7 @@ def test_threads_wait_for_their_turn_and_not_for_sqlite(tmp_path, monkeypatch):
         except KeyFileError as e:
             failed.append(e)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(work, 8)
     assert not failed and len(registry.load()) == 8
 
 
