@@ -127,6 +127,7 @@ class Receiver:
         elif op == _TEXT:
             session.terminal.typed.put(data)
             server = session.server
+            server.records = 0  # an answer to what is typed is no rush (terminal.py), and does not wait for a tick
             if server.mode:
                 from wss.modes import after_input
 

@@ -107,6 +107,18 @@ def test_any_output_keeps_its_bytes_its_line_ends_and_its_characters(connect):
         assert len(f) <= 1020
 
 
+def test_an_answer_to_what_is_typed_is_no_rush(target, provisioned, keys):
+    """In a rush, output waits for the next tick of our timer, which does not come here. A raw paste answers each of
+    its windows; it took eight of them between two ticks."""
+    boot = "from wss import port\nport.TIMER_MS = 3600000\nport.is_ours = lambda timer: True\n"
+    with target.board(provisioned, boot=boot) as board:
+        with Peer(board.address, keys.host, timeout=60) as peer:
+            peer.login()
+            for key in b"0123456789" * 3:
+                peer.text(bytes([key]))
+                peer.until(bytes([key]))
+
+
 @pytest.mark.parametrize("gil", [True, False])
 def test_a_rush_keeps_its_order_with_a_callback_that_prints(target, provisioned, keys, gil):
     """Most of a rush takes short ways past the rest (without a GIL it does not). A timer's callback prints in between:
