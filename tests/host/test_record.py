@@ -251,7 +251,7 @@ def test_boards_that_are_seen_while_one_is_written_are_one_transaction(tmp_path,
             super().append(one)
             said.append(one)
 
-    registry._seen = Said()
+    registry._seen._waiting = Said()
     count, change = [], record.Record.change
     monkeypatch.setattr(record.Record, "change", lambda self: count.append(1) or change(self))
     with change(registry.record):  # as somebody who writes just now

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from ..errors import (
 )
 from ..keys import ask, ca, hosts
 from ..keys import commands as keys
+from ..keys.record import Together
 from ..keys.remembered import remember as keep_secret
 from ..keys.remembered import remembered
 from ..keys.store import Store
@@ -265,12 +265,15 @@ def rotate(args: argparse.Namespace) -> int:
     def pending() -> list[Board]:
         return [b for b in fleet.registry.select([]) if b.name not in state["done"] and b.name not in args.skip]
 
-    lock = threading.Lock()
+    def write(names: list[str]) -> None:
+        finished = [*state["done"], *names]
+        _save(store, state | {"done": finished})
+        state["done"] = finished
+
+    together = Together(write)
 
     def done(board: Board, words: str) -> str:
-        with lock:
-            state["done"].append(board.name)
-            _save(store, state)
+        together.add(board.name)
         return words
 
     if state["step"] == 1:

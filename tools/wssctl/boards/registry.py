@@ -5,14 +5,12 @@ import contextlib
 import re
 import sqlite3
 import sys
-import threading
-from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import KeyFileError, UsageError
-from ..keys.record import NAME, now, private
+from ..keys.record import NAME, Together, now, private
 from ..keys.remembered import remember
 from ..keys.store import Store, check_uid
 from ..wire.link import WSS_PORT
@@ -45,8 +43,7 @@ class Registry:
 
     def __init__(self, store: Store):
         self.record = store.record
-        self._seen: deque[tuple[str, str]] = deque()  # not written yet: when, and name
-        self._one_writes = threading.Lock()
+        self._seen = Together(self._write_seen)  # when, and name
 
     def load(self) -> dict[str, Board]:
         with self.record.view() as db:
@@ -104,19 +101,12 @@ class Registry:
             return _boards(db, name)[name]
 
     def seen(self, name: str) -> None:
-        """A board was there just now. What threads say while one of them writes, the next of them writes in one
-        transaction: with many boards, each would wait for the disk once for every other."""
-        self._seen.append((now(), name))
-        with self._one_writes:
-            batch = [self._seen.popleft() for _ in range(len(self._seen))]
-            if not batch:  # another thread has written it
-                return
-            try:
-                with self.record.change() as db:
-                    db.executemany("UPDATE boards SET last_seen = ? WHERE name = ?", batch)
-            except BaseException:
-                self._seen.extend(batch)  # whoever waits for its own among them is to know of the failure, too
-                raise
+        """A board was there just now."""
+        self._seen.add((now(), name))
+
+    def _write_seen(self, batch: list[tuple[str, str]]) -> None:
+        with self.record.change() as db:
+            db.executemany("UPDATE boards SET last_seen = ? WHERE name = ?", batch)
 
     def forget(self, name: str) -> None:
         """The board, and all that is known of it but its key files."""

@@ -18,10 +18,11 @@ import re
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..errors import KeyFileError
 
@@ -30,6 +31,7 @@ _PATIENCE = 60.0  # seconds to wait for other processes: each holds the lock for
 # Threads of one process take turns by this. SQLite alone lets them ask for its lock again and again, with pauses of up
 # to 0.1 s, and whoever comes late may be the last for long. Reentrant: a change within a change fails as SQLite has it.
 _TURN = threading.RLock()
+_Item = TypeVar("_Item")
 _APPLICATION = 0x77737363  # "wssc", in the file's header
 _JOURNAL_END = bytes.fromhex("d9d505f920a163d7")  # of one that names a file of SQLite's to delete (src/pager.c)
 
@@ -246,6 +248,29 @@ class Record:
         except OSError as e:
             where = e.filename or self.folder
             raise KeyFileError(f"Cannot write to {where} ({e.strerror}); nothing was changed there.") from None
+
+
+class Together(Generic[_Item]):
+    """What threads have to write while one of them writes, the next of them writes in one transaction: with many
+    boards, each would wait for the disk once for every other. `write(items)` makes it, in the order of their add()."""
+
+    def __init__(self, write: Callable[[list[_Item]], None]):
+        self._write = write
+        self._waiting: deque[_Item] = deque()
+        self._one_writes = threading.Lock()
+
+    def add(self, item: _Item) -> None:
+        """When it returns, item is written. Raises what write() raises."""
+        self._waiting.append(item)
+        with self._one_writes:
+            batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            if not batch:  # another thread has written it
+                return
+            try:
+                self._write(batch)
+            except BaseException:
+                self._waiting.extend(batch)  # whoever waits for its own among them is to know of the failure, too
+                raise
 
 
 @contextlib.contextmanager
