@@ -22,6 +22,8 @@ class Cutter:
                 client, _ = self._listener.accept()
                 with client, contextlib.suppress(OSError):
                     with socket.create_connection(("127.0.0.1", self._board)) as board:
+                        for sock in (client, board):  # else each record waits for the other side's late ACK, 40 ms
+                            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                         self._pass_on(client, board)
 
     def _pass_on(self, client, board):
