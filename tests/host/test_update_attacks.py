@@ -1,14 +1,17 @@
 """Updates while others are at the board: another host, another board at its address, another clock, other firmware."""
 
 import argparse
+import contextlib
+import re
 import shutil
 
 import pytest
 from cutter import Cutter
 from desk import WSSCTL
+from targets import ROOT
 from test_update import FROZEN, NEW, desk_of, newer  # noqa: F401
 from test_update_firmware import esp32, image
-from wssctl.boards import modules, update
+from wssctl.boards import firmware, modules, update
 from wssctl.boards.dialler import Dialler
 from wssctl.boards.update import LOADER_CODE
 from wssctl.errors import BoardError, WssctlError
@@ -160,6 +163,73 @@ def test_a_version_with_lines_and_brackets_in_it_locks_nobody_out(keys, tmp_path
             assert told in desk.run(*WSSCTL, "status", desk.url).stdout
 
 
+def overlay(desk, version):
+    """One that was proved, by who began it."""
+    slot = desk.directory / "wss_a"
+    shutil.rmtree(slot, ignore_errors=True)
+    for name, data in modules.compiled().items():
+        (slot / name).parent.mkdir(parents=True, exist_ok=True)
+        (slot / name).write_bytes(data)
+    (slot / "wss/port.mpy").unlink()
+    port = (ROOT / "lib/wss/port.py").read_text()
+    (slot / "wss/port.py").write_text(re.sub(r'^VERSION = ".+?"', f'VERSION = "{version}"', port, flags=re.M))
+    (desk.directory / "wss_repl.py").write_bytes(modules.loader())
+    desk.wssctl("exec", LOADER_CODE.format(home="/") + f"u['begin']('.frozen', '/wss_a', '{version}', 600, 'x')")
+    desk.board.restart()
+    desk.ready()
+    assert desk.wssctl("exec", "import wss_update; wss_update.confirm('x')").returncode == 0
+    assert desk.runs() == ("/wss_a", version)
+
+
+FRESH = modules.version()
+# Of the overlay, and of the firmware that it was put in front of; what the firmware that came by cable since does
+BY_CABLE = {
+    "newer than both": ("0.0.9", "0.0.8", ".frozen"),
+    "newer by its number, not by its letters": ("0.0.10", "0.0.9", ".frozen"),
+    "newer than a candidate": (f"{FRESH}-rc1", "0.0.9", ".frozen"),
+    "the same as the overlay": (FRESH, "0.0.9", "/wss_a"),
+    "older than the overlay": ("9.8.7", "0.0.9", "/wss_a"),
+    "what it was, and the overlay is older on purpose": ("0.0.9", FRESH, "/wss_a"),
+}
+
+
+def test_an_overlay_gives_way_to_newer_firmware_that_came_by_cable(keys, tmp_path):
+    """What is in the stand-in's firmware stays; that it was another when the overlay came is written into its state."""
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        for what, (version, before, then) in BY_CABLE.items():
+            overlay(desk, version)
+            code = f"import wss_update as u; s = u.read(); assert s['frozen'] == '{FRESH}'; s['frozen'] = '{before}'"
+            assert desk.wssctl("exec", f"{code}; u.write(s)").returncode == 0, what
+            for _ in range(2):
+                desk.board.restart()
+                desk.ready()
+                done = desk.wssctl("exec", "import wss; print(wss.__path__, wss.port.VERSION)")
+                expected = (f"{then}/wss", version if then == "/wss_a" else FRESH)
+                assert tuple(done.stdout.split()) == expected, (what, done)
+                told = f"{version} is over: the firmware has {FRESH}"
+                assert (told in done.stderr) == (then == ".frozen"), (what, done)
+
+
+def test_firmware_that_came_by_cable_and_whose_bundle_is_broken_or_the_disk_full(keys, tmp_path):
+    """The overlay stays in front of what does not start; and what cannot be written down is found again."""
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        overlay(desk, "0.0.9")
+        loader = desk.directory / "wss_repl.py"
+        text = loader.read_text()
+        broken = text.replace('__import__(name)', '1 // (name != "wss.port")\n  __import__(name)', 1)
+        assert desk.wssctl("exec", "import wss_update as u; s = u.read(); s['frozen'] = ''; u.write(s)").returncode == 0
+        for source, runs in (
+            (broken, ("/wss_a", "0.0.9")),
+            (text.replace('with open(name, "wb") as f:', "if 1:\n  raise OSError(28)", 1), (".frozen", FRESH)),
+        ):
+            assert source != text
+            loader.write_text(source)
+            for _ in range(2):
+                desk.board.restart()
+                desk.ready()
+                assert desk.runs() == runs
+
+
 def test_nothing_of_updates_is_loaded_before_it_is_needed(keys, tmp_path):
     with desk_of(keys, tmp_path / "a", FROZEN) as desk:
         code = "import sys; print([m for m in sys.modules if m in ('wss.signed', 'wss.enrol', 'wss_update')])"
@@ -191,3 +261,60 @@ def test_new_firmware_brings_its_own_bundle_and_old_firmware_its_overlay(keys, t
         desk.board.restart()
         desk.ready()
         assert desk.runs() == "v1.26.1"
+
+
+def test_a_bundle_and_firmware_do_not_come_at_the_same_time(keys, tmp_path, newer, monkeypatch):  # noqa: F811
+    """Begun and not yet started, or on trial: in either order, one of them waits."""
+    secrets(monkeypatch, keys)
+    with esp32(keys, tmp_path / "board") as desk:
+        words = [*WSSCTL, "update", "--overlay", "--deadline", "60", desk.url]
+        monkeypatch.setattr(firmware, "restart", lambda client, how: 1 // 0)  # the host dies in front of it
+        args = arguments(desk, desk.port, progress=lambda name, size: contextlib.nullcontext())
+        with pytest.raises(ZeroDivisionError):
+            firmware._firmware(args, Dialler(args), firmware.parse(image("v1.26.0")))
+        refused = desk.run(*words, env=newer(), timeout=150)
+        assert refused.returncode == 1 and "New firmware starts there at the next reset" in refused.stderr
+        assert not (desk.directory / "wss_a").exists() and desk.runs() == "v1.25.0"
+        desk.board.restart()  # it is on trial now, and nobody who began it is left
+        desk.ready()
+        refused = desk.run(*words, env=newer(), timeout=150)
+        assert refused.returncode == 1 and "Another update is on trial there" in refused.stderr
+        desk.board.restart()
+        desk.ready()
+        assert desk.runs() == "v1.25.0"
+        # the other order: the bundle is on trial; then begun and not yet started, which firmware takes the place of
+        on_trial(desk, 600)
+        assert "Another update is on trial there" in desk.firmware(image("v1.26.0"), status=1)
+        desk.board.restart()
+        desk.ready()
+        assert desk.wssctl("exec", LOADER_CODE.format(home="/") + TRIAL.partition("\n")[0] % 600).returncode == 0
+        assert "v1.25.0 -> v1.26.0" in desk.firmware(image("v1.26.0"))
+        code = "import wss, wss_update; print(wss.__path__, wss_update.trial)"
+        assert desk.wssctl("exec", code).stdout.split() == [".frozen/wss", "None"] and desk.runs() == "v1.26.0"
+
+
+def test_firmware_is_resumed_by_another_host(keys, tmp_path, monkeypatch):
+    """What one has sent, the other does not send again."""
+    secrets(monkeypatch, keys)
+    other = shutil.copytree(keys.directory, tmp_path / "other")
+    for file in other.glob("HOST_*"):
+        file.unlink()
+    key, cert = keys.ca.host("bea", keys.passphrase)
+    for kind, data in (("key", key), ("cert", cert)):
+        (other / f"HOST_{kind}@bea.pem").write_bytes(data)
+        (other / f"HOST_{kind}@bea.pem").chmod(0o600)
+    data = image("v1.26.0", size=150_000)
+    with esp32(keys, tmp_path / "board") as desk:
+        for n in range(2):
+            file = desk.directory / f"flash_ota_{n}"
+            file.write_bytes(file.read_bytes().ljust(0x30000, b"\xff"))
+        (desk.directory / "flash_cut").write_text("20")  # in the second piece of 64 KB
+        desk.board.restart()
+        desk.ready()
+        desk.firmware(data, status=6)
+        desk.ready()
+        before = desk.writes()
+        desk.env = desk.env | {"WSSCTL_KEYS": str(other)}
+        said = desk.firmware(data)
+        assert "64 of 146 KB are there already" in said and "v1.25.0 -> v1.26.0" in said, said
+        assert desk.writes() - before == -(-(len(data) - 65536) // 4096) + 1 and desk.runs() == "v1.26.0"

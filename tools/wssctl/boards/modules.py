@@ -114,8 +114,9 @@ def loader() -> bytes:
 
 
 def without_comments(source: str) -> str:
-    """Python for a board: comments and docstrings would take flash and heap."""
-    return re.sub(r'^\s*(#.*|""".*?"""|"""(?:.|\n)*?""")?\n', "", source, flags=re.M)
+    """Python for a board: comments, docstrings and three of four spaces would take flash and heap."""
+    source = re.sub(r'^\s*(#.*|""".*?"""|"""(?:.|\n)*?""")?\n', "", source, flags=re.M)
+    return re.sub("^(    )+", lambda spaces: " " * (len(spaces[0]) // 4), source, flags=re.M)
 
 
 def mpy_cross() -> str:

@@ -27,9 +27,9 @@ needs_reset = False  # whether a watchdog runs that only a reset stops
 # The state: {n: its number, good: where the proved bundle is, base: where one is that came by cable, trial: where the
 # new one is or None, new: what it is called, boots: how often it was started, s: seconds it has, to and from: labels of
 # the new and the old firmware's partitions or None, note: what became of the latest one, signed: {what: when the latest
-# one that was kept was signed}, at: (what, when) of the new one, mark: whose update it is}. Two files take turns, so
-# that a loss of power in the middle of a write leaves the state before it. (A rename would not: on FAT it removes the
-# old file first.)
+# one that was kept was signed}, at: (what, when) of the new one, mark: whose update it is, version: of the proved one,
+# frozen: of the firmware's when the latest one was first started}. Two files take turns, so that a loss of power in the
+# middle of a write leaves the state before it. (A rename would not: on FAT it removes the old file first.)
 
 
 def _check(data):
@@ -71,37 +71,45 @@ def begin(good, where, new, seconds, mark, to=None, back=None):
     Raises ValueError when start() was told an update_key and what lies there is not signed by it (wss/signed.py).
     """
     state = read() or {"n": 0, "base": good}
-    state["at"] = None
-    keys = getattr(getattr(sys.modules.get("wss"), "port", None), "update_keys", None)
-    if keys:
-        from wss.signed import check
-
-        what = "firmware" if to else "bundle"
-        floor = state.get("signed", {}).get(what, "")
-        state["at"] = [what, check(keys, HOME + "wss_signed", to or where, to, floor)]
+    state["at"] = _signed(state, where, to)
     if good not in SLOTS:
         state["base"] = good
     state.update({"good": good, "trial": where, "new": new, "boots": 0, "s": seconds, "to": to, "from": back})
-    state.update({"note": "", "mark": mark})
+    state.update({"note": "", "mark": mark, "version": getattr(sys.modules.get("wss_repl"), "VERSION", "0")})
     write(state)
+
+
+def _signed(state, where, to):
+    # (what, when) it was signed, None where nobody asks for that
+    keys = getattr(getattr(sys.modules.get("wss"), "port", None), "update_keys", None)
+    if not keys:
+        return None
+    from wss.signed import check
+
+    what = "firmware" if to else "bundle"
+    floor = state.get("signed", {}).get(what, "")
+    return [what, check(keys, HOME + "wss_signed", to or where, to, floor)]
 
 
 def confirm(mark):
     """The new one has proved itself: call this from a login over wss. Where needs_reset is set a reset has to follow.
-    Raises OSError, RuntimeError."""
+    Raises OSError, RuntimeError, and ValueError when what lies there has changed since begin() looked at its signature.
+    """
     global trial
     if not trial or trial.get("mark") != mark:
         raise RuntimeError("no such update is on trial")
     status = _real.status()
     if not status["client"] or not status["listening"][0].startswith("wss:"):
         raise RuntimeError("only a login over wss proves it")
+    trial["at"] = _signed(trial, active, trial["to"])
     if trial["to"]:
         import esp32
 
         esp32.Partition.mark_app_valid_cancel_rollback()
     trial["good"] = active
+    trial["version"] = _real.VERSION
     trial["trial"] = trial["to"] = None
-    if trial.get("at"):
+    if trial["at"]:
         what, when = trial["at"]
         trial.setdefault("signed", {})[what] = when
     write(trial)
@@ -122,11 +130,15 @@ def _take_back(state, why, what="was taken back"):
     state["note"] = _plain("%s %s: %s" % (state["new"], what, why))[:200]
     state["trial"] = state["to"] = None
     print("wss_repl:", state["note"])
+    _keep(state)
+    trial = None
+
+
+def _keep(state):
     try:
         write(state)
     except OSError:
         pass  # the next start comes to the same end
-    trial = None
 
 
 def _tell(note):
@@ -226,20 +238,46 @@ def _begin_trial(state):
         _take_back(state, "it cannot be tried: " + _words(e))
 
 
-def _load(path):
-    # Nowhere else: this very file would be found again.
+def _import(name, path):
+    # From there and nowhere else: this very file would be found again.
     everywhere = sys.path[:]
     sys.path[:] = [path]
-    for name in list(sys.modules):
-        if name == "wss_repl" or name == "wss" or name.startswith("wss."):
-            del sys.modules[name]
+    for n in list(sys.modules):
+        if n == "wss_repl" or n == "wss" or n.startswith("wss."):
+            del sys.modules[n]
     try:
-        __import__("wss_repl")
+        __import__(name)
     finally:
         sys.path[:] = everywhere
+    return sys.modules[name]
+
+
+def _load(path):
+    module = _import("wss_repl", path)
     if path in SLOTS:  # ussl and wss_helper belong to it
         sys.path.insert(0, path)
-    return sys.modules["wss_repl"]
+    return module
+
+
+def _number(version):
+    parts = [int(n) if n.isdigit() else -1 for n in version.replace("-", ".").split(".")]
+    return (parts + [0] * 6)[:6]
+
+
+def _look_at_firmware(state):
+    # Firmware that came by cable may have a newer bundle than the one that was put in front of it. Not what was there
+    # when that was tried: then it was meant.
+    try:
+        frozen = _import("wss.port", ".frozen").VERSION
+    except Exception:  # there is none in it, or it does not start
+        frozen = ""
+    if trial:
+        trial["frozen"] = frozen
+    elif frozen != state.get("frozen") and _number(frozen) > _number(state.get("version", "")):
+        state["note"] = _plain("%s is over: the firmware has %s" % (state.get("version", ""), frozen))
+        state["good"] = ".frozen"
+        state["version"] = frozen
+        _keep(state)
 
 
 def _start():
@@ -247,6 +285,8 @@ def _start():
     state = read()
     if state and state["trial"]:
         _begin_trial(state)
+    if state and ".frozen" in sys.path and (trial["trial"] if trial else state["good"]) != ".frozen":
+        _look_at_firmware(state)
     places = [trial["trial"]] if trial else []
     if state:
         places.append(state["good"])
