@@ -78,11 +78,14 @@ class Cuts:
         cuts = range(1, total + 1) if LONG else [total // 2, total - 6]
         for cut in cuts:
             self.cutter.records, self.cutter.limit = 0, cut
-            with contextlib.suppress(WssctlError):
-                attempt()
+            said = None
+            try:
+                said = attempt()
+            except WssctlError as e:
+                failure = e
             self.cutter.limit = None
             runs, waits = self.runs(code)
-            assert runs in (self.old, self.new) and waits == "None", (cut, runs, waits)
+            assert waits == "None" and runs == (self.new if said else self.old), (cut, runs, waits, said or failure)
             kept, proved = kept + (runs == self.old), proved + (runs == self.new)
             # The next attempt, from what this one has left
             if runs == self.old and (cut % 4 == 0 or cut > total - 12):

@@ -7,6 +7,21 @@ import pytest
 from site_of_boards import SECOND, Site, in_row
 from targets import UID, Unix
 from wssctl.boards import modules, waiting
+from wssctl.boards.update import LOADER_CODE
+from wssctl.errors import (
+    AccessDenied,
+    BoardError,
+    ConnectionLost,
+    HandshakeCut,
+    KeyFileError,
+    NoAnswer,
+    NotHere,
+    NotNow,
+    SessionInUse,
+    TrustError,
+    Unreachable,
+    UsageError,
+)
 from wssctl.keys.remembered import remember, remembered
 from wssctl.keys.store import Store
 
@@ -94,6 +109,102 @@ def test_what_cannot_be_done_there_does_not_wait(site):
     site.run("password", "room1", status=3)
     site.run("boards", "forget", "room1")
     assert not waiting.of(Store(site.keys).record, "room1")
+
+
+def test_an_update_waits_while_another_is_on_trial_there(site):
+    """That is over within minutes. What the board says of itself ends the waiting: see above, and below."""
+    off(site)
+    site.run("update", "room1", "--overlay", "--force", status=3)
+    on(site)
+    on_trial(site)
+    said = site.run("boards", "apply", status=1)
+    assert "Another update is on trial there" in said and waits(site) == [f"bundle {VERSION}"]
+    said = site.run("update", "room1", "--overlay", "--force", status=1)
+    assert "It waits for room1" in said and waits(site) == [f"bundle {VERSION}"]
+    off(site)
+    on(site)  # the second start, which ends the trial
+    assert in_row(site.run("boards", "apply"), "room1", "ok", f"-> {VERSION}") and waits(site) == []
+
+
+def on_trial(site, name="room1"):
+    """Another host's update."""
+    files = site.path / name
+    for file, data in modules.compiled().items():
+        (files / "wss_a" / file).parent.mkdir(parents=True, exist_ok=True)
+        (files / "wss_a" / file).write_bytes(data)
+    (files / "wss_repl.py").write_bytes(modules.loader())
+    begin = "u['begin']('.frozen', '/wss_a', '9.9.9', 600, 'of another host')"
+    site.run("exec", name, LOADER_CODE.format(home="/") + begin)
+    off(site, name)
+    on(site, name)
+
+
+def test_one_board_on_trial_does_not_keep_the_others_waiting(site):
+    site.add("room2", SECOND)
+    for name in ("room1", "room2"):
+        off(site, name)
+    site.run("update", "@all", "--overlay", "--force", status=3)
+    for name in ("room1", "room2"):
+        on(site, name)
+    on_trial(site)
+    said = site.run("boards", "apply", "-j", "1", status=1)
+    assert in_row(said, "room1", "failed (1)", "on trial") and in_row(said, "room2", "ok", f"-> {VERSION}")
+    assert waits(site) == [f"bundle {VERSION}"] and waits(site, "room2") == []
+
+
+def test_what_is_in_the_way_of_a_trust_list_does_not_end_what_waits(site):
+    """A folder has its name, for instance: the board cannot take the list before that is gone."""
+    _, folder = site.other_host()
+    off(site)
+    site.run("update", "room1", "--overlay", "--force", status=3)
+    site.run("host", "revoke", next(folder.glob("HOST_cert@*")), status=3)
+    assert sorted(waits(site)) == [f"bundle {VERSION}", "trust list"]
+    (site.path / "room1/wss_trust.txt.new").mkdir()
+    on(site)
+    assert "room1" in site.run("boards", "apply", status=1)
+    assert len(waits(site)) == 2
+    (site.path / "room1/wss_trust.txt.new").rmdir()
+    site.run("boards", "apply")
+    assert waits(site) == []
+
+
+class Refuses:
+    """What can be against an update, and whether it is over when the board is reached another time."""
+
+    FINAL = (
+        BoardError("It takes signed updates alone."), KeyFileError("a signature of something else"),
+        UsageError("plain ws"),
+    )  # fmt: skip
+    PASSES = (
+        NotNow("on trial"), NotHere("no mpy-cross"), Unreachable("off"), SessionInUse("another"), AccessDenied("wrong"),
+        TrustError("certificate"), HandshakeCut("reset"), ConnectionLost("gone"), NoAnswer("silent"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", Refuses.FINAL + Refuses.PASSES, ids=lambda e: type(e).__name__)
+def test_what_ends_the_waiting(tmp_path, error):
+    record = Store(tmp_path).record
+    waiting.want(record, ["room1"], waiting.BUNDLE, {"version": VERSION})
+
+    def work():
+        raise error
+
+    with pytest.raises(type(error)):
+        waiting.bring(record, "room1", waiting.BUNDLE, work)
+    assert bool(waiting.of(record, "room1")) == (error in Refuses.PASSES)
+
+
+def test_a_signature_that_is_not_here_is_told_before_anything_waits(site):
+    off(site)
+    said = site.run("update", "room1", "--overlay", "--signed", site.path / "none", status=7)
+    assert "Cannot read" in said and waits(site) == []
+    (site.path / "stick").write_bytes(b"0\x000\x00bundle")
+    site.run("update", "room1", "--overlay", "--force", "--signed", site.path / "stick", status=3)
+    (site.path / "stick").unlink()
+    on(site)
+    assert "Cannot read" in site.run("boards", "apply", "--json", status=7) and waits(site) == [f"bundle {VERSION}"]
+    (site.path / "stick").write_bytes(b"<html>")
+    assert "The signature is damaged" in site.run("boards", "apply", "--json", status=7) and waits(site) == []
 
 
 def test_a_rotation_goes_on(site):

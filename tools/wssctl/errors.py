@@ -6,6 +6,7 @@ from .text import shown
 
 class WssctlError(Exception):
     exit_code = 1
+    passes = False  # whether the same may succeed later: what waits for the board goes on waiting
 
     def __str__(self) -> str:
         """On one line and without control characters, whoever shows it: a board's words may be in it."""
@@ -14,6 +15,12 @@ class WssctlError(Exception):
 
 class BoardError(WssctlError):
     """The board answered, and the answer is no: a file it cannot open, code that raised, a full file system."""
+
+
+class NotNow(BoardError):
+    """The answer is no as things are there at this moment, and may be another one later."""
+
+    passes = True
 
 
 class UsageError(WssctlError):
@@ -64,6 +71,12 @@ class KeyFileError(WssctlError):
     """A key file on this machine is missing, unreadable, in the way, or needs another passphrase."""
 
     exit_code = 7
+
+
+class NotHere(KeyFileError):
+    """This machine lacks something for the work that can be brought here: a file, a program."""
+
+    passes = True
 
 
 def broke_off(e: WssctlError) -> bool:

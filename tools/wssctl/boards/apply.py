@@ -57,7 +57,7 @@ def apply(args: argparse.Namespace) -> int:
         return ", ".join(said) or "up to date"
 
     # A bundle that one board takes back is not tried on the others
-    again = "what waits for them stays; run it again when they are reachable."
+    again = "`wssctl boards` shows what still waits for them; run it again when they are reachable."
     fleet.must(fleet.each(work, boards, halt=(BoardError,) if bundles > 1 else ()), again)
     return 0 if args.board else _go_on_rotating(args, fleet)
 
@@ -98,6 +98,8 @@ def update(args: argparse.Namespace) -> int:
     from .many import named
 
     version = modules.version()
+    if args.signed:
+        updates.read_signature(args.signed)  # a wrong name is no reason to wait
     registry = Registry(Store(args.keys))
     boards = named(args) or [b for b in [registry.find(args.url)] if b]
     listed = [b.name for b in boards if b.uid or registry.find(b.name)]
@@ -110,7 +112,7 @@ def update(args: argparse.Namespace) -> int:
     try:
         code = updates.run(args, lambda dial: bring_bundle(args, dial), "update")
     except WssctlError as e:
-        if isinstance(e, waiting.FINAL):
+        if waiting.is_final(e):
             for name in listed:
                 waiting.drop(registry.record, name, waiting.BUNDLE)
         _tell(registry, listed)

@@ -120,7 +120,8 @@ class Dialler:
                 client.close()
                 client = self._login(timeout)
             me = of(self._store.read(self._credentials.cert))
-            return trust.settle(self._store, self.board, client, lambda: self.takeover()._login(timeout), me)
+            with trust.on_the_way():
+                return trust.settle(self._store, self.board, client, lambda: self.takeover()._login(timeout), me)
         return client
 
     def _login(self, timeout: float | None, keep: float | None = None) -> Client:

@@ -56,7 +56,8 @@ class Engine:
 
     jobs: at a time. deadline: seconds that the work on one board may take; None for as long as it likes. connect:
     seconds in which a board has to accept a TCP connection. again: errors after which the work is done once more.
-    canary: the first board has to end well before the others are begun. halt: errors after which no other is begun.
+    canary: the first board has to end well before the others are begun. halt: errors after which no other is begun,
+    unless they pass.
     """
 
     jobs: int = JOBS
@@ -215,7 +216,8 @@ class _Run:
                     again = ()
                     time.sleep(PAUSE)
                     continue
-                outcome = Outcome(board.name, e.exit_code, str(e), halts=isinstance(e, self.engine.halt))
+                halts = isinstance(e, self.engine.halt) and not e.passes
+                outcome = Outcome(board.name, e.exit_code, str(e), halts=halts)
             except Exception as e:  # one board's surprise must not take the others' results along
                 outcome = Outcome(board.name, BoardError.exit_code, f"{type(e).__name__}: {e}; please report this")
             self.events.put((False, board, outcome))

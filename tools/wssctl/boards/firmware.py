@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BoardError, KeyFileError
+from ..errors import BoardError, KeyFileError, NotNow
 from ..keys.signing import UpdateKey, now
 from ..keys.store import write_files
 from ..text import brief, say
@@ -186,7 +186,7 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
         )
         change_over(remote, board, signature, begin)
         restart(client, "reset")
-    prove(dial, args.deadline, image.version, old, mark)
+    prove(dial, args.deadline, board, image.version, old, mark, "reset")
     return f"{old} -> {image.version}"
 
 
@@ -217,7 +217,7 @@ def _partitions(args: argparse.Namespace, remote: Remote, board: Survey, image: 
     if len(image.data) > size:
         raise BoardError(f"The image has {len(image.data)} bytes, and {size} fit into its partition.")
     if board.trial:
-        raise BoardError("Another update is on trial there; it is proved or taken back within minutes.")
+        raise NotNow("Another update is on trial there; it is proved or taken back within minutes.")
     refuse_unstarted(args, board)
     refuse_loader(board)
     if _older(image.version, old) and not args.force:

@@ -102,7 +102,8 @@ class Fleet:
         client = self.login(board, credentials, password, wait)
         self.registry.seen(board.name)
         if trust.pending(self.store.record, board.name, client.link.certificate):
-            return self.settle(board, client, credentials, password)
+            with trust.on_the_way():
+                return self.settle(board, client, credentials, password)
         return client
 
     def login(

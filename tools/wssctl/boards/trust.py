@@ -5,8 +5,9 @@ written beside the old one; the board itself says whom it would let in by it; it
 and a new login has to succeed under it. If it does not, the old list is put back over the session that is still open.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from cryptography import x509
 
@@ -80,6 +81,16 @@ def believed(store: Store, theirs: List, board: str) -> List:
 
 
 # On a board
+
+
+@contextlib.contextmanager
+def on_the_way() -> Iterator[None]:
+    """For a list that comes along with something else: what is against the list is not against that."""
+    try:
+        yield
+    except (BoardError, UsageError) as e:
+        e.passes = True
+        raise
 
 
 def settle(

@@ -23,6 +23,8 @@ from ..errors import (
     ConnectionLost,
     KeyFileError,
     LoginError,
+    NotHere,
+    NotNow,
     TrustError,
     Unreachable,
     UsageError,
@@ -95,11 +97,23 @@ u={{'__name__':'wss_update'}}
 with open('wss_repl.py') as f:
  exec(f.read(),u)
 """
+# Also before the loader has been started, which is what a restart that did not come to pass leaves
 _STATE = """\
-import sys
-u=sys.modules.get('wss_update')
-s=u and u.read() or {}
-_wssctl_json([u.active if u else '',(u and u.trial or {}).get('mark',''),s.get('note','')])
+def _wssctl_state():
+ import sys
+ u=sys.modules.get('wss_update')
+ g=u.__dict__ if u else {{'__name__':'wss_update'}}
+ try:
+  if not u:
+   with open({loader!r}) as f:
+    exec(f.read(),g)
+  s=g['read']() or {{}}
+ except OSError:
+  s={{}}
+ t=g.get('trial') or {{}}
+ _wssctl_json([g.get('active') or '',t.get('mark',''),s.get('note',''),s.get('mark',''),bool(s.get('trial') and not t),
+  bool(s.get('to')),bool(g.get('needs_reset'))])
+_wssctl_state()
 """
 
 
@@ -144,7 +158,7 @@ def run(args: argparse.Namespace, work: Callable[[Dialler], str], what: str) -> 
     try:
         outcome = Outcome(args.url, 0, one(Dialler(args)))
     except BoardError as e:  # which says "It ..." of a board that the others' table names
-        raise BoardError(f"{args.url}: {e}") from e
+        raise type(e)(f"{args.url}: {e}") from e
     print(outcome.as_json() if args.json else f"{args.url}: {shown(outcome.words)}")
     return 0
 
@@ -157,6 +171,9 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         foreign.refuse(foreign.found(client), "then update it.")
         if done := _refuse(args, board, new):
             return done
+        state = _state(remote, board)
+        if state.is_to_come and state.is_firmware:  # begun, and the bootloader is told already
+            raise NotNow("New firmware starts there at the next reset: reset it, or end that by `wssctl firmware`.")
         files = _wanted(remote, board)
         signature = signature_for(args, board, lambda: _signed(_compiled(board.mpy)))
         if board.bundle != ".frozen" and not args.force and _is_there(remote, board.bundle, files):
@@ -169,7 +186,7 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         start = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)},{mark!r})"
         change_over(remote, board, signature, start)
         restart(client)
-    prove(dial, args.deadline, new, board.version, mark)
+    prove(dial, args.deadline, board, new, board.version, mark, "soft_reset")
     return f"{board.version} -> {new}"
 
 
@@ -208,10 +225,7 @@ def signature_for(args: argparse.Namespace, board: Survey, what: Callable[[], st
         if board.signed:
             raise BoardError("It takes signed updates alone: sign this one with --sign, or give --signed FILE.")
         return None
-    try:
-        data = Path(args.signed).read_bytes()
-    except OSError as e:
-        raise KeyFileError(f"Cannot read {args.signed} ({e.strerror}).") from None
+    data = read_signature(args.signed)
 
     def untimed(text: str) -> list[str]:
         words = text.split(" ")
@@ -223,6 +237,14 @@ def signature_for(args: argparse.Namespace, board: Survey, what: Callable[[], st
             "same mpy-cross."
         )
     return data
+
+
+def read_signature(file: str) -> bytes:
+    """Raises NotHere."""
+    try:
+        return Path(file).read_bytes()
+    except OSError as e:
+        raise NotHere(f"Cannot read {file} ({e.strerror}).") from None
 
 
 def survey(client: Client) -> Survey:
@@ -255,7 +277,7 @@ def number(version: str) -> tuple[int, ...]:
 def _refuse(args: argparse.Namespace, board: Survey, new: str) -> str | None:
     """Raises what is against it; returns the words when there is nothing to do."""
     if board.trial:
-        raise BoardError("Another update is on trial there; it is proved or taken back within minutes.")
+        raise NotNow("Another update is on trial there; it is proved or taken back within minutes.")
     if board.bundle == ".frozen":
         if board.version == new and not args.force:
             return f"has {new} already, in its firmware"
@@ -305,7 +327,7 @@ def _wanted(remote: Remote, board: Survey) -> dict[str, bytes]:
     try:
         files = _compiled(board.mpy)
     except modules.NoCompiler as e:
-        raise KeyFileError(f"There are no .mpy files for its MicroPython: {e}.") from None
+        raise NotHere(f"There are no .mpy files for its MicroPython: {e}.") from None
     parts = [f"{name}.mpy" for name in OPTIONAL]
     if board.bundle == ".frozen":
         code = _FROZEN.format(names=[name.replace("/", ".") for name in OPTIONAL])
@@ -390,41 +412,58 @@ def restart(client: Client, how: str = "soft_reset") -> None:
     client.link.close()
 
 
-def prove(dial: Dialler, seconds: float, new: str, old: str, mark: str) -> None:
-    """Log in under the new one and tell the board so. Raises BoardError when the board has gone back, or another update
-    than that of `mark` is on trial there: another board has the address now, or another host was quicker."""
-    dial, proved = dial.takeover(), False
+def prove(dial: Dialler, seconds: float, board: Survey, new: str, old: str, mark: str, how: str) -> None:
+    """Log in under the new one and tell the board so. how: to restart it. Raises BoardError when the board has gone
+    back, or another update than that of `mark` is on trial there: another board has the address now, or another host
+    was quicker."""
+    dial = dial.takeover()
     dial.told = None
     end = time.monotonic() + seconds + BOOT
     while True:
         try:
             with dial() as client:
                 remote = Remote(client)
-                active, on_trial, note = _state(remote)
-                if on_trial and on_trial != mark:
-                    raise BoardError("Another update is on trial there, which is not this one; nothing was proved.")
-                if on_trial:
+                state = _state(remote, board)
+                if state.on_trial and state.on_trial != mark:
+                    raise NotNow("Another update is on trial there, which is not this one; nothing was proved.")
+                needs_reset = state.needs_reset
+                if state.on_trial:
                     code = f"import wss_update as u\nu.confirm({mark!r})\n_wssctl_json(u.needs_reset)"
-                    if not ask(remote, code, "take the login for a proof", 1):
-                        return
-                    restart(client, "reset")  # stops its watchdog, which has no other end
-                    proved = True
-                    continue
-                if proved:
+                    needs_reset = ask(remote, code, "take the login for a proof", 1)
+                elif state.note:
+                    raise BoardError(f"{state.note}." + f" {old} runs again." * ("was taken back" in state.note))
+                elif state.latest != mark:
+                    where = state.active or "its firmware"
+                    raise NotNow(f"It runs {old} from {where} and does not say why; try again.")
+                if not needs_reset and not state.is_to_come:  # proved, now or before with its answer lost
                     return
-                if note:
-                    raise BoardError(f"{note}." + f" {old} runs again." * ("was taken back" in note))
-                where = brief(active) or "its firmware"
-                raise BoardError(f"It runs {old} from {where} and does not say why; try again.")
+                if time.monotonic() > end:
+                    raise NotNow("It does not restart; do that by hand.")
+                # The connection broke before it was told to; or that stops its watchdog, which has no other end
+                restart(client, how if state.is_to_come else "reset")
         except (Unreachable, ConnectionLost, TrustError, LoginError) as e:
             if time.monotonic() > end:
                 raise type(e)(f"It was to start {new} and takes no login since: {e}") from None
             time.sleep(_PAUSE)
 
 
-def _state(remote: Remote) -> tuple[str, str, str]:
-    """(where the bundle runs from, the mark of what is on trial, what became of the latest update), "" for none."""
-    said = ask(remote, _STATE, "say what it runs")
-    if not isinstance(said, list) or list(map(type, said)) != [str, str, str]:
+@dataclass(frozen=True)
+class _State:
+    """active: where the bundle runs from. on_trial: the mark of what is. note: what became of the latest update.
+    latest: that one's mark. is_to_come: whether its trial is at the next start. is_firmware: whether that, or what is
+    on trial, is firmware. "" for none."""
+
+    active: str
+    on_trial: str
+    note: str
+    latest: str
+    is_to_come: bool
+    is_firmware: bool
+    needs_reset: bool
+
+
+def _state(remote: Remote, board: Survey) -> _State:
+    said = ask(remote, _STATE.format(loader=board.home + LOADER), "say what it runs")
+    if not isinstance(said, list) or list(map(type, said)) != [str, str, str, str, bool, bool, bool]:
         raise BoardError("It does not say what it runs in a form that is understood.")
-    return said[0], said[1], brief(said[2])
+    return _State(brief(said[0]), said[1], brief(said[2]), *said[3:])

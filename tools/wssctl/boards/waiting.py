@@ -9,13 +9,18 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import BoardError, KeyFileError, UsageError
+from ..errors import BoardError, KeyFileError, UsageError, WssctlError
 from ..keys.record import Record, now
 from . import trust
 
 PASSWORD, CERTIFICATE, BUNDLE = "password", "certificate", "bundle"
-# What does not go away when the board is reached another time
-FINAL = (BoardError, KeyFileError, UsageError)
+# What does not go away when the board is reached another time, unless the error says that it passes
+_FINAL = (BoardError, KeyFileError, UsageError)
+
+
+def is_final(e: WssctlError) -> bool:
+    """Whether what waits is given up after this error, because the board would say the same the next time."""
+    return isinstance(e, _FINAL) and not e.passes
 
 
 def want(record: Record, boards: Iterable[str], kind: str, how: dict[str, Any] | None = None) -> None:
@@ -38,12 +43,13 @@ def of(record: Record, board: str) -> dict[str, dict[str, Any]]:
 
 
 def bring(record: Record, board: str, kind: str, work: Callable[[], str]) -> str:
-    """Does it. It goes on waiting when the board could not be reached or its session broke, and not when it cannot be
-    done there."""
+    """Does it. It goes on waiting when the board could not be reached, its session broke, or what was in the way
+    passes, and not when it cannot be done there."""
     try:
         words = work()
-    except FINAL:
-        drop(record, board, kind)
+    except WssctlError as e:
+        if is_final(e):
+            drop(record, board, kind)
         raise
     drop(record, board, kind)
     return words

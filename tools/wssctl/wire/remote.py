@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from ..errors import BoardError
+from ..errors import BoardError, NotNow
 from ..text import brief
 from .client import Client
 from .files import errno_words
@@ -131,7 +131,7 @@ class Remote:
             except _Garbled:
                 if not left:
                     break
-        raise BoardError(f"The board cannot {what}: what it answers is none; does something there print all the time?")
+        raise NotNow(f"The board cannot {what}: what it answers is none; does something there print all the time?")
 
     def _run(self, code: str, what: str, seconds: float) -> list[list[str]]:
         mark = os.urandom(6).hex()
@@ -163,7 +163,8 @@ class Remote:
                 digits = "".join(c if c.isdigit() else " " for c in last.partition("]")[0]).split()
                 if digits:
                     raise BoardError(f"The board cannot {what}: {errno_words(int(digits[0][:6]))}.")
-            raise BoardError(f"The board cannot {what} ({brief(last)}).")
+            kind = NotNow if last.startswith("MemoryError") else BoardError  # a program there holds it
+            raise kind(f"The board cannot {what} ({brief(last)}).")
         return found
 
     def _read(self, code: str, what: str, pattern: str) -> re.Match[str]:
