@@ -10,11 +10,13 @@ from cutter import Cutter
 from desk import WSSCTL
 from targets import ROOT
 from test_update import FROZEN, NEW, desk_of, newer  # noqa: F401
+from test_update_fat import fat  # noqa: F401
 from test_update_firmware import esp32, image
 from wssctl.boards import firmware, modules, update
 from wssctl.boards.dialler import Dialler
 from wssctl.boards.update import LOADER_CODE
 from wssctl.errors import BoardError, WssctlError
+from wssctl.keys import hosts, store, trustlist
 
 TRIAL = "u['begin']('.frozen', '/wss_a', '9.9.9', %d, 'of another host')\nimport machine\nmachine.reset()"
 
@@ -318,3 +320,107 @@ def test_firmware_is_resumed_by_another_host(keys, tmp_path, monkeypatch):
         said = desk.firmware(data)
         assert "64 of 146 KB are there already" in said and "v1.25.0 -> v1.26.0" in said, said
         assert desk.writes() - before == -(-(len(data) - 65536) // 4096) + 1 and desk.runs() == "v1.26.0"
+
+
+def test_power_is_cut_between_the_bootloaders_mark_and_ours(keys, tmp_path, monkeypatch):
+    """The old one is back, and stays: its bootloader takes it for new when it is told to start it."""
+    secrets(monkeypatch, keys)
+    with esp32(keys, tmp_path / "board") as desk:
+        ask = update.ask
+
+        def cut(remote, code, *more):
+            if "confirm" in code:
+                code = "import esp32, machine\nesp32.Partition.mark_app_valid_cancel_rollback()\nmachine.reset()"
+            return ask(remote, code, *more)
+
+        monkeypatch.setattr(update, "ask", cut)
+        args = arguments(desk, desk.port, progress=lambda name, size: contextlib.nullcontext())
+        with pytest.raises(BoardError, match="v1.26.0 was taken back: no login proved it.*v1.25.0 runs again"):
+            firmware._firmware(args, Dialler(args), firmware.parse(image("v1.26.0")))
+        for _ in range(2):
+            assert desk.runs() == "v1.25.0" and desk.marks()["boot"] == "ota_0" and desk.marks()["ota_0"] == "valid"
+            desk.board.restart()
+            desk.ready()
+
+
+def test_a_host_that_is_revoked_during_its_own_trial(keys, tmp_path, monkeypatch):
+    """By another host. It can't prove its update then, and the old one is back with the list in force."""
+    secrets(monkeypatch, keys)
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        args = arguments(desk, desk.port)
+        _, cert = store.Store(args.keys).find_host()
+        list_ = trustlist.changed({}, "revoked", hosts.of(cert.read_bytes()).fingerprint, "me", False)
+        restart = update.restart
+
+        def then(client, how="soft_reset"):
+            (desk.directory / "wss_trust.txt").write_bytes(trustlist.render([list_]))
+            restart(client, how)
+
+        monkeypatch.setattr(update, "restart", then)
+        monkeypatch.setattr(update, "BOOT", 0.0)
+        with pytest.raises(WssctlError, match="takes no login since") as e:
+            update._update(args, Dialler(args))
+        assert not isinstance(e.value, BoardError), e
+        desk.board.read_until(b"was taken back: no login proved it in 5 s", 60)
+        desk.ready()
+        assert desk.wssctl("exec", "pass").returncode in (4, 5)
+        (desk.directory / "wss_trust.txt").unlink()
+        desk.board.restart()
+        desk.ready()
+        assert desk.runs()[0] == ".frozen"
+
+
+def full(remote):
+    """Another program on the board writes until nothing is free."""
+    remote.run("f=open('x','wb')\ntry:\n while 1:\n  f.write(bytes(512))\nexcept OSError:\n f.close()", "write")
+
+
+@pytest.mark.parametrize("moment", ["_is_there", "change_over"])
+def test_another_program_fills_the_flash_meanwhile(fat, keys, monkeypatch, moment):  # noqa: F811
+    secrets(monkeypatch, keys)
+    work, remotes = getattr(update, moment), []
+
+    def then(remote, *words, **more):
+        if not remotes:
+            remotes.append(remote)
+            full(remote)
+        return work(remote, *words, **more)
+
+    monkeypatch.setattr(update, moment, then)
+    args = arguments(fat, fat.port)
+    with pytest.raises(BoardError, match="its file system is full"):
+        update._update(args, Dialler(args))
+    for _ in range(2):
+        assert fat.runs() == (".frozen", modules.version()) and trial(fat) == "False"
+        fat.board.restart()
+        fat.ready()
+    assert fat.wssctl("exec", "import os; os.remove('x')").returncode == 0
+    args.deadline = 60
+    assert "->" in update._update(args, Dialler(args)) and fat.runs()[0] == "/flash/wss_a"
+
+
+@pytest.mark.parametrize("moment", ["_send", "change_over", "restart", "prove"])
+def test_ctrl_c(keys, tmp_path, monkeypatch, capsys, moment):
+    """The old one goes on, or is back by itself and that is told; the next attempt succeeds."""
+    secrets(monkeypatch, keys)
+    with desk_of(keys, tmp_path / "a", FROZEN) as desk:
+        work = getattr(update, moment)
+
+        def then(*words):
+            if moment in ("_send", "change_over"):  # in the middle: all of it is done, and nobody knows
+                work(*words)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(update, moment, then)
+        args = arguments(desk, desk.port)
+        with pytest.raises(KeyboardInterrupt):
+            update._update(args, Dialler(args))
+        told = f"NOTE: nobody proves {modules.version()} there now"
+        assert (told in capsys.readouterr().err) == (moment in ("change_over", "restart", "prove"))
+        if moment == "prove":
+            desk.board.read_until(b"was taken back: no login proved it in 5 s", 60)
+            desk.ready()
+        assert desk.runs() == (".frozen", modules.version()) and trial(desk) == "False"
+        monkeypatch.setattr(update, moment, work)
+        args.deadline = 60
+        assert update._update(args, Dialler(args)) and desk.runs()[0] == "/wss_a"

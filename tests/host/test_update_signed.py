@@ -18,9 +18,12 @@ from desk import WSSCTL
 from targets import ROOT, UID, Unix
 from test_keys_enrol import run as on_board
 from test_update import FROZEN, LIB, NEW, Updated, desk_of, newer  # noqa: F401
+from test_update_attacks import arguments
 from test_update_firmware import esp32, image
 from wssctl.boards import modules, update
+from wssctl.boards.dialler import Dialler
 from wssctl.boards.update import LOADER_CODE
+from wssctl.errors import BoardError
 from wssctl.keys import ca, signing
 
 NOW = datetime.now(UTC)
@@ -439,3 +442,28 @@ def _numbers(der):
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
     return decode_dss_signature(der)
+
+
+def test_what_changes_between_change_over_and_restart_is_not_kept(keys, tmp_path, monkeypatch, key):
+    """A signed file, written to by another program of the board's."""
+    for name, value in (("PASSPHRASE", keys.passphrase), ("PASSWORD", "secret")):
+        monkeypatch.setenv(f"WSSCTL_{name}", value)
+    with signed_desk(keys, tmp_path / "board") as desk:
+        args = arguments(desk, desk.port, update_key=key)
+        args.sign, args.force = True, True
+        restart = update.restart
+
+        def then(client, how="soft_reset"):
+            monkeypatch.setattr(update, "restart", restart)
+            with open(desk.directory / "wss_a/wss/page.mpy", "ab") as f:
+                f.write(b"\0")
+            restart(client, how)
+
+        monkeypatch.setattr(update, "restart", then)
+        with pytest.raises(BoardError, match="wss/page.mpy is not what was signed"):
+            update._update(args, Dialler(args))
+        desk.board.read_until(b"was taken back: no login proved it in 5 s", 60)
+        desk.ready()
+        assert desk.runs() == (".frozen", modules.version())
+        args.deadline = 60
+        assert update._update(args, Dialler(args)) and desk.runs() == ("/wss_a", modules.version())

@@ -37,6 +37,7 @@ from .update import (
     run,
     signature_for,
     survey,
+    told_of_the_trial,
 )
 
 SUFFIX = ".signed"  # beside an image: its signature
@@ -184,9 +185,11 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
             f"u['begin']({board.bundle!r},'.frozen',{image.version!r},{round(args.deadline)},{mark!r},{to!r},{present!r})\n"
             "import esp32\nesp32.Partition.find(esp32.Partition.TYPE_APP,label=%r)[0].set_boot()" % to
         )
-        change_over(remote, board, signature, begin)
-        restart(client, "reset")
-    prove(dial, args.deadline, board, image.version, old, mark, "reset")
+        with told_of_the_trial(image.version, old, args.deadline):
+            change_over(remote, board, signature, begin)
+            restart(client, "reset")
+    with told_of_the_trial(image.version, old, args.deadline):
+        prove(dial, args.deadline, board, image.version, old, mark, "reset")
     return f"{old} -> {image.version}"
 
 

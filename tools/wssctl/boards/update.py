@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..keys.signing import UpdateKey, now, signed
 from ..keys.store import write_files
-from ..text import brief, shown
+from ..text import brief, say, shown
 from ..wire.client import Client
 from ..wire.remote import Remote
 from . import foreign, modules
@@ -184,10 +184,25 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         place_loader(remote, board)
         mark = secrets.token_hex(8)
         start = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)},{mark!r})"
-        change_over(remote, board, signature, start)
-        restart(client)
-    prove(dial, args.deadline, board, new, board.version, mark, "soft_reset")
+        with told_of_the_trial(new, board.version, args.deadline):
+            change_over(remote, board, signature, start)
+            restart(client)
+    with told_of_the_trial(new, board.version, args.deadline):
+        prove(dial, args.deadline, board, new, board.version, mark, "soft_reset")
     return f"{board.version} -> {new}"
+
+
+@contextlib.contextmanager
+def told_of_the_trial(new: str, old: str, seconds: float) -> Iterator[None]:
+    """Who presses Ctrl-C now is to know what the board does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(
+            f"NOTE: nobody proves {new} there now: if the board was told to try it, {old} is back {seconds:g} s after "
+            "its start."
+        )
+        raise
 
 
 def change_over(remote: Remote, board: Survey, signature: bytes | None, code: str) -> None:

@@ -26,10 +26,11 @@ needs_reset = False  # whether a watchdog runs that only a reset stops
 
 # The state: {n: its number, good: where the proved bundle is, base: where one is that came by cable, trial: where the
 # new one is or None, new: what it is called, boots: how often it was started, s: seconds it has, to and from: labels of
-# the new and the old firmware's partitions or None, note: what became of the latest one, signed: {what: when the latest
-# one that was kept was signed}, at: (what, when) of the new one, mark: whose update it is, version: of the proved one,
-# frozen: of the firmware's when the latest one was first started}. Two files take turns, so that a loss of power in the
-# middle of a write leaves the state before it. (A rename would not: on FAT it removes the old file first.)
+# the new and the old firmware's partitions or None, back: that to which it went back, until it starts, note: what
+# became of the latest one, signed: {what: when the latest one that was kept was signed}, at: (what, when) of the new
+# one, mark: whose update it is, version: of the proved one, frozen: of the firmware's when the latest one was first
+# started}. Two files take turns, so that a loss of power in the middle of a write leaves the state before it. (A rename
+# would not: on FAT it removes the old file first.)
 
 
 def _check(data):
@@ -224,6 +225,7 @@ def _begin_trial(state):
             # That partition was written to, or there is none any more: better this one than none.
             _take_back(state, "%s, and the one before it cannot start: %s" % (why, _words(e)), "stays without a proof")
             return
+        state["back"] = state["from"]
         _take_back(state, why)
         machine.reset()
     try:
@@ -236,6 +238,19 @@ def _begin_trial(state):
         _limit(state["s"])
     except Exception as e:
         _take_back(state, "it cannot be tried: " + _words(e))
+
+
+def _stay(state):
+    # The bootloader takes what set_boot() named for new, also the old one, and would leave it at the next reset.
+    try:
+        if state["back"] == _running():
+            import esp32
+
+            esp32.Partition.mark_app_valid_cancel_rollback()
+    except Exception:  # a bootloader that keeps no such marks
+        pass
+    state["back"] = None
+    _keep(state)
 
 
 def _import(name, path):
@@ -283,6 +298,8 @@ def _look_at_firmware(state):
 def _start():
     global _real, active
     state = read()
+    if state and state.get("back"):
+        _stay(state)
     if state and state["trial"]:
         _begin_trial(state)
     if state and ".frozen" in sys.path and (trial["trial"] if trial else state["good"]) != ".frozen":
@@ -332,5 +349,7 @@ def _watched(start):
 
 
 if __name__ == "wss_repl":
+    if "wss_update" in sys.modules:  # sys.path names this folder, too: what is looked for comes after it
+        raise ImportError("this is the loader")
     sys.modules["wss_update"] = sys.modules["wss_repl"]
     _start()
