@@ -1,5 +1,6 @@
 """wssctl setup, enrol and remove, with real mpremote on a pseudo-terminal, against a factory-fresh board."""
 
+import hashlib
 import os
 import pty
 import re
@@ -18,7 +19,7 @@ from ports import free_port
 from targets import UID
 from wssctl.boards import modules
 from wssctl.boards.registry import Registry
-from wssctl.cable import credentials, port, startup
+from wssctl.cable import credentials, port, setup, startup
 from wssctl.cable.port import Cable
 from wssctl.errors import BoardError, ConnectionLost, Unreachable
 from wssctl.keys import ca
@@ -626,19 +627,62 @@ def test_unplugged_in_the_middle(desk):
             board.replace({"a": b"x" * 5000}, pull)
 
 
-# A file system on which each rename of FILES waits for the test: until the file go<n> is there.
+def test_a_bundle_is_compared_by_one_command_and_sent_by_few(desk):
+    """A board may need a second for a command, and its heap holds the source of one."""
+    (desk.files / "boot.py").write_text("import sys\nsys.path.remove('.frozen')\n")
+    desk.start().read_until(b">>> ", 60)
+    with Cable(desk.board.tty) as board:
+        about, commands = board.about(), []
+        send = board.transport.exec_raw_no_follow
+        board.transport.exec_raw_no_follow = lambda command: (commands.append(command), send(command))
+        files, old = setup._missing_bundle(board, about)
+        assert {f"lib/{n}": data for n, data in modules.compiled().items()} == files and not old
+        assert len(commands) == 1
+        setup._install(board, files, old, about)
+        pieces = sum(-(-len(data) // port._CHUNK) for data in files.values())
+        assert len(commands) < pieces + 8
+        assert max(map(len, commands)) < 2048
+        commands.clear()
+        assert setup._missing_bundle(board, about) == ({}, []) and len(commands) == 1
+    assert modules_on(desk) == modules.compiled()
+
+
+def test_what_flash_does_not_hold_as_sent_is_told_and_nothing_is_changed(desk):
+    desk.start()
+    with Cable(desk.board.tty) as board:
+
+        def wear(name):
+            if name == "b":
+                (desk.files / "a.new").write_bytes(b"two")
+
+        with pytest.raises(BoardError, match="did not store a as sent.*worn.*Nothing was changed"):
+            board.replace({"a": b"one", "b": b"", "c": os.urandom(3 * port._CHUNK)}, wear)
+        assert desk.listing() == {}
+        files = {"a": b"one", "b": b"", "c": os.urandom(3 * port._CHUNK), "d": os.urandom(port._CHUNK + 1)}
+        board.replace(files)
+        assert desk.listing() == files
+        assert board.differing(files | {"a": b"two", "no": b""}) == ["a", "no"]
+
+
+# A file system on which each rename of FILES, and each look into one, waits until the file go<n> is there.
 GATED = """
 import os, time, vfs
 class Gated:
     n = 0
     def __init__(self, fs): self.fs = fs
     def __getattr__(self, name): return getattr(self.fs, name)
-    def rename(self, old, new):
-        if 'part' in new:
+    def wait(self, name):
+        if 'part' in name:
             self.n += 1
             while 'go%d' % self.n not in [e[0] for e in self.fs.ilistdir('/')]:
                 time.sleep_ms(5)
+    def rename(self, old, new):
+        self.wait(new)
         self.fs.rename(old, new)
+    def open(self, name, mode):
+        if mode == 'rb' and '.new' not in name:
+            self.wait(name)
+        return self.fs.open(name, mode)
 fs = vfs.VfsPosix(os.getenv('BOARD_DIR'))
 vfs.umount('/')
 vfs.mount(Gated(fs), '/')
@@ -665,6 +709,23 @@ def test_a_commit_tells_as_it_goes(desk):
     assert b"".join(told) == b"...."
     left = {n: data for n, data in desk.listing().items() if not n.startswith("go")}
     assert left == FILES
+
+
+def test_a_comparison_tells_as_it_goes(desk):
+    desk.start()
+    for name, data in FILES.items():
+        (desk.files / name).write_bytes(data)
+    (desk.files / "go1").touch()
+    told = []
+
+    def progress(data):
+        told.append(data)
+        (desk.files / f"go{told.count(bytes([10])) + 1}").touch()
+
+    with Cable(desk.board.tty) as board:
+        board.exec(GATED)
+        board.exec(port._DIGESTS % "\n".join(FILES), progress)
+    assert b"".join(told).split() == [hashlib.sha256(data).hexdigest().encode() for data in FILES.values()]
 
 
 @pytest.fixture

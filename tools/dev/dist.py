@@ -66,12 +66,13 @@ def index(to: Path, kind: str, files: dict[str, bytes]) -> None:
 def check(board: Cable, wanted: str, root: str = "lib") -> list[str]:
     """What differs on a board (wssctl.cable.Cable) from SHA256SUMS, in words: nothing when it is as released."""
     differ = []
-    for line in wanted.splitlines():
-        digest, name = line.split("  ", 1)
-        there = board.digest(f"{root}/{name}")
-        if there != digest:
-            differ.append(f"{name} is {'missing' if there is None else 'another'}")
-        if name.endswith(".mpy") and board.digest(f"{root}/{modules.other(name)}"):
+    files = {name: digest for digest, name in (line.split("  ", 1) for line in wanted.splitlines())}
+    there = board.digests([f"{root}/{n}" for name in files for n in (name, modules.other(name))])
+    for name, digest in files.items():
+        found = there.get(f"{root}/{name}")
+        if found != digest:
+            differ.append(f"{name} is {'another' if found else 'missing'}")
+        if name.endswith(".mpy") and f"{root}/{modules.other(name)}" in there:
             differ.append(f"{modules.other(name)} is there too, and is what would be imported")
     return differ
 

@@ -3,6 +3,7 @@ written beside their names first, compared, then renamed. While they are renamed
 a replacement that was cut off there is finished by finish(), or by the board when it starts (startup.py's lines
 in boot.py)."""
 
+import binascii
 import contextlib
 import errno
 import hashlib
@@ -24,7 +25,7 @@ from serial import SerialException
 from ..boards import foreign
 from ..errors import BoardError, ConnectionLost, Unreachable, UsageError
 
-_CHUNK = 512  # bytes of a file a command: its source has up to four times that, and a board's heap is small
+_CHUNK = 768  # bytes of a file a command: its source has a third more, the heap holds both, and a board's is small
 _SHORTCUT = {"a": "/dev/ttyACM", "u": "/dev/ttyUSB", "c": "COM"}  # mpremote's own (mpremote/main.py)
 NEW = ".new"
 UNFINISHED = "wss_setup.txt"  # names, one a line, whose NEW files are whole and wait to be renamed
@@ -87,6 +88,26 @@ for n in names:
     print(".", end="")
 if names:
     os.remove("wss_setup.txt")
+"""
+# A line for each name, for the same reason: one command for all of a bundle's files, and each is heard of.
+_DIGESTS = """
+from binascii import hexlify
+from hashlib import sha256
+b = memoryview(bytearray(512))
+for n in %r.split("\\n"):
+    h = sha256()
+    try:
+        f = open(n, "rb")
+    except OSError:
+        print("-")
+        continue
+    with f:
+        while True:
+            i = f.readinto(b)
+            if not i:
+                break
+            h.update(b[:i])
+    print(hexlify(h.digest()).decode())
 """
 _REMOVE = """
 import os
@@ -214,14 +235,21 @@ class Cable:
         with self._words():
             return self.transport.fs_readfile(name, chunk_size=_CHUNK) if self.transport.fs_exists(name) else None
 
-    def digest(self, name: str) -> str | None:
-        """SHA-256 of a file's content in hexadecimal, None when there is none."""
-        with self._words():
-            return self.transport.fs_hashfile(name, "sha256").hex() if self.transport.fs_exists(name) else None
+    def digests(self, names: list[str]) -> dict[str, str]:
+        """SHA-256 of the content, in hexadecimal, of those files that there are."""
+        found = self.exec(_DIGESTS % "\n".join(names)).split() if names else []
+        if len(found) != len(names):
+            raise ConnectionLost(f"{self.port} answers strangely; reset the board and try again.")
+        return {name: digest for name, digest in zip(names, found, strict=True) if digest != "-"}
 
     def same(self, name: str, data: bytes) -> bool:
         """Whether the board's file holds `data`."""
-        return self.digest(name) == hashlib.sha256(data).hexdigest()
+        return not self.differing({name: data})
+
+    def differing(self, files: dict[str, bytes]) -> list[str]:
+        """The names of those that the board does not hold with that content."""
+        there = self.digests(list(files))
+        return [name for name, data in files.items() if there.get(name) != hashlib.sha256(data).hexdigest()]
 
     def replace(self, files: dict[str, bytes], progress: Callable[[str], None] = lambda name: None) -> None:
         """Writes all of `files` or, when there is no room for one of them, none; they take their places at the end, in
@@ -233,16 +261,26 @@ class Cable:
         try:
             for name, data in files.items():
                 progress(name)
-                with self._words():
-                    self.transport.fs_writefile(name + NEW, data, chunk_size=_CHUNK)
-                if not self.same(name + NEW, data):
-                    raise BoardError(f"The board did not store {name} as sent; is its flash worn?")
+                self._write(name + NEW, data)
+            for name in self.differing({name + NEW: data for name, data in files.items()}):
+                raise BoardError(f"The board did not store {name.removesuffix(NEW)} as sent; is its flash worn?")
         except BoardError as e:
             # the last one first: a certificate that waits without its key would be put in place (wss/credentials.py)
             with contextlib.suppress(BoardError, ConnectionLost):
                 self.exec("try:\n f.close()\nexcept Exception:\n pass")
                 self.remove([name + NEW for name in reversed(files)])
             raise BoardError(f"{e} Nothing was changed.") from None
+
+    def _write(self, name: str, data: bytes) -> None:
+        # A command more for each file to open and to close it would be most of what a bundle of small ones takes. Base64
+        # is half as long as what Python makes of bytes.
+        code = f"from binascii import a2b_base64\nf = open({name!r}, 'wb')\nprint(end='.')\n"
+        for at in range(0, len(data), _CHUNK):
+            code += f"f.write(a2b_base64({binascii.b2a_base64(data[at : at + _CHUNK], newline=False)}))\n"
+            if at + _CHUNK < len(data):
+                self.exec(code)
+                code = ""
+        self.exec(code + "f.close()")
 
     def commit(self, names: list[str], progress: Callable[[bytes], None] = lambda dots: None) -> None:
         """Renames what stage() has written. progress gets a dot for each file."""

@@ -1,6 +1,7 @@
 """`wssctl setup`, `wssctl remove`, `wssctl enrol`: a board on a cable gets what it needs for wss, or loses it again."""
 
 import argparse
+import hashlib
 import ipaddress
 import re
 import time
@@ -243,15 +244,18 @@ def _lib_folder(about: About) -> str:
 def _missing_bundle(board: Cable, about: About) -> tuple[dict[str, bytes], list[str]]:
     """What has to be installed, by its place on the board, and what to delete then: nothing where it is frozen in."""
     root = _lib_folder(about)
-    if about["bundle"] and not any(board.digest(f"{root}/wss_repl.{end}") for end in ("py", "mpy")):
+    names = [n for name in modules.sources() for n in (name, modules.other(name))]
+    there = board.digests([f"{root}/{n}" for n in names])
+    if about["bundle"] and not {f"{root}/wss_repl.py", f"{root}/wss_repl.mpy"} & set(there):
         return {}, []
     try:
         wanted = modules.compiled(about["mpy"])
     except modules.NoCompiler as e:
         wanted = modules.sources()
         say(f"NOTE: the modules go as sources ({e}); an ESP32 without PSRAM has no memory to compile them.")
-    missing = {f"{root}/{n}": data for n, data in wanted.items() if not board.same(f"{root}/{n}", data)}
-    return missing, [n for n in (f"{root}/{modules.other(n)}" for n in wanted) if board.digest(n)]
+    files = {f"{root}/{n}": data for n, data in wanted.items()}
+    missing = {n: data for n, data in files.items() if there.get(n) != hashlib.sha256(data).hexdigest()}
+    return missing, [n for n in map(modules.other, files) if n in there]
 
 
 def _install(board: Cable, files: dict[str, bytes], old: list[str], about: About) -> None:
