@@ -614,8 +614,9 @@ def test_what_the_console_still_had_to_say_is_taken_for_no_answer(desk, monkeypa
     assert (desk.files / "a").read_bytes() == b"x" * 5000
 
 
-def test_unplugged_in_the_middle(desk):
+def test_unplugged_in_the_middle(desk, monkeypatch):
     """The port goes away while files are sent."""
+    monkeypatch.setattr(port, "_SILENT", 3)
     desk.start()
     with Cable(desk.board.tty) as board:
         board.transport.serial.timeout = 1
@@ -729,8 +730,9 @@ def test_a_comparison_tells_as_it_goes(desk):
 
 
 @pytest.fixture
-def cut_off(desk):
+def cut_off(desk, monkeypatch):
     """A board that has lost power when two of four files were renamed."""
+    monkeypatch.setattr(port, "_SILENT", 3)
     desk.start()
     desk.run("setup", "PORT")
     for name in FILES:

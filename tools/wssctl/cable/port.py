@@ -6,6 +6,7 @@ in boot.py)."""
 import binascii
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -27,6 +28,7 @@ from ..errors import BoardError, ConnectionLost, Unreachable, UsageError
 
 _CHUNK = 768  # bytes of a file a command: its source has a third more, the heap holds both, and a board's is small
 _SHORTCUT = {"a": "/dev/ttyACM", "u": "/dev/ttyUSB", "c": "COM"}  # mpremote's own (mpremote/main.py)
+_SILENT = 60  # seconds in which a command may say nothing: on slow or full flash a write takes more than mpremote's ten
 NEW = ".new"
 UNFINISHED = "wss_setup.txt"  # names, one a line, whose NEW files are whole and wait to be renamed
 _FULL = "The board's file system is full; delete files there, or use a board with more flash."
@@ -57,8 +59,8 @@ import json
 print(json.dumps(a))
 """
 
-# On slow or full flash a rename takes seconds, and mpremote gives up when it has heard nothing for 10 s: so each file
-# is a dot. The list takes its place by a rename, too: there is all of it or none.
+# On slow or full flash a rename takes seconds, and a board that is silent for long is given up: so each file is a dot.
+# The list takes its place by a rename, too: there is all of it or none.
 _RENAME = """
 import os
 names = %r
@@ -159,6 +161,7 @@ class Cable:
                 "shows the ports there are."
             ) from None
         self.transport = state.transport
+        self.transport.exec_raw = functools.partial(self.transport.exec_raw, timeout=_SILENT)
         # On a pseudo-terminal mpremote reads without looking first, and would wait for ever
         self.transport.serial.timeout = 2
         try:
@@ -272,8 +275,8 @@ class Cable:
             raise BoardError(f"{e} Nothing was changed.") from None
 
     def _write(self, name: str, data: bytes) -> None:
-        # A command more for each file to open and to close it would be most of what a bundle of small ones takes. Base64
-        # is half as long as what Python makes of bytes.
+        # A command more for each file to open and to close it would be most of what a bundle of small ones takes.
+        # Base64 is half as long as what Python makes of bytes.
         code = f"from binascii import a2b_base64\nf = open({name!r}, 'wb')\nprint(end='.')\n"
         for at in range(0, len(data), _CHUNK):
             code += f"f.write(a2b_base64({binascii.b2a_base64(data[at : at + _CHUNK], newline=False)}))\n"
