@@ -354,8 +354,9 @@ for name in %r:
 """
 
 
-def _check(src: Source, program: Path, bits: int) -> None:
-    """Raise FirmwareError unless a build is what it was to be: its bits, the source's version, all of the bundle."""
+def _check(src: Source, program: Path, bits: int, bare: bool = False) -> None:
+    """Raise FirmwareError unless a build is what it was to be: its bits, the source's version, all of the bundle; bare:
+    and nothing of it."""
     if (found := _elf_bits(program)) != bits:
         what = f"a {found}-bit program" if found else "no ELF program"
         raise FirmwareError(f"the {bits}-bit firmware came out as {what}: see {src.out}/*.log for how it was compiled")
@@ -375,7 +376,9 @@ def _check(src: Source, program: Path, bits: int) -> None:
             f"the {bits}-bit firmware is MicroPython {'.'.join(number.split())} and not {'.'.join(map(str, wanted))}: "
             f"delete {src.out} and build again"
         )
-    if missing:
+    if bare and len(missing) < len(files):
+        raise FirmwareError(f"the bundle is in the firmware without it: delete {src.out} and build again")
+    if missing and not bare:
         raise FirmwareError(f"the {bits}-bit firmware lacks frozen modules ({', '.join(missing)}): look at manifest.py")
 
 
@@ -398,8 +401,8 @@ def _need_lwip(src: Source) -> None:
         _unpack(archive, part)
 
 
-def _build(src: Source, bits: int, sanitize: bool = False, lwip: bool = False) -> Path:
-    kind = "lwip" if lwip else f"{bits}-sanitize" if sanitize else f"{bits}"
+def _build(src: Source, bits: int, sanitize: bool = False, lwip: bool = False, bare: bool = False) -> Path:
+    kind = "lwip" if lwip else f"{bits}-sanitize" if sanitize else f"{bits}-bare" if bare else f"{bits}"
     program, stamp = src.out / f"micropython-{kind}", src.out / f"{kind}.stamp"
     digest = _digest(src)
     if program.exists() and stamp.exists() and stamp.read_text() == digest and _elf_bits(program) == bits:
@@ -418,13 +421,18 @@ def _build(src: Source, bits: int, sanitize: bool = False, lwip: bool = False) -
     # they would be those of files that are not here. And MicroPython's makemanifest.py does not notice that the C code
     # has other names than when it gave frozen code their numbers.
     home, own = out / "root", f"{ROOT} {_contents(VARIANT)}"
-    if out.exists() and not (home.exists() and home.read_text() == own):
+    if out.exists() and (bare or not (home.exists() and home.read_text() == own)):
         shutil.rmtree(out)
+    if bare:  # all but what is frozen in is the same
+        _build(src, bits)
+        shutil.copytree(src.out / f"build-{bits}", out)
+        (out / "frozen_content.c").unlink()  # or makemanifest.py, which looks at dates, would leave it
     out.mkdir(exist_ok=True)
     home.write_text(own)
-    what = " with sanitizers" if sanitize else " with lwIP's sockets" if lwip else ""
+    what = " with sanitizers" if sanitize else " with lwIP's sockets" if lwip else " without the bundle" if bare else ""
     say(f"building the {bits}-bit firmware{what} from {src.path}")
-    arguments = [f"VARIANT_DIR={VARIANT}", f"BUILD={out}", f"FROZEN_MANIFEST={VARIANT / 'manifest.py'}",
+    manifest = VARIANT / ("manifest_bare.py" if bare else "manifest.py")
+    arguments = [f"VARIANT_DIR={VARIANT}", f"BUILD={out}", f"FROZEN_MANIFEST={manifest}",
                  f"MICROPY_MPYCROSS={mpy_cross}", "MICROPY_MPYCROSS_DEPENDENCY=", f"MPY_LIB_DIR={no_library}",
                  f"BOARD_BITS={bits}"]  # fmt: skip
     if lwip:
@@ -435,7 +443,7 @@ def _build(src: Source, bits: int, sanitize: bool = False, lwip: bool = False) -
     if not _make(src, "ports/unix", log, *arguments):
         reason = _first_line(log, "error:|undefined reference|multiple definition|Error")
         raise FirmwareError(f"the firmware does not build ({reason}); see {log}")
-    _check(src, out / "micropython", bits)
+    _check(src, out / "micropython", bits, bare)
     _install(out / "micropython", program)
     stamp.write_text(digest)
     return program
@@ -448,6 +456,13 @@ def firmware(bits: int = 64, mpy_dir: str | os.PathLike[str] | None = None, sani
     """
     with _lock():
         return _build(source(mpy_dir), bits, sanitize)
+
+
+def bare_firmware(mpy_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Path of the 32-bit firmware without the bundle, and so without its names: what a board has that gets the bundle
+    as .mpy files. Raises FirmwareError."""
+    with _lock():
+        return _build(source(mpy_dir), 32, bare=True)
 
 
 def lwip_firmware(mpy_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -2,14 +2,15 @@
 """What each module costs, against its budget in size.json: flash, heap when it is not frozen, growth of the firmware.
 
 flash     bytes of the module's .mpy (mpy-cross -O3), as it lies in a board's file system
-heap      bytes that importing it takes from the MicroPython heap of a 32-bit board, from that .mpy
+heap      bytes that importing it takes from the MicroPython heap of a 32-bit board, from that .mpy, with the names
+          that its firmware does not have
 frozen    the same when it is frozen
 firmware  bytes that the image grows by when it is frozen (32 bits, its own names included; names that two modules
           share count for both, so that the sum is a little more than the whole)
 
-and, frozen into 32-bit firmware, what the heap holds while the server listens, has a session, and takes a file, without
-mbedTLS: its buffers are in another heap on ESP32, and what its context and connection objects take in this one is
-measured beside it and subtracted.
+and, frozen into 32-bit firmware and as .mpy, what the heap holds while the server listens, has a session, and takes a
+file, without mbedTLS: its buffers are in another heap on ESP32, and what its context and connection objects take in
+this one is measured beside it and subtracted.
 
 Exit code 1 when a module outgrows its budget. A budget is changed by `size.py --accept "REASON"`, which writes the
 present figures and the reason into size.json.
@@ -96,7 +97,7 @@ def compile_all(lib: Path, out: Path) -> dict[str, int]:
     for name in modules(lib):
         to = (out / path(name)).with_suffix(".mpy")
         to.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([cross, "-O3", "-s", path(name), "-o", to, lib / path(name)], check=True)
+        subprocess.run([cross, "-O3", "-s", name.rpartition(".")[2], "-o", to, lib / path(name)], check=True)
         sizes[name] = to.stat().st_size
     return sizes
 
@@ -124,9 +125,14 @@ class Raw:
         return min(int(self("import gc;gc.collect();print(gc.mem_alloc())").split()[-1]) for _ in range(3))
 
 
+def _binary(mpy: Path | None) -> Path:
+    # A firmware that has the bundle frozen in has its names as well, which on a board are in the heap
+    return firmware.bare_firmware() if mpy else firmware.firmware(32)
+
+
 def import_heap(mpy: Path | None, names: list[str]) -> dict[str, int]:
     """Bytes of heap that each import adds, in order, on a 32-bit board with .mpy files; None: with frozen modules."""
-    with tempfile.TemporaryDirectory() as folder, Board(folder, 32, lib=mpy) as board:
+    with tempfile.TemporaryDirectory() as folder, Board(folder, 32, lib=mpy, binary=_binary(mpy)) as board:
         raw = Raw(board)
         before, costs = raw.used(), {}
         for name in names:
@@ -173,21 +179,21 @@ class WholeResult(Result):
     """And of the server's states."""
 
     frozen: States
+    mpy: States
     needed: list[str]
     repl: dict[str, int]
-    kept: int
 
 
-def states_heap(lib: Path | None = None) -> States:
+def states_heap(mpy: Path | None = None) -> States:
     """Bytes of heap over those of a bare REPL on a 32-bit board, less those of mbedTLS's objects ("tls": of a context,
     and of that with a connection), and which modules a session has loaded.
 
-    lib: modules that are used in place of the frozen ones (then their code is in the heap too).
+    mpy: a folder of .mpy files in place of the frozen modules (then their code and names are in the heap, too).
     """
     with tempfile.TemporaryDirectory() as folder:
         files, credentials = bench.provision(Path(folder))
         port = free_port()
-        with Board(files, 32, lib=lib) as board:
+        with Board(files, 32, lib=mpy, binary=_binary(mpy)) as board:
             raw = Raw(board)
             bare = raw.used()
             raw("import tls,socket;c=tls.SSLContext(tls.PROTOCOL_TLS_SERVER)")
@@ -253,32 +259,27 @@ def image_growth(lib: Path = LIB) -> tuple[dict[str, int], int]:
         return {n: size([f]) for n, f in zip(modules(lib), files, strict=True)}, size(files)
 
 
-def measure_modules(lib: Path = LIB) -> Result:
-    with tempfile.TemporaryDirectory() as folder:
-        mpy = Path(folder)
-        flash = compile_all(lib, mpy)
-        heap = import_heap(mpy, list(flash))
-        frozen = import_heap(None, list(flash)) if lib == LIB else heap
+def measure_modules(lib: Path, mpy: Path) -> Result:
+    """mpy: an empty folder that receives the .mpy files."""
+    flash = compile_all(lib, mpy)
+    heap = import_heap(mpy, list(flash))
+    frozen = import_heap(None, list(flash)) if lib == LIB else heap
     image, together = image_growth(lib)
     costs = {path(n): {"flash": flash[n], "heap": heap[n], "frozen": frozen[n], "firmware": image[n]} for n in flash}
     return {"modules": costs, "firmware": together}
 
 
 def measure(lib: Path = LIB) -> WholeResult:
-    result = measure_modules(lib)
-    costs = result["modules"]
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure_modules(lib, Path(folder))
+        states = states_heap(Path(folder))
     wanted = [path(n) for n in needed(lib=lib)]
-    repl = {k: sum(costs[n][k] for n in wanted) for k in COLUMNS}
-    # Credentials are read at the start only, and their readers let go of
-    dropped = re.search(r"_port\.unload\((.+)\)", (lib / "wss_repl.py").read_text())
-    assert dropped, "wss_repl.py unloads nothing"
-    gone = {f"wss/{n}.py" for n in re.findall(r'"(\w+)"', dropped[1])} & set(wanted)
     return {
         **result,
-        "frozen": states_heap(None if lib == LIB else lib),
+        "mpy": states,
+        "frozen": states_heap() if lib == LIB else states,
         "needed": wanted,
-        "repl": repl,
-        "kept": repl["heap"] - sum(costs[n]["heap"] for n in gone),
+        "repl": {k: sum(result["modules"][n][k] for n in wanted) for k in COLUMNS},
     }
 
 
@@ -298,16 +299,12 @@ def over(result: Result, budget: Budget) -> list[str]:
 
 def goals(result: WholeResult, budget: Budget) -> list[tuple[str, int, int]]:
     """(what, bytes, bytes aimed at) for the totals."""
-    states = result["frozen"]
     got = {
         "flash of a wss REPL": result["repl"]["flash"],
         "flash of ussl": result["modules"]["ussl.py"]["flash"],
-        "heap after import, not frozen": result["kept"],
-        "heap frozen, imported": states["imported"],
-        "heap frozen, listening": states["listening"],
-        "heap frozen, session": states["session"],
-        "heap frozen, put": states["put"],
     }
+    for how, states in (("not frozen", result["mpy"]), ("frozen", result["frozen"])):
+        got |= {f"heap {how}, {at}": states[at] for at in ("listening", "session", "put")}  # type: ignore[literal-required]
     return [(what, got[what], aim) for what, aim in budget["goals"].items()]
 
 
