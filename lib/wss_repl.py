@@ -10,9 +10,11 @@ import gc
 from time import time as _time
 
 from wss import port as _port
+from wss.probe import missing as _missing
 
-if _port.missing():
-    raise ImportError(_port.missing())
+if _missing():
+    raise ImportError(_missing())
+del _missing
 
 VERSION = _port.VERSION
 
@@ -57,54 +59,26 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     threshold = gc.threshold()
     gc.threshold(2048)
     try:
-        from wss.login import check_password
         from wss.server import Server
 
         if not _port.frozen:
             # To load these in a socket's callback would take time, and heap for the compiler.
             from wss import files, session, upgrade  # noqa: F401
-        if password is None:
-            try:
-                from webrepl_cfg import PASS as password
-            except ImportError:
-                raise ValueError("no password: pass one, or write webrepl_cfg.py with PASS = '...'")
-        password = check_password(password)
-        number = port or (8833 if ssl else 8266)
-        if not isinstance(number, int) or not 0 < number < 65536:
-            raise ValueError("a port is 1 to 65535")
-        if not isinstance(write_timeout, int) or not 0 < write_timeout < 1 << 29:
-            raise ValueError("write_timeout is a number of ms")
-        found = _port.resolve(host, number)
-        context = update_keys = None
-        lacks = []
-        if update_key and not ssl:
-            raise ValueError("update_key needs ssl")
-        if ssl:
-            from wss.credentials import context as load
+        try:
+            from wss.start import look
 
-            context, lacks = load(key, cert, ca)
-            del load
-            if update_key:
-                try:
-                    from wss.signed import told
-                except ImportError:
-                    raise ValueError("update_key needs wss/signed and wss/enrol: this firmware is without them")
-                update_keys = told(update_key, ca)
-                del told
-            _port.unload("credentials", "pem", "signed")
+            found, context, password, lacks, update_keys, timer, log, url = look(
+                port, password, ssl, key, cert, ca, host, write_timeout, timer, log, update_key
+            )
+            del look
+        finally:
+            _port.unload("start", "probe", "credentials", "pem", "signed")
         # All of them: else there would be two copies of one, which would not know each other's exceptions.
         _port.unload_frozen(
             "session", "receiver", "sender", "terminal", "typed", "login", "trust", "files", "frames", "upgrade"
         )
-        timer = _port.timer(timer)  # this can raise, so it comes before anything listens
-        if log:
-            from wss.log import Log
-
-            log = Log(log)
-        scheme = "wss" if ssl else "ws"
-        url = [("%s://[%s]:%d" if ":" in a else "%s://%s:%d") % (scheme, a, number) for a in _port.addresses(host)]
         # All that is given has been looked at: up to here a server that runs goes on
-        if _server and _url[0].endswith(":%d" % number):
+        if _server and _url[0].endswith(url[0][url[0].rfind(":") :]):
             stop()
         new = Server(found, context, password, write_timeout, _changed)
         stop()

@@ -1,9 +1,10 @@
 # Finds and reads key, certificate and CA, and makes the TLS context from them.
 # In: file names or bytes, PEM or DER.  Out: a tls.SSLContext that requires a certificate.  Next: server.py.
 import os
+import time
 from micropython import const
 
-from wss import port, trust
+from wss import port, probe, trust
 from wss.files import replace
 from wss.pem import ders
 
@@ -79,7 +80,7 @@ def context(key=None, cert=None, ca=None):
     ca, ca_name = read(ca, names[2], "CA certificate")
     ctx = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
     ctx.verify_mode = tls.CERT_REQUIRED
-    port.aead_only(ctx)
+    probe.aead_only(ctx)
     name += " with " + key_name
     point = key[0][-65:]  # most keys end with their public point (RFC 5915); mbedTLS would not compare the two
     if key[0][-68:-65] == b"\x03\x42\x00" and point not in cert[0]:
@@ -91,7 +92,45 @@ def context(key=None, cert=None, ca=None):
             ctx.load_verify_locations(der)
     except (ValueError, OSError) as e:
         raise ValueError("%s can't be used (%s): copy it again" % (name, e.args[-1] if e.args else e))
-    lacks = trust.install(ctx, cert[0])
+    lacks = _check_trust(ctx, cert[0])
     if _SERVER_AUTH not in cert[0]:
         lacks.append("extended key usage: the board's key would open other boards as a host")
     return ctx, lacks
+
+
+def _check_trust(context, cert):
+    # Whether context can call trust.verify(), or need not; and the clock. Returns warnings. cert: the board's own, DER.
+    port.home = os.getcwd().rstrip("/") + "/"
+    try:
+        trust.listed()
+    except (ValueError, OSError) as e:
+        raise ValueError("%s: send it again, or remove it" % e)
+    if not port.set_verify_callback(context, None):  # session.py sets verify() for each connection
+        try:
+            open(trust.place()).close()
+        except OSError:
+            return _clock(cert)
+        raise ValueError(
+            "this firmware can't look at certificates, so %s can't be honoured: use 1.23 or later" % trust.FILE
+        )
+    return _clock(cert)
+
+
+def _clock(cert):
+    # A board without a clock of its own boots in the year 2000, when no certificate was valid. In fact it is not before
+    # the first day of its own certificate, and not before the latest login.
+    try:
+        _, first, last = trust.fields(cert)
+    except ValueError:
+        return ["the dates of the board's certificate can't be read"]
+    now = time.gmtime()[:6]
+    if now < first:  # a clock within the certificate's dates may be right, and is left alone
+        floor = trust.stored()
+        if not first <= floor <= last:
+            floor = first
+        if not probe.set_clock(floor):
+            return ["the clock shows %s, it is %s or later, and it can't be set" % (trust.show(now), trust.show(floor))]
+        now = time.gmtime()[:6]
+    if now > last:
+        return ["the board's certificate expired on %s, and here it is %s" % (trust.show(last), trust.show(now))]
+    return []

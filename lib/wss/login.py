@@ -12,16 +12,6 @@ _FORGIVEN = const(60000)  # ms after which an address starts afresh
 _ADDRESSES_MAX = const(4)
 
 
-def check_password(password):
-    """password as bytes; raises ValueError, which says what to do, when it cannot be used."""
-    if isinstance(password, str):
-        password = password.encode()
-    good = isinstance(password, (bytes, bytearray)) and 0 < len(password) <= _PASSWORD_MAX
-    if not good or b"\r" in password or b"\n" in password:
-        raise ValueError("the password must have 1 to %d bytes and no line end" % _PASSWORD_MAX)
-    return password
-
-
 def same(a, b):
     """Compare two byte strings in a time that does not tell where they differ."""
     diff = len(a) ^ len(b)

@@ -1,4 +1,4 @@
-# What the firmware can do is found out here, by trying it, and nowhere else.
+# What the firmware can do is found out here, and in probe.py, by trying it, and nowhere else.
 # In: nothing.  Out: the native TLS module, the dupterm hooks, the clock, a timer.  Next: every other stage.
 import os
 import socket
@@ -85,17 +85,6 @@ def remove_failed_imports():
             sys.modules.pop(name, None)
 
 
-def missing():
-    """One sentence naming what this firmware lacks for a secure REPL, or None."""
-    what = None
-    if not hasattr(os, "dupterm"):
-        what = "os.dupterm"
-    # axTLS (ESP8266) has no CERT_REQUIRED: it cannot ask a client for a certificate.
-    elif not hasattr(tls, "CERT_REQUIRED"):
-        what = "the tls module with mbedTLS"
-    return what and "wss_repl needs %s, which this firmware was built without" % what
-
-
 def uid():
     """machine.unique_id() in lower-case hex, "" where there is none: the <uid> of upydev's file names."""
     try:
@@ -108,80 +97,12 @@ def uid():
         return ""
 
 
-def resolve(host, number):
-    """What getaddrinfo() knows of an address of this board. Raises ValueError."""
-    try:
-        if host not in ("0.0.0.0", "::"):  # found out now, while a server at the same port still runs
-            found = socket.getaddrinfo(host, 0)[0]
-            sock = socket.socket(found[0])
-            try:
-                sock.bind(found[-1])
-            finally:
-                sock.close()
-            known = addresses("::")  # lwIP binds to any address
-            if known != ["::"] and host[:4] != "127." and host not in known and found[-1][0] not in known:
-                raise OSError
-        return socket.getaddrinfo(host, number)[0]
-    except (OSError, IndexError, TypeError):
-        raise ValueError("host is an address of this board, and the firmware knows none like %s" % (host,))
-
-
-def addresses(host):
-    """The addresses at which a server listens that listens at host; for messages only."""
-    if host not in ("0.0.0.0", "::"):
-        return [host]
-    # Other interfaces than these are found by what boot.py calls them: to ask for one that there is, in other ports
-    # than ESP32's, begins it anew.
-    import __main__
-
-    nics = list(__main__.__dict__.values())
-    try:
-        import network
-
-        nics += [network.WLAN(network.STA_IF), network.WLAN(network.AP_IF)]
-        if sys.platform == "esp32":
-            nics.append(network.LAN())  # raises without one
-    except Exception:  # of many kinds: no Wi-Fi, no Ethernet, no such module
-        pass
-    found = []
-    for nic in nics:
-        try:
-            address = nic.ifconfig()[0]
-            if nic.active() and address != "0.0.0.0" and address not in found:
-                found.append(address)
-                if host == "::":
-                    found += [a[0] for a in nic.ipconfig("addr6")]
-        except Exception:  # anything that is no network interface, or has no IPv6
-            pass
-    return found or [host]
-
-
 def set_verify_callback(context, callback):
     """Have callback(DER, depth) called for each certificate of a peer's chain; False where the firmware cannot."""
     try:
         context.verify_callback = callback
         return True
     except AttributeError:
-        return False
-
-
-def aead_only(context):
-    """Have a TLS context take suites with authenticated encryption alone, not CBC (RFC 7457 section 2.4)."""
-    try:
-        context.set_ciphers([c for c in context.get_ciphers() if "GCM" in c or "CCM" in c or "CHACHA" in c])
-    except AttributeError:
-        pass  # before 1.23: what mbedTLS prefers is chosen, which is one of these where the client has one
-
-
-def set_clock(date):
-    """Set the clock to (year, month, day, hour, minute, second) in UTC; False where there is none to set."""
-    try:
-        from machine import RTC
-
-        y, month, d, h, m, s = date
-        RTC().datetime((y, month, d, 0, h, m, s, 0))
-        return True
-    except (ImportError, OSError, ValueError):
         return False
 
 
@@ -221,86 +142,6 @@ def schedule(callback, arg=None):
         return True
     except RuntimeError:
         return False
-
-
-# Two loops over every byte that comes in or goes out. Where the firmware can compile them to machine code, 1 KB takes 1
-# to 2 us instead of 60 to 300. It is done on the board: a .mpy file with machine code in it fits only one processor.
-
-# unmask(data, key, n): the masking of RFC 6455 section 5.3. XOR n bytes of data (a writable memoryview) with key (4).
-try:
-    exec("""@micropython.viper
-def unmask(data:ptr8,key:ptr8,n:int):
- i=0
- if not int(data)&3:
-  d=ptr32(data)
-  k=ptr32(key)
-  while i<n>>2:
-   d[i]^=k[0]
-   i+=1
-  i<<=2
- while i<n:
-  data[i]^=key[i&3]
-  i+=1
-""")
-except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no memory from which code can run
-
-    def unmask(data, key, n):
-        for i in range(n):
-            data[i] ^= key[i & 3]
-
-
-# cut(b, i, n): make TEXT frames of up to 125 bytes, at the beginning of b, from the text at b[i:n]. As many as have
-# room for their headers before i. A line's end is a frame of its own, and so is a prompt (">>> ", "... ", "=== ",
-# shared/runtime/pyexec.c) at a line's beginning or at the end of the text. Of a character in UTF-8 all bytes come into
-# the same frame. Returns what was found << 24 | where the text goes on << 12 | where the frames end. Found is 1: a byte
-# that is not ASCII, 2: what may be the REPL's announcement of raw or paste mode (modes.py), 4: a prompt at the end, and
-# always 8.
-_CUT = """
-def cut(b:ptr8,i:int,n:int)->int:
- j=0
- f=8
- while i<n and j+2<=i:
-  e=i+125
-  if e>n:
-   e=n
-  k=i
-  while k<e and (b[k]!=13 or k+1>=n or b[k+1]!=10):
-   k+=1
-  if k==i:
-   k+=2
-  elif k==e and k<n:
-   while k>e-3 and b[k]&192==128:
-    k-=1
-  p=i
-  while p+4<=k:
-   c=int(b[p])
-   if b[p+3]==32 and c==b[p+1] and c==b[p+2] and (c==62 or c==46 or c==61):
-    k=p
-    if p==i:
-     k+=4
-     if k==n:
-      f|=4
-    break
-   if k<n or p==k-4:
-    break
-   p=k-4
-  if k-i==24 and b[i]==114 or k-i==46 and b[i]==112:
-   f|=2
-  b[j]=129
-  b[j+1]=k-i
-  j+=2
-  while i<k:
-   if b[i]>127:
-    f|=1
-   b[j]=b[i]
-   i+=1
-   j+=1
- return f<<24|i<<12|j
-"""
-try:
-    exec("@micropython.viper" + _CUT)
-except (SyntaxError, MemoryError):
-    exec(_CUT)
 
 
 TIMER_MS = const(20)  # the period of our timer
@@ -353,3 +194,7 @@ def is_ours(timer):
 # Whether bytecode without a jump is done before another thread runs (py/vm.c). Firmware says so from 1.27 on; before
 # that RP2 alone had threads without a global lock.
 has_gil = getattr(sys.implementation, "_thread", "unsafe" if sys.platform == "rp2" else "GIL") != "unsafe"
+
+from wss.native import cut, unmask  # noqa: F401
+
+unload("native")

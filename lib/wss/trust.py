@@ -6,7 +6,6 @@ from binascii import hexlify, unhexlify
 from hashlib import sha256
 from micropython import const
 
-from wss import port
 
 FILE = "wss_trust.txt"
 _CLOCK = const("wss_time.txt")
@@ -209,46 +208,8 @@ def reason():
     return why
 
 
-def install(context, cert):
-    """Check that context can call verify(), and set the clock when it cannot be right. Returns warnings.
-
-    cert: the board's own certificate in DER. Raises ValueError when there is a list that cannot be honoured.
-    """
-    port.home = os.getcwd().rstrip("/") + "/"
-    try:
-        listed()
-    except (ValueError, OSError) as e:
-        raise ValueError("%s: send it again, or remove it" % e)
-    if not port.set_verify_callback(context, None):  # session.py sets verify() for each connection
-        try:
-            open(place()).close()
-        except OSError:
-            return _clock(cert)
-        raise ValueError("this firmware can't look at certificates, so %s can't be honoured: use 1.23 or later" % FILE)
-    return _clock(cert)
-
-
-def _clock(cert):
-    # A board without a clock of its own boots in the year 2000, when no certificate was valid. In fact it is not before
-    # the first day of its own certificate, and not before the latest login.
-    try:
-        _, first, last = fields(cert)
-    except ValueError:
-        return ["the dates of the board's certificate can't be read"]
-    now = time.gmtime()[:6]
-    if now < first:  # a clock within the certificate's dates may be right, and is left alone
-        floor = _stored()
-        if not first <= floor <= last:
-            floor = first
-        if not port.set_clock(floor):
-            return ["the clock shows %s, it is %s or later, and it can't be set" % (show(now), show(floor))]
-        now = time.gmtime()[:6]
-    if now > last:
-        return ["the board's certificate expired on %s, and here it is %s" % (show(last), show(now))]
-    return []
-
-
-def _stored():
+def stored():
+    """The time that remember() has stored, as six numbers; () when there is none."""
     try:
         with open(place(_CLOCK)) as f:
             date = tuple([int(x) for x in f.read(40).split()])
@@ -263,8 +224,7 @@ def _stored():
 def remember():
     """Store the time after a login, at most once a day, because flash wears."""
     now = time.gmtime()[:6]
-    stored = _stored()
-    if stored[:3] == now[:3]:
+    if stored()[:3] == now[:3]:
         return
     try:
         with open(place(_CLOCK), "w") as f:

@@ -102,10 +102,10 @@ def test_no_machine_code(bits, tmp_path):
     assert run(binary, UNMASK) == "machine code\n"
     lib = tmp_path / "lib"
     shutil.copytree(ROOT / "lib", lib)
-    port = lib / "wss" / "port.py"
-    text = port.read_text()
+    native = lib / "wss" / "native.py"
+    text = native.read_text()
     assert text.count("@micropython.viper") == 2
-    port.write_text(text.replace("@micropython.viper", "@micropython.vinyl"))
+    native.write_text(text.replace("@micropython.viper", "@micropython.vinyl"))
     assert run(binary, UNMASK, lib) == "bytecode\n"
 
 

@@ -750,7 +750,7 @@ class Credentials:
 
         self.m = credentials
         # status() tells what the certificate lacks; the clock, which it sets, is not this process's to set here
-        credentials.port.set_clock = lambda date: False
+        credentials.probe.set_clock = lambda date: False
         self.good = None
 
     def fresh(self):

@@ -70,8 +70,10 @@ def prebuilt_folder() -> str:
 
 
 def compile_all(version: int | None = None) -> dict[str, bytes]:
-    """The sources through mpy-cross -O3. version: as in compiled(). Raises NoCompiler."""
-    return {other(name): bytecode(data, name, version, level=3) for name, data in sources().items()}
+    """The sources through mpy-cross -O3. version: as in compiled(). Raises NoCompiler.
+
+    In tracebacks a module has its own name and not its file's, which a board would keep beside that name."""
+    return {other(name): bytecode(data, Path(name).stem, version, level=3) for name, data in sources().items()}
 
 
 def bytecode(source: bytes, name: str, version: int | None, machine: str = "", level: int = 0) -> bytes:

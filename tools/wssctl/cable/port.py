@@ -45,7 +45,7 @@ except ImportError:
 try:
     import wss_repl
     a["bundle"] = True
-    from wss.port import addresses
+    from wss.probe import addresses
     a["addresses"] = [i for i in addresses("0.0.0.0") if i != "0.0.0.0"]
 except ImportError as e:
     a["bundle"] = False
