@@ -40,7 +40,7 @@ def test_what_is_not_frozen_counts_with_its_names(measured):
     show whose firmware has the bundle, and its names, frozen in."""
     with tempfile.TemporaryDirectory() as folder:
         size.compile_all(size.LIB, Path(folder))
-        code = "import micropython, wss_repl; print(micropython.qstr_info())"
+        code = f"import micropython, {', '.join(size.needed())}; micropython.qstr_info()"
         names = {}
         for program in (firmware.firmware(32), firmware.bare_firmware()):
             words = [program, "-c", f"import sys; sys.path[:] = [{folder!r}]; {code}"]
