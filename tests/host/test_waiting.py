@@ -6,7 +6,9 @@ import re
 import pytest
 from site_of_boards import SECOND, Site, in_row
 from targets import UID, Unix
-from wssctl.boards import modules, waiting
+from wssctl import cli
+from wssctl.boards import modules, trust, waiting
+from wssctl.boards.registry import Registry
 from wssctl.boards.update import LOADER_CODE
 from wssctl.errors import (
     AccessDenied,
@@ -22,6 +24,8 @@ from wssctl.errors import (
     Unreachable,
     UsageError,
 )
+from wssctl.keys import trustlist
+from wssctl.keys.record import Record
 from wssctl.keys.remembered import remember, remembered
 from wssctl.keys.store import Store
 
@@ -91,6 +95,51 @@ def test_a_password_that_came_and_was_not_proved(site):
     assert '"output": "has a new password' in site.run("boards", "apply", "--json")
     assert remembered(store, "password:room1") == "the new 42" and not remembered(store, "new password:room1")
     assert site.run(*HELLO, env={"WSSCTL_PASSWORD": ""}) == "42\n"
+
+
+def test_a_second_password_is_the_one_that_waits(site):
+    """The board may have it already: a third one, and neither would be known here."""
+    off(site)
+    first = site.run("password", "room1", "--show", status=3).splitlines()
+    assert not any("since an earlier attempt" in line for line in first)
+    waits_for_it = remembered(Store(site.keys), "new password:room1")
+    said = site.run("password", "room1", "--show", status=3)
+    assert "NOTE: the new password that waits for room1 since an earlier attempt is the one" in said
+    assert waits_for_it in said.splitlines() and waits_for_it in first
+    assert remembered(Store(site.keys), "new password:room1") == waits_for_it
+    on(site)
+    site.run("password", "room1")
+    assert remembered(Store(site.keys), "password:room1") == waits_for_it
+    env = {"WSSCTL_PASSWORD": ""}
+    assert "earlier attempt" not in site.run("password", "room1", env=env)
+    assert remembered(Store(site.keys), "password:room1") != waits_for_it and site.run(*HELLO, env=env) == "42\n"
+
+
+@pytest.mark.parametrize("boards", [3, 300])
+def test_what_waits_is_asked_once_for_all_boards(tmp_path, monkeypatch, capsys, boards):
+    """A list of 10,000 boards opened the database for each of them."""
+    record = Store(tmp_path).record
+    names = [f"room{n}" for n in range(boards)]
+    registry = Registry(Store(tmp_path))
+    with record.change() as db:
+        db.executemany("INSERT INTO boards(name, port) VALUES(?, 8833)", [(n,) for n in names])
+    revoked = trustlist.changed({}, "revoked", "ab" * 32, "eve", False)
+    pinned = trustlist.changed({}, "pinned", "cd" * 32, "ana", False)
+    with record.change() as db:
+        trustlist.learn(db, "", {revoked.key: revoked})
+        trustlist.learn(db, names[1], {pinned.key: pinned})
+    trust.note_held(record, names[0], {revoked.key: revoked}, None)
+    trust.note_held(record, names[1], {revoked.key: revoked}, None)
+    waiting.want(record, names[:2], waiting.BUNDLE, {"version": "1.2"})
+    waiting.want(record, ["forgotten"], waiting.PASSWORD)
+    opened, view = [], Record.view
+    monkeypatch.setattr(Record, "view", lambda self: opened.append(self) or view(self))
+    assert cli.main(["boards", "list", "--keys", str(tmp_path)]) == 0
+    assert len(opened) < 5 and "room2" in capsys.readouterr().out
+    found = waiting.words(record, names)
+    assert found.pop(names[0]) == ["bundle 1.2"] and found.pop(names[1]) == ["trust list", "bundle 1.2"]
+    assert found == {n: ["trust list"] for n in names[2:]}
+    assert {n for n in names if trust.pending(record, n)} == set(names[1:]) and len(registry.load()) == boards
 
 
 def test_what_cannot_be_done_there_does_not_wait(site):

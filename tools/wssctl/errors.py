@@ -77,10 +77,3 @@ class NotHere(KeyFileError):
     """This machine lacks something for the work that can be brought here: a file, a program."""
 
     passes = True
-
-
-def broke_off(e: WssctlError) -> bool:
-    """Of a login: whether it may be tried again at once, whatever it was for. A connection that breaks before the
-    board's prompt has brought the board a password and nothing else. Not one that is silent, which would be waited for
-    twice, nor one that says no."""
-    return isinstance(e, (HandshakeCut, ConnectionLost)) and not isinstance(e, NoAnswer)

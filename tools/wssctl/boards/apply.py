@@ -23,7 +23,8 @@ def apply(args: argparse.Namespace) -> int:
     """What waits for boards, to those that can be reached."""
     fleet = Fleet(args)
     record = fleet.store.record
-    boards = [b for b in fleet.boards if waiting.words(record, b.name)]
+    wait = waiting.words(record, [b.name for b in fleet.boards])
+    boards = [b for b in fleet.boards if b.name in wait]
     if args.drop:
         for board in boards:
             for kind in waiting.of(record, board.name):

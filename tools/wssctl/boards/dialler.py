@@ -3,20 +3,16 @@
 import argparse
 import copy
 import os
-import time
 from collections.abc import Callable
 
-from ..errors import WssctlError, broke_off
 from ..keys import ask
 from ..keys.remembered import remembered
 from ..keys.store import Store
 from ..text import say
 from ..wire import kept
-from ..wire.client import Client
+from ..wire.client import Client, twice
 from ..wire.link import Credentials, parse_target
 from .registry import Registry, server_name, warn
-
-_PAUSE = 1.0  # seconds before a second try
 
 
 class Dialler:
@@ -125,22 +121,17 @@ class Dialler:
         return client
 
     def _login(self, timeout: float | None, keep: float | None = None) -> Client:
-        again = self.again
-        while True:
-            try:
-                return Client.connect(
-                    self.target,
-                    self._credentials,
-                    self._password,
-                    server_name=self._server_name,
-                    timeout=timeout or self.timeout,
-                    keep=keep,
-                )
-            except WssctlError as e:
-                if not again or not broke_off(e):
-                    raise
-                again = False
-                time.sleep(_PAUSE)
+        def login() -> Client:
+            return Client.connect(
+                self.target,
+                self._credentials,
+                self._password,
+                server_name=self._server_name,
+                timeout=timeout or self.timeout,
+                keep=keep,
+            )
+
+        return twice(login) if self.again else login()
 
 
 def connect(args: argparse.Namespace) -> Client:

@@ -19,13 +19,13 @@ from typing import Any
 
 from ..errors import BoardError, ConnectionLost, HandshakeCut, Unreachable, WssctlError
 from ..text import say, shown
+from ..wire.client import PAUSE
 from ..wire.link import Target
 from ..wire.tls import tcp_connect
 from .registry import Board
 
 JOBS = 32  # boards at work at a time: most of that time they compute, and we wait
 _PROBES = 128  # TCP connections tried at a time, of which those to boards that are off take all of their time-out
-PAUSE = 1.0  # seconds before a second try
 
 # Of work that changes nothing: it may be done again
 AGAIN = (Unreachable, HandshakeCut, ConnectionLost)

@@ -25,7 +25,6 @@ from ..errors import (
     Unreachable,
     UsageError,
     WssctlError,
-    broke_off,
 )
 from ..keys import ask, ca, hosts
 from ..keys import commands as keys
@@ -35,10 +34,10 @@ from ..keys.remembered import remembered
 from ..keys.store import Store
 from ..keys.trustlist import List
 from ..text import say
-from ..wire.client import Client
+from ..wire.client import Client, twice
 from ..wire.link import Credentials, Target
 from . import trust, waiting
-from .engine import JOBS, PAUSE, Engine, Outcome, tell, worst
+from .engine import JOBS, Engine, Outcome, tell, worst
 from .registry import WARNING_DAYS, Board, Registry, server_name
 
 NEXT = "NEXT_"
@@ -112,22 +111,25 @@ class Fleet:
         """As connect(), and nothing is brought. A login that breaks off is tried once more."""
         path = "/takeover" if wait or over or self.args.takeover else "/"
         target = Target(True, board.host, board.port, path)
+
+        def connect() -> Client:
+            return Client.connect(
+                target,
+                credentials,
+                password or self.password(board),
+                server_name=server_name(self.store, board),
+                timeout=self.args.timeout,
+            )
+
         deadline = time.monotonic() + wait
-        tried = False
-        while True:
+        while wait:
             try:
-                return Client.connect(
-                    target,
-                    credentials,
-                    password or self.password(board),
-                    server_name=server_name(self.store, board),
-                    timeout=self.args.timeout,
-                )
-            except (Unreachable, ConnectionLost, HandshakeCut) as e:  # the last: it was just about to restart
-                if time.monotonic() >= deadline and (tried or wait or not broke_off(e)):
+                return connect()
+            except (Unreachable, ConnectionLost, HandshakeCut):  # the last: it was just about to restart
+                if time.monotonic() >= deadline:
                     raise
-                tried = True
-                time.sleep(0.3 if wait else PAUSE)
+                time.sleep(0.3)
+        return twice(connect)
 
     def settle(
         self,
@@ -387,6 +389,11 @@ def password(args: argparse.Namespace) -> int:
             raise UsageError(
                 f"Another new password waits for {board.name}, which may have it already: `wssctl boards apply "
                 f"{board.name}` first. Nothing was changed."
+            )
+        if before:  # it may be on the board, and who lost it would be locked out
+            say(
+                f"NOTE: the new password that waits for {board.name} since an earlier attempt is the one that it gets; "
+                "run it again after that for another."
             )
         keep_secret(fleet.store, _pending(board), before or given or secrets.token_urlsafe(15))
     names = [b.name for b in fleet.boards]

@@ -232,6 +232,7 @@ def list_(args: argparse.Namespace) -> int:
     for head in ("name", "address", "groups", "id", "valid until", "last seen", "serial", "waiting"):
         table.add_column(head, overflow="fold")
     late = []
+    wait = waiting.words(store.record, [d.name for d in boards])
     for d in boards:
         left = d.days_left()
         state = "?" if left is None else d.not_after[:10]
@@ -241,7 +242,7 @@ def list_(args: argparse.Namespace) -> int:
         groups = " ".join("@" + g for g in d.groups)
         address = d.host + ("" if d.port == WSS_PORT else f":{d.port}")
         seen = d.last_seen[:16].replace("T", " ")
-        waits = ", ".join(waiting.words(store.record, d.name))
+        waits = ", ".join(wait.get(d.name, []))
         table.add_row(d.name, address, groups, d.uid, state, seen, d.serial[:8], waits)
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)

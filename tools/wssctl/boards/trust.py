@@ -7,7 +7,8 @@ and a new login has to succeed under it. If it does not, the old list is put bac
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
 
 from cryptography import x509
 
@@ -47,6 +48,18 @@ def pending(record: Record, board: str, certificate: bytes | None = None) -> boo
         held = db.execute("SELECT value FROM held WHERE board = ? AND kind = ?", (board, KIND)).fetchone()
     has, _, whose = (held["value"] if held else "").partition(" ")
     return wanted != has or bool(wanted and certificate and whose != hashlib.sha256(certificate).hexdigest())
+
+
+def all_pending(db: sqlite3.Connection, boards: Iterable[str]) -> set[str]:
+    """Those of the boards for which pending() is true, in one go."""
+    pinned = {row["board"] for row in db.execute("SELECT DISTINCT board FROM trust WHERE verb = 'pinned'")}
+    held = {row["board"]: row["value"] for row in db.execute("SELECT board, value FROM held WHERE kind = ?", (KIND,))}
+    of_all = digest(trustlist.entries(db, ""))
+
+    def wanted(board: str) -> str:
+        return digest(trustlist.entries(db, board)) if board in pinned else of_all
+
+    return {board for board in boards if wanted(board) != held.get(board, "").partition(" ")[0]}
 
 
 def note_held(record: Record, board: str, list_: List, certificate: bytes | None) -> None:

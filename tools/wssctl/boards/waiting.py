@@ -6,6 +6,7 @@ restarts the board's program, and nobody who asks for a board's status expects t
 """
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -55,19 +56,30 @@ def bring(record: Record, board: str, kind: str, work: Callable[[], str]) -> str
     return words
 
 
-def words(record: Record, board: str) -> list[str]:
-    """For people."""
-    found = ["trust list"] if trust.pending(record, board) else []
-    for kind, how in sorted(of(record, board).items()):
-        found.append(f"{kind} {how['version']}" if kind == BUNDLE else kind)
-    state = rotation(record)
-    if state and board not in state["done"] and board not in state.get("skip", []):
-        found.append("ROOT CA")
-    return found
+def words(record: Record, boards: Iterable[str]) -> dict[str, list[str]]:
+    """For people, by board; those for which nothing waits are left out."""
+    names = list(boards)
+    found: dict[str, list[str]] = {}
+    with record.view() as db:
+        for name in trust.all_pending(db, names):
+            found[name] = ["trust list"]
+        for row in db.execute("SELECT board, kind, value FROM wanted ORDER BY kind"):
+            version = f" {json.loads(row['value'])['version']}" if row["kind"] == BUNDLE else ""
+            found.setdefault(row["board"], []).append(row["kind"] + version)
+        if state := _rotation(db):
+            over = {*state["done"], *state.get("skip", [])}
+            for name in names:
+                if name not in over:
+                    found.setdefault(name, []).append("ROOT CA")
+    return {name: found[name] for name in names if name in found}
 
 
 def rotation(record: Record) -> dict[str, Any] | None:
     """The change of the ROOT CA that is under way (fleet.rotate)."""
     with record.view() as db:
-        row = db.execute("SELECT value FROM state WHERE what = 'rotation'").fetchone()
+        return _rotation(db)
+
+
+def _rotation(db: sqlite3.Connection) -> dict[str, Any] | None:
+    row = db.execute("SELECT value FROM state WHERE what = 'rotation'").fetchone()
     return json.loads(row["value"]) if row else None

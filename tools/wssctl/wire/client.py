@@ -5,16 +5,31 @@ with Client.connect("wss://board", Credentials(ca, cert, key, passphrase), passw
     board.put(b"data", "name")
 """
 
+import time
 from collections.abc import Callable
 
-from ..errors import AccessDenied, ConnectionLost, LoginError, SessionInUse
+from ..errors import AccessDenied, ConnectionLost, HandshakeCut, LoginError, NoAnswer, SessionInUse
 from ..text import brief
 from . import kept
 from .files import Files
 from .link import Credentials, Deadline, Target, parse_target
 from .terminal import PROMPT
 
+PAUSE = 1.0  # seconds before a second try
 _LOGGED_IN, _DENIED = b"WebREPL connected", b"Access denied"
+
+
+def twice(login: "Callable[[], Client]") -> "Client":
+    """login(), and once more when that breaks off, whatever it was for: a connection that breaks before the board's
+    prompt has brought the board a password and nothing else. Not one that is silent, which would be waited for twice,
+    nor one that says no."""
+    try:
+        return login()
+    except NoAnswer:
+        raise
+    except (HandshakeCut, ConnectionLost):
+        time.sleep(PAUSE)
+        return login()
 
 
 class Client(Files):

@@ -190,8 +190,9 @@ def problem(
         code = e.verify_code
         if code in (_HOST_MISMATCH, _IP_MISMATCH):
             text = (
-                f"The board's certificate is valid, but not for {name}: it may be another board. `wssctl setup PORT` "
-                "on its cable, with --name or --ip, adds that, or say with --server-name which name it has."
+                f"The board's certificate is valid, but not for {name}: it may be another board, which "
+                "has its address now: `wssctl boards find NETWORK` looks for it. If it is the right one, `wssctl setup "
+                "PORT` on its cable, with --name or --ip, adds that, or say with --server-name which name it has."
             )
         elif code == _EXPIRED:
             text = (
