@@ -59,6 +59,9 @@ def torture(folder: Path, kills: int, seed: int, workers: int = 8) -> None:
         for process in running.values():
             process.kill()
             process.wait()
+    Store(folder).record.write_files({f"HOST_key@{names[0]}.pem": b"0"}, force=True)
+    left = sorted(p.name for p in folder.iterdir() if p.name.startswith("."))
+    assert not left, f"files of those who were killed are left: {left}"
 
 
 def check(folder: Path, name: str, done: dict[str, int], said: str) -> None:

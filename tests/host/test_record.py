@@ -1,6 +1,7 @@
 """The record of a key folder: one for all processes, never torn, never anybody else's."""
 
 import collections
+import itertools
 import json
 import os
 import sqlite3
@@ -277,6 +278,41 @@ def test_a_pair_is_of_one_generation_whoever_writes_and_looks(tmp_path):
     assert [p.wait(120) for p in processes] == [0] * 4
     assert len({(tmp_path / n).read_bytes() for n in NAMES}) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*NAMES, "wssctl.db"])
+
+
+def test_whoever_is_killed_while_he_writes_files_leaves_none_behind(tmp_path):
+    """At each of his syncs and renames. The next who changes anything clears up, whatever he changes, and finds the
+    files of one generation; what is another's stays."""
+    program = (
+        "import os, signal, sys\nfrom wssctl.keys.store import Store\n"
+        "folder, left = sys.argv[1], int(sys.argv[2])\n"
+        "def dying(real):\n"
+        "    def call(*words):\n"
+        "        global left\n"
+        "        left -= 1\n"
+        "        if left < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return real(*words)\n"
+        "    return call\n"
+        "os.fsync, os.replace = dying(os.fsync), dying(os.replace)\n"
+        f"s = Store(folder)\ns.write({{s.folder / n: b'new' for n in {NAMES[:2]!r}}}, force=True)\n"
+    )
+    generations, codes, others = set(), [], [".HOST_notes.new", ".git"]
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        store = Store(folder)
+        store.write({folder / n: b"old" for n in NAMES[:2]})
+        for other in others:
+            (folder / other).write_text("mine")
+        codes.append(subprocess.run([sys.executable, "-c", program, folder, str(step)], timeout=180).returncode)
+        if codes[-1] == 0:
+            break
+        left = {p.name for p in folder.iterdir()} - {*NAMES[:2], "wssctl.db", "wssctl.db-journal", *others}
+        assert all(stat.S_IMODE((folder / n).stat().st_mode) == 0o600 for n in left)
+        remember(Store(folder), "x", "y")
+        assert sorted(p.name for p in folder.iterdir()) == sorted([*NAMES[:2], "wssctl.db", *others])
+        (generation,) = {(folder / n).read_bytes() for n in NAMES[:2]}
+        generations.add(generation)
+    assert generations == {b"old", b"new"} and set(codes[:-1]) == {-9} and len(codes) > 5
 
 
 def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):

@@ -9,6 +9,9 @@ Key files stay files, under upydev's names. To change several as one, their new 
 transaction; in a second one the files are renamed into place and the contents are deleted. If the power fails in
 between, or another process comes first, whoever takes the lock next finds the contents and puts them into place before
 it does anything else. A name in that list is a name in this folder and nothing else.
+
+Until a file has its name it is beside it, as `.NAME.new`: only whoever has the lock makes one. So whoever takes the
+lock knows that those he finds are of somebody who was killed, and deletes them: one may be a board's key.
 """
 
 import contextlib
@@ -76,6 +79,8 @@ _MIGRATIONS = (
 _FILE_NAME = re.compile(
     r"(NEXT_)?(ROOT_CA_(key|cert|crl)|UPDATE_(key|cert)|HOST_(key|cert)@[^/\\]+|SSL_(key|certificate)[0-9a-f]+)\.(pem|der)"
 )
+_BESIDE = re.compile(r"\.(.+)\.new")
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def now() -> str:
@@ -97,6 +102,7 @@ class Record:
             make_folder(self.folder)
             with contextlib.closing(self._open()) as db:
                 with _writing(db):
+                    self._clean(db)
                     yield db
 
     @contextlib.contextmanager
@@ -123,24 +129,18 @@ class Record:
         with self._errors():
             make_folder(self.folder)
             with contextlib.closing(self._open()) as db:
-                if not force and (present := [n for n in files if (self.folder / n).exists()]):
-                    raise exists(present, self.folder)
-                self._refuse_links(files)
-                # Beside their names first: a full disk shows before anything is decided
-                staged = stage({self.folder / n: data for n, data in files.items()})
-                try:
-                    with _writing(db):
-                        if not force and (present := [n for n in files if (self.folder / n).exists()]):
-                            raise exists(present, self.folder)
-                        self._finish(db)
-                        db.executemany("INSERT INTO files VALUES(?, ?)", files.items())
-                    # From here on they are the new ones: whoever takes the lock next puts them into place
-                    ready = {n: t for n, (t, _) in zip(files, staged, strict=True)}
-                    with _writing(db):
-                        self._finish(db, {n: (ready[n], data) for n, data in files.items()})
-                finally:
-                    for temporary, _ in staged:
-                        temporary.unlink(missing_ok=True)
+                with _writing(db):
+                    if not force and (present := [n for n in files if (self.folder / n).exists()]):
+                        raise exists(present, self.folder)
+                    self._finish(db)
+                    self._clean(db)
+                    self._refuse_links(files)
+                    # Beside their names first: a full disk shows before anything is decided
+                    self._stage(files)
+                    db.executemany("INSERT INTO files VALUES(?, ?)", files.items())
+                # From here on they are the new ones: whoever takes the lock next puts them into place
+                with _writing(db):
+                    self._finish(db)
 
     def recover(self) -> None:
         """Ends what a loss of power cut off. Called before key files are read."""
@@ -152,21 +152,51 @@ class Record:
             with self._errors(), contextlib.closing(self._open()) as db, _writing(db):
                 self._finish(db)
 
-    def _finish(self, db: sqlite3.Connection, ready: dict[str, tuple[Path, bytes]] | None = None) -> None:
-        """Puts the files on their way into place. `ready`: those that lie beside their names already."""
+    def _finish(self, db: sqlite3.Connection) -> None:
+        """Puts the files on their way into place."""
         files: dict[str, bytes] = dict(db.execute("SELECT name, data FROM files").fetchall())
         for name in files:
             if not _FILE_NAME.fullmatch(name):
                 raise KeyFileError(f"{self.path} names {name!r}, which is no key file; it was not made by wssctl.")
+        if not files:
+            return
         self._refuse_links(files)
-        ready = {n: place for n, place in (ready or {}).items() if files.get(n) == place[1]}
-        staged = stage({self.folder / n: data for n, data in files.items() if n not in ready})
-        for name, (temporary, _) in ready.items():
-            os.replace(temporary, self.folder / name)
-        for temporary, path in staged:
-            os.replace(temporary, path)
+        self._stage({n: data for n, data in files.items() if not _holds(self._beside(n), data)})
+        for name in files:
+            os.replace(self._beside(name), self.folder / name)
         sync_folder(self.folder)
         db.execute("DELETE FROM files")
+
+    def _beside(self, name: str) -> Path:
+        return self.folder / f".{name}.new"
+
+    def _stage(self, files: dict[str, bytes]) -> None:
+        """Each beside its name, synced, 0600; none of them when one fails. For whoever has the lock. Raises OSError."""
+        made = []
+        try:
+            for name, data in files.items():
+                path = self.folder / name
+                if path.exists() and not path.is_file():
+                    raise KeyFileError(f"{path} is no file, and stays; name a file.")
+                beside = self._beside(name)
+                beside.unlink(missing_ok=True)  # a link there is not followed
+                made.append(beside)
+                with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o600), "wb") as f:
+                    f.write(data)
+                    f.flush()
+                    os.fsync(f.fileno())
+        except BaseException:
+            for path in made:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _clean(self, db: sqlite3.Connection) -> None:
+        """Deletes what somebody who was killed left beside the names of key files. For whoever has the lock."""
+        hidden = [n for n in os.listdir(self.folder) if n[0] == "."]
+        left = [n for n in hidden if (name := _BESIDE.fullmatch(n)) and _FILE_NAME.fullmatch(name[1])]
+        if left and not db.execute("SELECT 1 FROM files").fetchone():  # else they are what is to be put into place
+            for n in left:
+                (self.folder / n).unlink(missing_ok=True)
 
     def _refuse_links(self, files: Iterable[str]) -> None:
         """A folder that came from elsewhere may have links in it, and what is written would go where they lead."""
@@ -391,6 +421,21 @@ def stage(files: dict[Path, bytes]) -> list[tuple[Path, Path]]:
             temporary.unlink(missing_ok=True)
         raise
     return staged
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether a file has these contents, for its owner alone, and on the disk."""
+    try:
+        info = os.lstat(path)
+        if not stat.S_ISREG(info.st_mode) or info.st_mode & 0o077:
+            return False
+        with open(path, "rb") as f:
+            if f.read() != data:
+                return False
+            os.fsync(f.fileno())
+            return True
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:
