@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import tempfile
 import threading
+import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -185,6 +186,64 @@ def test_a_name_that_begins_as_another_is_not_taken_for_it(tmp_path):
     for nobody in ("alicebob", "alicecooper", "deploy", "HOST alice"):
         with pytest.raises(UsageError, match="no host here"):
             hosts.which(store, nobody)
+
+
+def test_a_file_that_is_called_as_a_host_is_not_taken_for_it(tmp_path, monkeypatch, capsys):
+    """In a folder from elsewhere: alice, or a file with a number of hers for its name."""
+    store, authority = Store(tmp_path / "keys"), ca.Authority.create("ROOT CA")
+    people = {user: authority.host(f"{user}@desk", "correct horse")[1] for user in ("alice", "eve")}
+    store.write({store.ca_cert: authority.cert_pem, store.host_files(b"alice".hex())[1]: people["alice"]})
+    for pem in people.values():
+        hosts.issued(store, pem)
+    alice, eve = map(hosts.of, people.values())
+    monkeypatch.chdir(tmp_path)
+    unknown = "ab" * 32
+    words = ["alice", "alice@desk", "HOST alice@desk", alice.serial, alice.serial[:8], alice.fingerprint, unknown]
+    for word in words:
+        (tmp_path / word).write_bytes(people["eve"])
+        (who,) = hosts.which(store, word)
+        assert who == (hosts.Who("", unknown) if word == unknown else alice), word
+        assert word == unknown or f"for the file of that name: .{os.sep}{word}" in capsys.readouterr().err
+        assert hosts.which(store, f".{os.sep}{word}") == [eve]
+        assert "is the certificate of HOST eve@desk." in capsys.readouterr().err
+    (tmp_path / "some.pem").write_bytes(people["eve"])
+    assert hosts.which(store, "some.pem") == [eve]
+    file = store.host_files(b"alice".hex())[1].name
+    (tmp_path / file).write_bytes(people["eve"])
+    assert hosts.which(store, file) == [alice], "one in the key folder needs no path"
+
+
+def test_a_certificate_of_another_ca_takes_back_nothing_by_its_serial(tmp_path, capsys):
+    store, authority = Store(tmp_path), ca.Authority.create("ROOT CA")
+    store.write({store.ca_cert: authority.cert_pem})
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "HOST ana@desk")])
+    eve = hosts.of(authority.host("eve@desk", "correct horse")[1])
+    for serial in (int(eve.serial, 16), int(eve.fingerprint[:39], 16)):
+        builder = x509.CertificateBuilder(name, name, key.public_key(), serial, now, now + timedelta(9))
+        (tmp_path / "x.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        (who,) = hosts.which(store, str(tmp_path / "x.pem"))
+        assert who.serial == "" and who.fingerprint != eve.fingerprint
+        assert "which this ROOT CA has not signed" in capsys.readouterr().err
+
+
+def test_names_that_look_alike_are_told_apart(tmp_path):
+    """A Cyrillic letter in alice; letters with two codes; what is no ASCII at all; control characters."""
+    store, authority = Store(tmp_path), ca.Authority.create("ROOT CA")
+    store.write({store.ca_cert: authority.cert_pem})
+    users = ["alice", "\u0430lice", "\xf6d\xf6n", "\xfcd\xfcn", "\u5f20\u4f1f", "\u738b\u82b3", "al#ice", "al\\xf6ce"]
+    for user in users:
+        hosts.issued(store, authority.host(f"{user}@desk", "correct horse")[1])
+    with store.record.view() as db:
+        names = [row["name"] for row in db.execute("SELECT name FROM hosts")]
+    assert len(set(names)) == len(users) and all(n.isascii() and n.isprintable() for n in names)
+    for user in users:
+        (who,) = hosts.which(store, f"{user}@desk")
+        (shown,) = hosts.which(store, who.name)  # as `host list` has it
+        assert shown == who
+    decomposed = unicodedata.normalize("NFD", "\xf6d\xf6n@desk")
+    assert hosts.which(store, decomposed) == hosts.which(store, "\xf6d\xf6n@desk")
+    assert hosts.which(store, "alice@desk")[0].name == "HOST alice@desk"
 
 
 def test_a_list_of_what_was_taken_back_has_room_for_a_thousand():
@@ -422,13 +481,30 @@ def test_a_ca_that_moves_takes_its_hosts_and_its_revocations_along(site):
     fresh = {"WSSCTL_KEYS": str(site.path / "fresh"), "USER": "cleo"}
     assert "cannot be read" in site.run("ca", "import", bad, env=fresh, status=7)
     assert not (site.path / "fresh" / "ROOT_CA_key.pem").exists(), "a key without the revocations sets up boards"
+    # On its way somebody takes out that eve is revoked, or all of it, or says so by a key of his own
+    other = ca.Authority.create("ROOT CA")
+    block = base64.b64decode(text[begin - 11 : text.index("-----END WSSCTL")])
+    was = block[1 + block[0] :]
+    found = json.loads(was)
+    found["revoked"][0][1:3] = [7, 1]
+    changed = json.dumps(found).encode()
+    theirs = other.sign(hosts._CONTEXT + changed)
+    for signature, data in ((block[1 : 1 + block[0]], changed), (theirs, changed), (b"", was)):
+        packed = base64.encodebytes(bytes([len(signature)]) + signature + data).decode()
+        bad.write_text(f"{text[: begin - 40]}-----BEGIN WSSCTL RECORD-----\n{packed}-----END WSSCTL RECORD-----\n")
+        assert "was changed since it was exported" in site.run("ca", "import", bad, env=fresh, status=7)
+    store = Store(site.keys)
+    mine = ca.Authority.load(store.read(store.ca_cert), store.read(store.ca_key), PASSPHRASE)
     for row in (["ab", 10**30, 1, "", ""], ["ab", 0, 1, "", ""], ["ab", 2, 1, "", "x\nend"], "[" * 9):
-        packed = base64.encodebytes(json.dumps({"hosts": [], "revoked": [row]}).encode()).decode()
+        data = json.dumps({"hosts": [], "revoked": [row]}).encode()
+        signature = mine.sign(hosts._CONTEXT + data)
+        packed = base64.encodebytes(bytes([len(signature)]) + signature + data).decode()
         bad.write_text(f"{text[: begin - 40]}-----BEGIN WSSCTL RECORD-----\n{packed}-----END WSSCTL RECORD-----\n")
         assert "cannot be read" in site.run("ca", "import", bad, env=fresh, status=7)
     bad.write_text(text[: begin - 40])
-    assert "who is revoked; revoke here who is" in site.run("ca", "import", bad, env=fresh)
-    assert files
+    assert "was cut off on its way" in site.run("ca", "import", bad, env=fresh, status=7)
+    assert not (site.path / "fresh" / "ROOT_CA_key.pem").exists() and files
+    assert "revoke here whoever is" in site.run("ca", "import", bad, "--force", env=fresh)
 
 
 # The merging of lists, whoever did what when. The boards' own verdict is asked for: lib/wss/trust.py, run.

@@ -131,6 +131,14 @@ class Authority:
         subject = _name(names[0] if names else uid, uid)
         return self._leaf(subject, public_key, EKU.SERVER_AUTH, alternatives, days, not_before)
 
+    def sign(self, data: bytes) -> bytes:
+        """An ECDSA signature with SHA-256 (DER)."""
+        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Raises cryptography's InvalidSignature."""
+        self._key.public_key().verify(signature, data, ec.ECDSA(hashes.SHA256()))
+
     def crl(self, serials: Iterable[int], before: bytes | None = None) -> bytes:
         """A revocation list (PEM) with `serials` beside those of the list `before`, valid as long as the CA is."""
         now = datetime.now(UTC).replace(microsecond=0)

@@ -69,7 +69,7 @@ def ca_export(args: argparse.Namespace) -> int:
     store = Store(args.keys)
     authority = load_authority(args, store)  # who can't sign with it shall not carry it away
     passphrase = _for_export(args, ca_passphrase(args))
-    data = authority.key_pem(passphrase) + store.read(store.ca_cert) + hosts.packed(store)
+    data = authority.key_pem(passphrase) + store.read(store.ca_cert) + hosts.packed(store, authority)
     write_files({Path(args.file): data}, args.force)
     print(f"Wrote {args.file}, the key in it encrypted. There: `wssctl ca import FILE`, then `wssctl host init`.")
     return 0
@@ -99,10 +99,15 @@ def ca_import(args: argparse.Namespace) -> int:
     if args.new_passphrase_file:
         key_pem = authority.key_pem(_for_export(args, ""))
     # First: with the key alone one could set up boards that let in who is revoked
-    if packed := hosts.unpack(data):
+    if packed := hosts.unpack(data, authority):
         hosts.take_in(store, packed)
+    elif not args.force:
+        raise KeyFileError(
+            f"{args.file} does not tell who has a certificate and who is revoked, which `wssctl ca export` writes: it "
+            "was cut off on its way. Export it once more; --force takes the ROOT CA alone. Nothing was imported."
+        )
     else:
-        say(f"NOTE: {args.file} does not tell who has a certificate and who is revoked; revoke here who is, once more.")
+        say(f"NOTE: {args.file} does not tell who has a certificate and who is revoked: revoke here whoever is.")
     store.write({store.ca_key: key_pem, store.ca_cert: mark + certs}, args.force)
     print(f"The ROOT CA is in {store.folder}; `wssctl host init` makes this machine's own key.")
     return 0

@@ -1,21 +1,28 @@
 """The hosts that have a certificate: which, until when, and by what people call them."""
 
 import base64
+import contextlib
 import hashlib
 import json
+import os
 import re
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from ..errors import KeyFileError, UsageError
+from ..text import say
 from . import ca, trustlist
 from .record import rows
 from .store import Store, host_id
 
-_NAME = 64  # characters: as many as a common name has (RFC 5280 appendix A.1), or two hosts would have the same
+_NAME = 640  # characters: 64 (RFC 5280 appendix A.1), each escaped, or two hosts would have the same
+_SERIAL = 40  # hex digits: RFC 5280 section 4.1.2.2; a longer one could be somebody's fingerprint
+_PLAIN = {chr(c) for c in range(32, 127)} - {"#", "\\"}
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:+]{8,14}")
 _SEAL = re.compile(r"[A-Za-z0-9+/=]{0,20000}")
 
@@ -37,9 +44,17 @@ def of(pem: bytes) -> Who:
     cert = ca.load_cert(pem, "certificate")
     der = cert.public_bytes(ca.DER)
     names = [str(a.value) for a in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    name = names[0] if names else cert.subject.rfc4514_string()
-    name = trustlist.words(name, _NAME)
-    return Who(trustlist.number(f"{cert.serial_number:x}"), hashlib.sha256(der).hexdigest(), name)
+    serial = trustlist.number(f"{cert.serial_number:x}")
+    serial = serial if cert.serial_number > 0 and len(serial) <= _SERIAL else ""
+    return Who(serial, hashlib.sha256(der).hexdigest(), plain(names[0] if names else cert.subject.rfc4514_string()))
+
+
+def plain(name: str) -> str:
+    """A name as it is compared and shown: printable ASCII, one line, and no two names the same. A letter that only
+    looks like one of another name is seen."""
+    text = unicodedata.normalize("NFC", name)
+    escaped = (c if c in _PLAIN else c.encode("unicode_escape").decode() for c in text)
+    return "".join("\\x23" if c == "#" else c for c in escaped)[:_NAME]
 
 
 def all_of(store: Store, *paths: Path) -> set[str]:
@@ -48,7 +63,7 @@ def all_of(store: Store, *paths: Path) -> set[str]:
         ca.load_cert(store.read(path), path.name)  # raises what is to be said of it
     certificates = [c for path in paths for c in x509.load_pem_x509_certificates(store.read(path))]
     found = [of(c.public_bytes(ca.PEM)) for c in certificates]
-    return {number for who in found for number in (who.serial, who.fingerprint)}
+    return {number for who in found for number in (who.serial, who.fingerprint) if number}
 
 
 def known(store: Store, number: str) -> Who:
@@ -61,43 +76,66 @@ def known(store: Store, number: str) -> Who:
 
 
 def which(store: Store, who: str) -> list[Who]:
-    """Hosts by id, user name, name as `wssctl host list` shows it, certificate file (one in the key folder needs no
-    path), serial or fingerprint (6 digits of one that was signed here are enough). A name stands for all certificates
-    that bear it: a laptop that was renewed has two, and is gone with both. The latest comes first. Raises
-    UsageError."""
-    for path in (Path(who), store.folder / who):
-        if path.is_file():
-            return [of(store.read(path))]
+    """Hosts by id, user name, name as `wssctl host list` shows it, serial or fingerprint (6 digits of one that was
+    signed here are enough), or certificate file: a word with a separator in it is one, any other only when it is
+    nothing else; one in the key folder needs no path. A name stands for all certificates that bear it: a laptop that
+    was renewed has two, and is gone with both. The latest comes first. Raises UsageError."""
+    is_path = any(c in who for c in (os.sep, os.altsep or os.sep))
+    file = next((p for p in (store.folder / who, Path(who))[is_path:] if p.is_file()), None)
+    if file and is_path:
+        return [_in_file(store, file)]
+    if found := _recorded(store, who):
+        if file:
+            say(f"NOTE: {who} is {found[0].name or found[0].number} here; for the file of that name: .{os.sep}{who}")
+        return found
     number = trustlist.number(who)
-    is_hex = bool(number) and all(c in "0123456789abcdef" for c in number)
-    names = {who, f"HOST {who}"}
+    if _is_hex(number) and 8 <= len(number) <= 64:
+        return [Who("", number) if len(number) == 64 else Who(number, "")]
+    if file:
+        return [_in_file(store, file)]
+    raise UsageError(
+        f"{who!r} is no host here (`wssctl host list` shows them), no certificate file and no serial or fingerprint in "
+        "hex digits."
+    )
+
+
+def _in_file(store: Store, path: Path) -> Who:
+    """Of a certificate that another CA signed, the fingerprint alone counts: its serial may be that of one of ours."""
+    cert, found = ca.load_cert(store.read(path), path.name), of(store.read(path))
+    for authority in x509.load_pem_x509_certificates(store.read(store.find_ca_cert())):
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            cert.verify_directly_issued_by(authority)
+            say(f"{path} is the certificate of {found.name}.")
+            return found
+    say(f"{path} is the certificate of {found.name}, which this ROOT CA has not signed.")
+    return replace(found, serial="")
+
+
+def _is_hex(number: str) -> bool:
+    return bool(number) and all(c in "0123456789abcdef" for c in number)
+
+
+def _recorded(store: Store, who: str) -> list[Who]:
+    number = trustlist.number(who)
+    names = {plain(who), plain(f"HOST {who}"), who, f"HOST {who}"}  # as it is, and as it is shown
     files = [p for p in (store.host_files(who)[1], store.host_files(host_id(who))[1]) if p.is_file()]
     current = of(store.read(files[0])) if files else None
     if current and files[0] != store.host_files(who)[1] and len(who.encode()) * 2 > len(host_id(who)):
         # An id has the first letters of a user's name alone: it may be somebody else's
-        current = current if current.name in names or current.name.startswith(f"HOST {who}@") else None
+        current = current if current.name in names or current.name.startswith(plain(f"HOST {who}@")) else None
     if current:
         names = {current.name}
     with store.record.view() as db:
         marks = ", ".join("?" * len(names))
         order = "ORDER BY not_before DESC"
         found = rows(db.execute(f"SELECT * FROM hosts WHERE name IN ({marks}) {order}", tuple(names)))
-        if not found and not current and is_hex and len(number) >= 6:
+        if not found and not current and _is_hex(number) and len(number) >= 6:
             beginning = f"SELECT * FROM hosts WHERE fingerprint LIKE ? || '%' OR serial LIKE ? || '%' {order}"
             found = rows(db.execute(beginning, (number, number)))
             if len(found) > 1:
                 raise UsageError(f"{len(found)} certificates begin with {who}; give more digits.")
-    hosts = [Who(row["serial"], row["fingerprint"], row["name"]) for row in found]
-    if current:
-        return [current, *(h for h in hosts if h.fingerprint != current.fingerprint)]
-    if hosts:
-        return hosts
-    if is_hex and 8 <= len(number) <= 64:
-        return [Who("", number) if len(number) == 64 else Who(number, "")]
-    raise UsageError(
-        f"{who!r} is no host here (`wssctl host list` shows them), no certificate file and no serial or fingerprint in "
-        "hex digits."
-    )
+    known = [Who(row["serial"], row["fingerprint"], row["name"]) for row in found]
+    return [current, *(h for h in known if h.fingerprint != current.fingerprint)] if current else known
 
 
 def issued(store: Store, pem: bytes) -> None:
@@ -112,11 +150,13 @@ def issued(store: Store, pem: bytes) -> None:
 
 # What goes along with a ROOT CA to another machine: who has a certificate, and who is revoked
 
+_CONTEXT = b"wssctl: who has a certificate and who is revoked\n"  # no other signature of the CA begins so
 BEGIN, _END = b"-----BEGIN WSSCTL RECORD-----\n", b"-----END WSSCTL RECORD-----\n"
 
 
-def packed(store: Store) -> bytes:
-    """The issued certificates and the revocations, as a block to put behind PEM blocks."""
+def packed(store: Store, authority: ca.Authority) -> bytes:
+    """The issued certificates and the revocations, as a block to put behind PEM blocks, signed by the ROOT CA: on its
+    way the file is in anybody's hands, and its key alone is encrypted."""
     with store.record.view() as db:
         found = {
             "hosts": [list(row) for row in db.execute("SELECT * FROM hosts")],
@@ -125,26 +165,30 @@ def packed(store: Store) -> bytes:
                 for row in db.execute("SELECT number, version, undone, words, seal FROM trust WHERE verb = 'revoked'")
             ],
         }
-    text = base64.encodebytes(json.dumps(found).encode())
-    return BEGIN + text + _END
+    text = json.dumps(found).encode()
+    signature = authority.sign(_CONTEXT + text)
+    return BEGIN + base64.encodebytes(len(signature).to_bytes(1, "big") + signature + text) + _END
 
 
 Packed = tuple[list[tuple[str, str, str, str, str]], list[trustlist.Entry]]
 
 
-def unpack(data: bytes) -> Packed | None:
-    """What packed() wrote, None without such a block. Raises KeyFileError."""
+def unpack(data: bytes, authority: ca.Authority) -> Packed | None:
+    """What packed() wrote, None without such a block. Raises KeyFileError, also when it was changed on its way."""
     _, mark, rest = data.partition(BEGIN)
     if not mark:
         return None
     try:
-        found = json.loads(base64.b64decode(rest.partition(_END)[0]))
+        block = base64.b64decode(rest.partition(_END)[0])
+        end = 1 + block[0] if block else 1
+        authority.verify(block[1:end], _CONTEXT + block[end:])
+        found = json.loads(block[end:])
         revoked = [
             trustlist.Entry("revoked", checked(n), int(version), bool(undone), trustlist.words(str(text)), str(seal))
             for n, version, undone, text, seal in found["revoked"]
         ]
         certificates = [
-            (checked(fp), checked(serial), trustlist.words(str(name), _NAME), str(first), str(last))
+            (checked(fp), serial and checked(serial), trustlist.words(str(name), _NAME), str(first), str(last))
             for fp, serial, name, first, last in found["hosts"]
         ]
         if not all(0 < e.version <= trustlist.LAST and _SEAL.fullmatch(e.seal) for e in revoked) or not all(
@@ -152,6 +196,11 @@ def unpack(data: bytes) -> Packed | None:
         ):
             raise ValueError("it was not made by wssctl")
         return certificates, revoked
+    except InvalidSignature:
+        raise KeyFileError(
+            "What goes along with the ROOT CA, who has a certificate and who is revoked, was changed since it was "
+            "exported: export it once more, and look who had that file. Nothing was imported."
+        ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise KeyFileError(f"What goes along with the ROOT CA cannot be read ({e}); export it once more.") from None
 
