@@ -103,7 +103,6 @@ class Dialler:
             self.told = note
         if not self.board or not self._credentials:
             return client
-        from ..keys.hosts import of
         from . import trust, waiting
 
         self._registry.seen(self.board.name)
@@ -115,9 +114,9 @@ class Dialler:
             if self._keep:  # that takes logins of its own
                 client.close()
                 client = self._login(timeout)
-            me = of(self._store.read(self._credentials.cert))
+            again = self.takeover()
             with trust.on_the_way():
-                return trust.settle(self._store, self.board, client, lambda: self.takeover()._login(timeout), me)
+                return trust.settle(self._store, self.board, client, lambda: again._login(timeout), self._credentials)
         return client
 
     def _login(self, timeout: float | None, keep: float | None = None) -> Client:

@@ -145,8 +145,7 @@ class Fleet:
         def login() -> Client:
             return self.login(board, credentials, password, over=True)
 
-        me = hosts.of(self.store.read(credentials.cert))
-        return trust.settle(self.store, board, client, login, me, pin_too, want)
+        return trust.settle(self.store, board, client, login, credentials, pin_too, want)
 
     def prove(self, board: Board, pem: bytes, credentials: Credentials | None = None) -> None:
         """A login after a restart, to a board that shows this certificate. Raises BoardError, and as connect() does."""

@@ -37,7 +37,7 @@ def list_(args: argparse.Namespace) -> int:
         table.add_column(head, overflow="fold")
     now = datetime.now(UTC).isoformat()
     for row in found:
-        entries = [e for e in listed if e["number"] in (row["fingerprint"], row["serial"])]
+        entries = [e for e in listed if e["number"] and e["number"] in (row["fingerprint"], row["serial"])]
         state = ["REVOKED"] if any(e["verb"] == "revoked" for e in entries) else []
         state += ["expired"] if row["not_after"] < now else []
         pinned = [e["board"] for e in entries if e["verb"] == "pinned"]
@@ -49,7 +49,9 @@ def list_(args: argparse.Namespace) -> int:
     for e in listed:
         if e["verb"] == "revoked" and e["number"] not in known:
             serial = "" if len(e["number"]) == 64 else e["number"]
-            table.add_row(Text(shown(e["words"])), "?", "REVOKED", serial, e["number"][:16])
+            # Whoever wrote it into a board's list may have made up the name, so that somebody else seems to be revoked
+            name = Text(shown(f"? {e['words']}".rstrip()))
+            table.add_row(name, "?", "REVOKED; who that is says a list alone", serial, e["number"][:16])
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     return 0
 
@@ -198,6 +200,8 @@ def _change(fleet: Fleet, verb: str, who: list[hosts.Who], undo: bool) -> Change
                     # Whoever took it back before may be revoked himself by now, and counts on no other host
                     version = min(new.version + 1, trustlist.LAST) if new is e else new.version
                     new = trustlist.sealed(replace(new, version=version), key, cert)
+                elif new is e and e.seal and not trustlist.vouches(e, der):  # a pin: sealed where the board is known
+                    new = replace(e, version=min(e.version + 1, trustlist.LAST), seal="")
                 found[e.key] = new
         return found
 

@@ -11,15 +11,17 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from ..errors import BoardError, ConnectionLost, LoginError, TrustError, Unreachable, UsageError, WssctlError
-from ..keys import hosts, trustlist
+from ..keys import ca, hosts, trustlist
 from ..keys.hosts import Who, known
 from ..keys.record import Record, now
 from ..keys.store import Store
-from ..keys.trustlist import List
+from ..keys.trustlist import Entry, List
 from ..text import say
 from ..wire.client import Client
+from ..wire.link import Credentials
 from ..wire.remote import Remote
 from .registry import Board
 
@@ -29,6 +31,7 @@ KIND = "trust"  # in the tables of what boards hold and want
 # An older wss_repl has no place(): it looks in the folder in which it was started, which is the root but for programs
 # that go elsewhere first. Whether the board found the list, it says itself.
 _PLACE = "from wss import trust\np = getattr(trust, 'place', lambda: '/wss_trust.txt')()\n"
+# A serial that is not known is "-", which none is: the serial 0 is "" on a board.
 _ASK = "'\\n'.join(str(trust.listed(s, f, {name})) for s, f in {who!r})"
 _RENAME = "from wss.files import replace\nreplace(p + '.new', p)\n"
 
@@ -44,10 +47,13 @@ def pending(record: Record, board: str, certificate: bytes | None = None) -> boo
     """Whether the board lacks something of what is wanted, as far as is known here. certificate: what it shows (DER);
     with another one than before it is another board, or one that somebody has set up anew."""
     with record.view() as db:
-        wanted = digest(trustlist.entries(db, board))
+        entries = trustlist.entries(db, board)
+        wanted = digest(entries)
         held = db.execute("SELECT value FROM held WHERE board = ? AND kind = ?", (board, KIND)).fetchone()
     has, _, whose = (held["value"] if held else "").partition(" ")
-    return wanted != has or bool(wanted and certificate and whose != hashlib.sha256(certificate).hexdigest())
+    if wanted != has or any(map(_to_seal, entries.values())):
+        return True
+    return bool(wanted and certificate and whose != hashlib.sha256(certificate).hexdigest())
 
 
 def all_pending(db: sqlite3.Connection, boards: Iterable[str]) -> set[str]:
@@ -56,40 +62,69 @@ def all_pending(db: sqlite3.Connection, boards: Iterable[str]) -> set[str]:
     held = {row["board"]: row["value"] for row in db.execute("SELECT board, value FROM held WHERE kind = ?", (KIND,))}
     of_all = digest(trustlist.entries(db, ""))
 
-    def wanted(board: str) -> str:
-        return digest(trustlist.entries(db, board)) if board in pinned else of_all
+    def waits(board: str) -> bool:
+        entries = trustlist.entries(db, board) if board in pinned else {}
+        wanted = digest(entries) if entries else of_all
+        return wanted != held.get(board, "").partition(" ")[0] or any(map(_to_seal, entries.values()))
 
-    return {board for board in boards if wanted(board) != held.get(board, "").partition(" ")[0]}
+    return {board for board in boards if waits(board)}
 
 
-def note_held(record: Record, board: str, list_: List, certificate: bytes | None) -> None:
+def note_held(record: Record, board: str, list_: List, theirs: List, certificate: bytes | None) -> None:
+    """The board has `list_`, of which it told `theirs` itself."""
     whose = hashlib.sha256(certificate).hexdigest() if certificate else ""
     with record.change() as db:
-        trustlist.learn(db, board, list_)
-        value = f"{digest(list_)} {whose}" if list_ else ""
+        left = trustlist.learn(db, board, list_, {k for k, e in list_.items() if theirs.get(k) == e})
+        # What another process has added meanwhile is not on the board, and what was left is not wanted there
+        kept = {k: e for k, e in list_.items() if e not in left}
+        value = f"{digest(kept)} {whose}" if kept else ""
         db.execute("INSERT OR REPLACE INTO held VALUES(?, ?, ?, ?)", (board, KIND, value, now()))
+    if left:
+        say(
+            f"NOTE: {board}'s list has {len(left)} more certificates that nobody here knows. They stay in it and are "
+            "not told to other boards; `wssctl ca import` of who revoked them tells all. Did somebody write them there?"
+        )
 
 
-def believed(store: Store, theirs: List, board: str) -> List:
-    """A board's list without what takes back a revocation and no host vouches for, and without what would turn away
-    everybody, everywhere."""
+def _to_seal(e: Entry) -> bool:
+    """A pin that was taken back here, for which this host has not vouched: that is done where the board is known."""
+    return e.undone and e.verb == "pinned" and not e.seal
+
+
+def identity(certificate: bytes | None) -> str:
+    """Which board it is, whatever hosts call it: the id in its certificate (DER), which a renewed one has, too."""
+    if not certificate:
+        return ""
+    subject = ca.load_cert(certificate, "board's certificate").subject
+    ids = [str(a.value).lower() for a in subject.get_attributes_for_oid(NameOID.USER_ID)]
+    return ids[0] if ids else subject.rfc4514_string()
+
+
+def believed(store: Store, theirs: List, board: str, certificate: bytes | None) -> List:
+    """A board's list without what takes back a revocation or a pin and no host vouches for, and without what would turn
+    away everybody, everywhere. certificate: the board's (DER)."""
+    which = identity(certificate)
     authorities = x509.load_pem_x509_certificates(store.read(store.find_ca_cert()))
     with store.record.view() as db:
         mine = trustlist.entries(db, board)
     standing = trustlist.merge({k: e for k, e in theirs.items() if not e.undone}, mine)
     roots = hosts.all_of(store, store.find_ca_cert())
+    pins_known = any(e.verb == "pinned" and not e.undone for e in mine.values())
     found = {}
     for key, e in theirs.items():
+        who = e.words or e.number[:16]
         if e.verb == "revoked" and e.number in roots:
             say(f"NOTE: {board}'s list says that the ROOT CA itself is revoked, which is left out.")
-            continue
-        taken_back = e.undone and e.verb == "revoked"
-        if taken_back and mine.get(key) != e and not trustlist.vouched(e, authorities, standing):
+        elif e.undone and mine.get(key) != e and not trustlist.vouched(e, authorities, standing, which):
             if key in standing:
-                who = e.words or e.number[:16]
-                say(f"NOTE: {board}'s list takes back that {who} is revoked, which no host vouches for; it stays so.")
+                say(f"NOTE: {board}'s list takes back that {who} is {e.verb}, which no host vouches for; it stays so.")
         else:
             found[key] = e
+            if pins_known and e.verb == "pinned" and not e.undone and key not in mine:
+                say(
+                    f"NOTE: {board}'s list also pins {who}, which was not done here. If it was done by nobody: "
+                    f"`wssctl host pin {e.number} {board} --undo`."
+                )
     return found
 
 
@@ -111,27 +146,30 @@ def settle(
     board: Board,
     client: Client,
     login: Callable[[], Client],
-    me: Who,
+    credentials: Credentials,
     pin_too: Who | None = None,
     want: Callable[[List], List] | None = None,
 ) -> Client:
     """Makes the list on the board and the record here one, over an open session, and proves it by `login()`, a new
     session that takes over from this one. Returns the session to go on with.
 
-    pin_too: a certificate to be pinned wherever somebody is. want: of the list as it would be, the entries that a
-    command changes in it: they count, whatever the board has, and it is asked about them. Raises BoardError when the
-    board does not take the list (its old one is in force then), UsageError when this host would lock itself out.
+    credentials: this host's, who vouches by them for the pins that it took back. pin_too: a certificate to be pinned
+    wherever somebody is. want: of the list as it would be, the entries that a command changes in it: they count,
+    whatever the board has, and it is asked about them. Raises BoardError when the board does not take the list (its old
+    one is in force then), UsageError when this host would lock itself out.
     """
     remote = Remote(client)
     name = remote.ask("p", "say where its trust list is", _PLACE)
     before = client.get_if_there(name)
     there = trustlist.parse(before) if before else {}
-    merged = plan(store.record, board.name, believed(store, there, board.name), me, pin_too, want)
+    me, shown = hosts.of(store.read(credentials.cert)), client.link.certificate
+    theirs = believed(store, there, board.name, shown)
+    merged = sealed(plan(store.record, board.name, theirs, me, pin_too, want), store, credentials, shown)
     text = trustlist.render(merged.values()) if merged else b""
     asked = [e for e in want(merged).values() if e.number][:16] if want else []
     if text == (before or b""):
         _expect(client, merged, [me, *(known(store, e.number) for e in asked)], "None", board)
-        note_held(store.record, board.name, merged, client.link.certificate)
+        note_held(store.record, board.name, merged, theirs, shown)
         return client
     different = [e for e in merged.values() if there.get(e.key) != e and e.number]
     who = [me, *(known(store, e.number) for e in dict.fromkeys([*asked, *different[:16]]))]
@@ -149,8 +187,20 @@ def settle(
         raise BoardError(
             f"{board.name} did not let this host in under the new list ({e}) The old one is back."
         ) from None
-    note_held(store.record, board.name, merged, proved.link.certificate)
+    note_held(store.record, board.name, merged, theirs, proved.link.certificate)
     return proved
+
+
+def sealed(merged: List, store: Store, credentials: Credentials, certificate: bytes | None) -> List:
+    """The list with this host's word for the pins that it took back on the board that shows this certificate (DER)."""
+    if not any(map(_to_seal, merged.values())):
+        return merged
+    secret = credentials.passphrase
+    passphrase = secret() if callable(secret) else secret
+    key = ca.load_key(store.read(credentials.key), passphrase, "HOST key")
+    cert = ca.load_cert(store.read(credentials.cert), "HOST certificate")
+    which = identity(certificate)
+    return {k: trustlist.sealed(e, key, cert, which) if _to_seal(e) else e for k, e in merged.items()}
 
 
 def plan(
@@ -179,7 +229,7 @@ def plan(
 
 def _expect(client: Client, merged: List, who: list[Who], name: str, board: Board) -> None:
     """The board's own answer about each certificate has to be ours."""
-    code = _ASK.format(who=[(w.serial, w.fingerprint) for w in who], name=name)
+    code = _ASK.format(who=[(w.serial or "-", w.fingerprint) for w in who], name=name)
     try:
         said = Remote(client).ask(code, "take the trust list", _PLACE)
     except BoardError as e:

@@ -141,15 +141,20 @@ def send_trust(store: Store, board: Cable, name: str, others: bool, cert: bytes)
         assert there
         theirs = trustlist.parse(there, damaged=True)
         say(f"NOTE: {e} It is replaced; {len(theirs)} entries could be read and stay.")
-    theirs = trust.believed(store, theirs, name)
+    der = ca.load_cert(cert, "device certificate").public_bytes(ca.DER)
+    theirs = trust.believed(store, theirs, name, der)
     with store.record.view() as db:
-        merged = trustlist.merge(theirs, trustlist.entries(db, name))
-    if merged:
+        mine = trustlist.entries(db, name)
+    merged = trustlist.merge(theirs, mine)
+    try:
         text = trustlist.render(merged.values())
+    except KeyFileError as e:
+        text, merged, theirs = trustlist.render(mine.values()), mine, {}
+        say(f"NOTE: with what the board's list has, too, {e} The board gets what is known here, and nothing else.")
+    if merged:
         if text != there:
             board.replace({"/" + trust.FILE: text})
             say(f"Sent the trust list, {len(merged)} entries")
-        der = ca.load_cert(cert, "device certificate").public_bytes(ca.DER)
-        trust.note_held(store.record, name, merged, der)
+        trust.note_held(store.record, name, merged, theirs, der)
     elif there is not None:
         board.remove(["/" + trust.FILE])

@@ -6,8 +6,9 @@ higher version of each entry counts; what was taken back stays in the list as a 
 of it yet would bring it in again. With equal versions, revoked counts.
 
 Whoever has a board in his hands writes into its list what he likes. A revocation from there is believed: it fails
-towards fewer people. That one was taken back is believed when a host says so that is not revoked itself: its signature
-stands behind the entry, and its certificate once in the list (vouched()).
+towards fewer people. That a revocation or a pin was taken back is believed when a host says so that is not revoked
+itself: its signature stands behind the entry, and its certificate once in the list (vouched()). What such a signature
+says of a pin it says of one board, or it could be copied into the list of another.
 
     revoked 5f3a...e1 #2 HOST eve@laptop          since the second change of this entry
     #undone revoked 77b0...04 3                   revoked, and taken back
@@ -21,7 +22,7 @@ import base64
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:  # a command through a kept connection starts without these
     from cryptography.hazmat.primitives.asymmetric import ec
 
 MOST = 1000  # entries that a board has to read at each login
-_SIZE = 204800  # bytes of a list that a board reads (lib/wss/trust.py)
+LEARNED = MOST // 2  # entries up to which a host learns new ones from boards: nobody fills the list from there
+SIZE = 204800  # bytes of a list that a board reads (lib/wss/trust.py)
 LAST = 999_999_999  # the highest version
 _BY = 120  # characters of a signature or certificate in a line, of which a board reads 160
 _WORDS = 40  # characters of a name: a comment for people, bounded because anybody's certificate can end up here
@@ -78,7 +80,9 @@ def number(text: str) -> str:
 def parse(data: bytes, damaged: bool = False) -> List:
     """The entries of a board's list. Raises KeyFileError for one that a board refuses, too, unless it is known to be
     damaged: then what can be read of it."""
-    lines = data.decode("ascii", "replace").split("\n")
+    if len(data) > SIZE and not damaged:
+        raise KeyFileError(f"The board's trust list is over {SIZE} bytes; `wssctl setup PORT` on its cable mends it.")
+    lines = data[:SIZE].decode("ascii", "replace").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     whole = bool(lines) and lines[-1].split("#")[0].strip() == "end"
@@ -164,18 +168,19 @@ def changed(entries: List, verb: str, which: str, text: str, undo: bool) -> Entr
     return Entry(verb, which, min(version, LAST), undo, words(text))
 
 
-def sealed(e: Entry, key: "ec.EllipticCurvePrivateKey", cert: "x509.Certificate") -> Entry:
-    """The entry, vouched for by a host."""
+def sealed(e: Entry, key: "ec.EllipticCurvePrivateKey", cert: "x509.Certificate", board: str = "") -> Entry:
+    """The entry, vouched for by a host. board: which one a pin is about, as its certificate has it."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    signature = key.sign(_signed(e), ec.ECDSA(hashes.SHA256()))
+    signature = key.sign(_signed(e, board), ec.ECDSA(hashes.SHA256()))
     return replace(e, seal=_seal(signature, cert.public_bytes(Encoding.DER)))
 
 
-def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List) -> bool:
-    """Whether a host of these ROOT CAs says so of an undone entry, and is none that `known` turns away."""
+def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List, board: str = "") -> bool:
+    """Whether a host of these ROOT CAs says so of an undone entry, and is none that `known` turns away. board: as for
+    sealed()."""
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
@@ -191,7 +196,7 @@ def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List) ->
         key = cert.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
             return False
-        key.verify(signature, _signed(e), ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, _signed(e, board), ec.ECDSA(hashes.SHA256()))
         if verdict(known, f"{cert.serial_number:x}", _fingerprint(der))[0]:
             return False
         for authority in authorities:
@@ -205,8 +210,9 @@ def vouched(e: Entry, authorities: "Iterable[x509.Certificate]", known: List) ->
     return False
 
 
-def _signed(e: Entry) -> bytes:
-    return f"wssctl: undone {e.verb} {e.number} {e.version}".encode()
+def _signed(e: Entry, board: str) -> bytes:
+    where = f" on {board}" if e.verb == "pinned" else ""
+    return f"wssctl: undone {e.verb} {e.number} {e.version}{where}".encode()
 
 
 def render(entries: Iterable[Entry]) -> bytes:
@@ -231,9 +237,9 @@ def render(entries: Iterable[Entry]) -> bytes:
             text.append(f"{e.verb} {e.number}".rstrip() + f" #{e.version} {e.words}".rstrip())
     text += [f"#host {by} {part}" for by in sorted(hosts) for part in _parts(hosts[by])]
     data = "\n".join([*text, "end", ""]).encode()
-    if len(data) > _SIZE:
+    if len(data) > SIZE:
         raise KeyFileError(
-            f"The list is too long, a board takes {_SIZE} bytes: set the boards up under a ROOT CA in a new key "
+            f"The list is too long, a board takes {SIZE} bytes: set the boards up under a ROOT CA in a new key "
             "folder (`wssctl setup PORT --keys DIR`), which needs none of it. Nothing was sent."
         )
     return data
@@ -273,11 +279,30 @@ def entries(db: sqlite3.Connection, board: str) -> List:
     return {e.key: e for e in rows}
 
 
-def learn(db: sqlite3.Connection, board: str, known: List) -> None:
-    """Takes entries into the record. Versions decide, so that it does not matter who told of them."""
+def learn(
+    db: sqlite3.Connection, board: str, known: List, doubtful: Container[tuple[str, str]] = ()
+) -> list[Entry]:
+    """Takes entries into the record. Versions decide, so that it does not matter who told of them.
+
+    doubtful: of which a board alone tells. New ones about certificates that nobody here knows are taken as long as half
+    a list is free, and returned from then on: whoever writes a thousand of them on a board would fill every board's
+    list, and nobody could be revoked any more."""
     have = entries(db, board)
+    room = LEARNED - len(have)
+    left = []
     for e in known.values():
         if merge(have, {e.key: e})[e.key] is e and have.get(e.key) != e:
+            if e.key in doubtful and e.key not in have and not _issued(db, e.number):
+                room -= 1
+                if room < 0:
+                    left.append(e)
+                    continue
             place = "" if e.verb == "revoked" else board
             row = (place, e.verb, e.number, e.version, e.undone, e.words, e.seal)
             db.execute("INSERT OR REPLACE INTO trust VALUES(?, ?, ?, ?, ?, ?, ?)", row)
+    return left
+
+
+def _issued(db: sqlite3.Connection, number: str) -> bool:
+    row = db.execute("SELECT 1 FROM hosts WHERE fingerprint = ?1 OR serial = ?1", (number,)).fetchone()
+    return row is not None
