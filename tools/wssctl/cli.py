@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     keys = _Parser(add_help=False)
     keys.add_argument("--keys", metavar="DIR", help="the folder of key files (default: $WSSCTL_KEYS, else your own)")
-    keys.add_argument("--passphrase-file", metavar="FILE", help="its first line is the HOST key's passphrase")
+    keys.add_argument("--passphrase-file", metavar="FILE", help="its first line is the passphrase of your keys")
 
     remote = _Parser(add_help=False, parents=[keys])
     remote.add_argument(
@@ -212,7 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     cable, over, boards = key_commands(commands, keys, several)
     make = _Parser(add_help=False, parents=[keys])
     make.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
-    make.add_argument("--days", type=int, metavar="N", help="validity (default: ROOT CA 3650, others 824)")
+    make.add_argument("--days", type=int, metavar="N", help="days of validity (ROOT CA 3650, others 824)")
     make.add_argument("--force", action="store_true", help="replace files that exist")
 
     group = _group(commands, "ca", "the ROOT CA that signs all other keys")
@@ -227,7 +227,9 @@ def build_parser() -> argparse.ArgumentParser:
     p = group.add_parser("export", parents=[passphrases], help="key (encrypted) and certificate for another machine")
     p.add_argument("file", metavar="FILE")
     p.set_defaults(call=_lazy("keys.commands", "ca_export"))
-    p = group.add_parser("import", parents=[passphrases], help="what `ca export` wrote elsewhere")
+    p = group.add_parser(
+        "import", parents=[passphrases], help="what `ca export` wrote elsewhere, with who is revoked and has a key"
+    )
     p.add_argument("file", metavar="FILE")
     p.set_defaults(call=_lazy("keys.commands", "ca_import"))
     p = group.add_parser(
@@ -255,8 +257,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave this board (name or id) behind")
     p.set_defaults(call=_lazy("boards.fleet", "rotate"))
 
-    group = _group(commands, "host", "this machine's key, which boards accept")
-    p = group.add_parser("init", parents=[make], help="make it, once a machine")
+    group = _group(commands, "host", "people's keys, which boards let in: this machine's, and who else has one")
+    p = group.add_parser("init", parents=[make], help="make this machine's, once")
     p.add_argument("--user", help="for another user name")
     p.set_defaults(call=_lazy("boards.hosts", "init"))
     group.add_parser("status", parents=[keys], help="validity").set_defaults(call=_lazy("keys.commands", "host_status"))
@@ -268,10 +270,15 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--p12", action="store_true", help="PKCS #12, which browsers import (else PEM)")
     p.add_argument("--user", help="of another user name")
     p.set_defaults(call=_lazy("keys.commands", "host_export"))
-    for verb, text in (("revoke", "boards turn a host away"), ("pin", "boards let in the pinned hosts alone")):
-        p = group.add_parser(verb, parents=[over], help=text)
-        p.add_argument("who", metavar="HOST", help="user name or id, certificate file, serial or fingerprint")
-        p.add_argument("board", nargs="*", metavar="BOARD", help="names and @groups; all for none")
+    for verb, text, where in (
+        ("revoke", "boards turn a host away: all boards, and each as soon as it is reached", "which to tell now"),
+        ("pin", "these boards let in pinned hosts alone; pin yourself first", "which boards"),
+    ):
+        p = group.add_parser(verb, parents=[over], help=text, description=text[0].upper() + text[1:] + ".")
+        p.add_argument(
+            "who", metavar="HOST", help="user or name of `host list`, serial or fingerprint, or a certificate: ./FILE"
+        )
+        p.add_argument("board", nargs="*", metavar="BOARD", help=f"{where}: names and @groups; all for none")
         p.add_argument("--undo", action="store_true", help="take it back")
         p.set_defaults(call=_lazy("boards.hosts", verb))
 
@@ -290,7 +297,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE", help="the request (SSL_request<uid>.pem)")
     p.set_defaults(call=_lazy("cable.setup", "csr"))
     p = group.add_parser("sign", parents=[make], help="a certificate for a request")
-    p.add_argument("request", metavar="FILE")
+    p.add_argument("request", metavar="FILE", help="the request, of `keys csr` for instance")
     p.add_argument("--uid", help="the board's id, if the request does not say")
     p.add_argument("--name", action="append", default=[], help="its host name, .local is added; may be repeated")
     p.add_argument("--ip", action="append", default=[], help="its address; may be repeated")
@@ -304,7 +311,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("folder", metavar="DIR")
     p.add_argument("--force", action="store_true", help="replace files that exist")
     p.set_defaults(call=_lazy("keys.commands", "board_export"))
-    p = boards.add_parser("revoke", parents=[make], help="hosts refuse a board that was lost")
+    p = boards.add_parser("revoke", parents=[keys], help="hosts refuse a board that was lost")
+    p.add_argument("--ca-passphrase-file", metavar="FILE", help="the ROOT CA key's passphrase, if another one")
     p.add_argument("uid", metavar="BOARD", help="its name or id")
     p.set_defaults(call=_lazy("boards.registry", "revoke"))
     return parser
