@@ -638,6 +638,7 @@ SETTINGS = settings(
     max_examples=int(os.environ.get("EXAMPLES", 15)), derandomize="EXAMPLES" not in os.environ, deadline=None
 )
 VERBS = ["revoke", "undo", "pin", "unpin", "reach", "setup", "renew", "rotate", "export", "import", "lie"]
+VERBS += ["backup", "restore"]
 OPS = st.lists(
     st.tuples(
         st.sampled_from(VERBS),
@@ -684,6 +685,7 @@ class World:
         self.made = {}  # the entry of each key that counts, of all that anybody made
         self.exports = [hosts.packed(m.store, AUTHORITY) for m in self.machines]
         self.rotating = [None] * 3  # the new pair, and the boards that were reached
+        self.backups = [b""] * 3
         self.out = set()  # (host, board): renewed while that was off, which somebody else had pinned it on; it was told
 
     def make(self, db, board, entries):
@@ -758,6 +760,15 @@ class World:
             self.exports[host] = hosts.packed(m.store, AUTHORITY)
         elif verb == "import":  # it may be of long ago
             hosts.take_in(m.store, hosts.unpack(self.exports[v], AUTHORITY))
+        elif verb == "backup":
+            self.backups[host] = m.store.record.path.read_bytes()
+        elif verb == "restore" and self.backups[host]:
+            with m.store.record.view() as db:
+                mine = [trustlist.entries(db, n) for n in self.names]
+            there = [trustlist.parse(data or b"end") for data in self.boards]
+            # What no board has yet, or has no more, would be nobody's to know
+            if all(trustlist.merge(t, have) == t for t, have in zip(there, mine, strict=True)):
+                m.store.record.path.write_bytes(self.backups[host])
         elif verb == "renew" and not self.rotating[host]:
             self.renew(host, on)
         elif verb == "rotate":

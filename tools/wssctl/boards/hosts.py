@@ -76,13 +76,20 @@ def init(args: argparse.Namespace) -> int:
         "Passphrase for the new HOST key", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
     key_pem, cert_pem = authority.host(keys.who(args.user)[:59], passphrase, days=keys.days(args, ca.LEAF_DAYS))
+    before = None
     if cert.exists():
         old = store.read(cert)
+        before = hosts.of(old), ca.load_cert(old, "HOST certificate").not_valid_after_utc
         expired = ca.load_cert(old, "HOST certificate").not_valid_after_utc < datetime.now(UTC)
         _pin_first(args, store, hosts.of(old), hosts.of(cert_pem), expired)
     store.write({key: key_pem, cert: cert_pem}, args.force)
     hosts.issued(store, cert_pem)
     print(f"Made {cert} and its key, valid until {keys.until(cert_pem, 'host')}.")
+    if before and before[1] > datetime.now(UTC):
+        print(
+            f"The one before it counts until {before[1]:%Y-%m-%d}. If somebody else may have its key: "
+            f"`wssctl host revoke {before[0].serial or before[0].fingerprint}`."
+        )
     return 0
 
 
