@@ -419,8 +419,8 @@ def dying(source, target):
 if {where == "after"}:
     os.replace = dying
 elif {renames} < 3:
-    stage, count = record.stage, {renames}
-    record.stage = lambda files: (stage(dict(list(files.items())[:count])), os._exit(9))
+    stage, count = record.Record._stage, {renames}
+    record.Record._stage = lambda self, files: (stage(self, dict(list(files.items())[:count])), os._exit(9))
 store.Store(folder).write({{folder / n: b"new" for n in names}}, force=True)
 os._exit(9)
 """

@@ -686,7 +686,7 @@ class World:
         self.exports = [hosts.packed(m.store, AUTHORITY) for m in self.machines]
         self.rotating = [None] * 3  # the new pair, and the boards that were reached
         self.backups = [b""] * 3
-        self.out = set()  # (host, board): renewed while that was off, which somebody else had pinned it on; it was told
+        self.out = set()  # (host, board) on which somebody else had pinned it and that was off, or lied, when it renewed
 
     def make(self, db, board, entries):
         trustlist.learn(db, board, entries)
@@ -783,15 +783,20 @@ class World:
             if b in on:
                 if not self.reach(host, b, want=pinned_beside(m.who, hosts.of(new[1]))):
                     return
-            elif pinned or any(h == host for h, _ in self.out):
+            elif pinned:
                 return  # nothing is made
-        for b in {0, 1} - on:
-            there = trustlist.parse(self.boards[b] or b"end").values()
-            if any(e.verb == "pinned" and not e.undone for e in there):
-                if not on:
-                    return  # it would be kept out everywhere, and could bring nobody what it knows
-                self.out.add((host, b))
-        m.take(new)
+        kept_out = {(host, b) for b in range(2) if self.keeps_out(b, hosts.of(new[1]))}
+        if len(self.out | kept_out) < 2:  # more, and nobody might be left to bring what he alone knows
+            self.out |= kept_out
+            m.take(new)
+
+    def keeps_out(self, b, who):
+        """Whether a board turns a host away as soon as everybody was there: its list has what all know."""
+        known = trustlist.parse(self.boards[b] or b"end")
+        for m in self.machines:
+            with m.store.record.view() as db:
+                known = trustlist.merge(known, trustlist.entries(db, self.names[b]))
+        return not trustlist.lets_in(known, who.serial, who.fingerprint)
 
     def rotate(self, host, on):
         m = self.machines[host]
@@ -800,13 +805,11 @@ class World:
             if self.reach(host, b, pin_too=hosts.of(new[1])):
                 done.add(b)
         if len(done) == 2:
-            before = self.machines[host].key, m.cert.public_bytes(ca.PEM)
-            m.take(new)
-            if all(self.lets_in(host, b) for b in range(2)):
+            if any(self.keeps_out(b, hosts.of(new[1])) for b in range(2)):
+                done.clear()  # somebody else has pinned meanwhile whoever was there then
+            else:
+                m.take(new)
                 self.rotating[host] = None
-            else:  # somebody else has pinned meanwhile whoever was there then
-                m.take(before)
-                done.clear()
 
     def check(self):
         """When all have reached all, all boards say the same of everybody, and it is what was done last."""
