@@ -686,7 +686,7 @@ class World:
         self.exports = [hosts.packed(m.store, AUTHORITY) for m in self.machines]
         self.rotating = [None] * 3  # the new pair, and the boards that were reached
         self.backups = [b""] * 3
-        self.out = set()  # (host, board) on which somebody else had pinned it and that was off, or lied, when it renewed
+        self.out = set()  # (host, board): somebody else had pinned it there, and it was off or lied when it renewed
 
     def make(self, db, board, entries):
         trustlist.learn(db, board, entries)
