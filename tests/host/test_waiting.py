@@ -128,8 +128,8 @@ def test_what_waits_is_asked_once_for_all_boards(tmp_path, monkeypatch, capsys, 
     with record.change() as db:
         trustlist.learn(db, "", {revoked.key: revoked})
         trustlist.learn(db, names[1], {pinned.key: pinned})
-    trust.note_held(record, names[0], {revoked.key: revoked}, None)
-    trust.note_held(record, names[1], {revoked.key: revoked}, None)
+    trust.note_held(record, names[0], {revoked.key: revoked}, {}, None)
+    trust.note_held(record, names[1], {revoked.key: revoked}, {}, None)
     waiting.want(record, names[:2], waiting.BUNDLE, {"version": "1.2"})
     waiting.want(record, ["forgotten"], waiting.PASSWORD)
     opened, view = [], Record.view
