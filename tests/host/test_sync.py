@@ -1,8 +1,10 @@
 """`sync` in both directions, `put` and `put -r`: what goes where, and what makes them change nothing at all."""
 
+import functools
 import os
 import re
 import shutil
+import subprocess
 
 import pytest
 from desk import WSSCTL, Desk
@@ -203,6 +205,69 @@ def test_from_a_board(sh, desk, tmp_path):
     ):  # fmt: skip
         said = desk.run(*WSSCTL, "shell", desk.url, line, cwd=tmp_path)
         assert says in said.stdout + said.stderr and said.returncode in (1, 2, 7), said
+
+
+NAMES = {"Readme.md": "1", "README.md": "2", "con": "3", "a.": "4", "b ": "5", "c:d": "6", "f|g": "7"}
+
+
+def test_odd_names_are_fetched_where_the_file_system_has_them(sh, desk, tmp_path):
+    """This one has: it is asked, whatever the system is called."""
+    (desk.directory / "app").mkdir()
+    for name, text in NAMES.items():
+        (desk.directory / "app" / name).write_text(text)
+    (tmp_path / "back").mkdir()
+    assert f"{len(NAMES)} fetched" in sh("sync --from-board app back")
+    assert tree(tmp_path / "back") == {n: t.encode() for n, t in NAMES.items()}
+    assert f"0 fetched, {len(NAMES)} the same" in sh("sync --from-board app back")
+
+
+@pytest.fixture
+def blind(tmp_path):
+    """A folder on exFAT, whose names have no case, and which takes no colons: as on Windows, and on an SD card."""
+    tools = [shutil.which(n) for n in ("mkfs.exfat", "mount.exfat-fuse", "losetup", "umount")]
+    if os.geteuid() or not all(tools) or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root, exfatprogs and exfat-fuse")
+    image, folder, made = tmp_path / "image", tmp_path / "blind", []
+    image.write_bytes(bytes(8 << 20))
+    folder.mkdir()
+    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True)
+    try:
+        run([tools[0], image])
+        made.append(run([tools[2], "-f", "--show", image]).stdout.strip())
+        run([tools[1], made[0], folder])
+    except subprocess.CalledProcessError as e:
+        subprocess.run([tools[2], "-d", *made])
+        pytest.skip(f"no exFAT can be mounted here: {e.stderr}")
+    yield folder
+    run([tools[3], folder])
+    run([tools[2], "-d", *made])
+
+
+def test_what_is_one_file_here_is_told_before_any_is_fetched(sh, desk, blind):
+    app = desk.directory / "app"
+    write(app, fine_py="F = 1\n", lib__x_py="X = 1\n")
+    assert "2 fetched" in sh("sync --from-board app blind")
+    before = tree(blind)
+    (app / "new.py").write_text("N")
+    for name, text in NAMES.items():
+        (app / name).write_text(text)
+    (app / "Lib").mkdir()
+    (app / "Lib/y.py").write_text("Y")
+    (app / "FINE.py").write_text("F = 2\n")
+    (app / "fine.py").unlink()
+    said = sh("sync --from-board app blind", code=2)
+    for words in (
+        "README.md and Readme.md are one file here", "c:d is no name here", "f|g is no name here",
+        "Lib and lib are one file here", "FINE.py is fine.py here, which is another name",
+    ):  # fmt: skip
+        assert words in said, (words, said)
+    assert "new.py" not in said and tree(blind) == before
+    for name in (*NAMES, "FINE.py", "Lib/y.py"):
+        (app / name).unlink()
+    (app / "Lib").rmdir()
+    assert "1 fetched, 1 the same" in sh("sync --from-board app blind") and sorted(tree(blind)) == [
+        "fine.py", "lib/x.py", "new.py",
+    ]  # fmt: skip
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ BROKEN = {
     ),
     "it takes memory once it listens": (
         "wss/server.py", "        now = port.ticks_ms()\n", "        now = port.ticks_ms()\n"
-        "        self.all = [getattr(self, 'all', None), bytearray(1000)]\n", "",
+        "        self.all = [getattr(self, 'all', None), bytearray(50_000)]\n", "",
     ),
     "its login is not understood": ("wss/session.py", 'b"\\r\\nWebREPL connected', 'b"\\r\\nHello', "no login"),
 }  # fmt: skip

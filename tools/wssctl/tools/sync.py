@@ -6,6 +6,8 @@ is to be, a source that does not compile, room for it all. If there is one, all 
 
 import hashlib
 import os
+import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,7 +18,7 @@ from ..boards import modules
 from ..errors import BoardError, KeyFileError, UsageError
 from ..text import shown
 from ..wire.files import MAX_NAME
-from ..wire.remote import Entry, component
+from ..wire.remote import RESERVED, Entry, component
 from . import transfer
 from .files import Files
 
@@ -194,12 +196,13 @@ def from_board(files: Files, folder: str, to: Path) -> Plan:
     if there is None:
         raise BoardError(f"There is no folder {folder} on the board.")
     ours = _ours(files, folder, _OURS)
-    root, wanted, alike = os.path.realpath(to), [], []
+    root, wanted, alike, names = os.path.realpath(to), [], [], []
     for name, entry in there.items():
         for part in name.split("/"):
             component(part)
         if ignored(name, entry.is_dir) or ours(name, entry.is_dir):
             continue
+        names.append(name)
         local = to / name
         if local.is_symlink() or not _is_in(os.path.realpath(local), root):
             problems.append(f"{local} is a link, or in one")
@@ -209,6 +212,7 @@ def from_board(files: Files, folder: str, to: Path) -> Plan:
             wanted.append(name)
             if local.is_file() and local.stat().st_size == entry.size:
                 alike.append(name)
+    _check_here(to, names, problems)
     _refuse(problems)
     sums = _sums(files, folder, alike)
     same = {n for n in alike if sums.get(n) == _sha256(to / n, None)}
@@ -361,6 +365,50 @@ def _check_case(
     doubtful = [n for n in doubtful if len({p.rpartition("/")[0] for p in n}) == 1]
     if doubtful and files.remote.ask(f"_wssctl_case({place!r})", "say whether its names have a case", _CASE) == "+":
         problems += [f"{' and '.join(names)} are one file to the board's file system" for names in doubtful]
+
+
+def _check_here(to: Path, names: list[str], problems: list[str]) -> None:
+    """Whether the file system here has these names, each for itself: it is asked, in a folder that goes again."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_folded(name), []).append(name)
+    groups = [n for n in alike.values() if len(n) > 1 and len({p.rpartition("/")[0] for p in n}) == 1]
+    groups += [[n] for n in names if _is_odd(n.rpartition("/")[2])]
+    for name in names:  # what is here by another spelling would be overwritten
+        local = to / name
+        if local.exists() and local.name not in (there := os.listdir(local.parent)):
+            other = next((n for n in there if _folded(n) == _folded(local.name)), local.name)
+            problems.append(f"{name} is {other} here, which is another name")
+    if not groups:
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix=".wssctl-", dir=to) as folder:
+            problems += [words for i, group in enumerate(groups) if (words := _tried(Path(folder, str(i)), group))]
+    except OSError as e:
+        raise KeyFileError(f"Cannot write in {to} ({e.strerror}).") from None
+
+
+def _tried(folder: Path, names: list[str]) -> str:
+    """What is against having all of these names in one folder."""
+    folder.mkdir()
+    for name in names:
+        try:
+            os.close(os.open(folder / name.rpartition("/")[2], os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return f"{' and '.join(names)} are one file here"
+        except OSError as e:
+            return f"{name} is no name here ({e.strerror})"
+    # Windows opens a device by its name, and the part of a name before a colon
+    return "" if len(os.listdir(folder)) == len(names) else f"{names[0]} is no name here"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_odd(name: str) -> bool:
+    odd = _DOUBTFUL & set(name) or "\\" in name or name[-1] in ". "
+    return bool(odd or RESERVED.match(name) or not (name.isascii() and name.isprintable()))
 
 
 def _check_room(files: Files, plan: Plan, there: dict[str, Entry], place: str) -> None:

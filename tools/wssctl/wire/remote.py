@@ -86,7 +86,7 @@ _MAX_ANSWER = 4096  # bytes
 _PER_ANSWER = 0.2
 _ATTEMPTS = 3  # of reading: on a board with threads a print may fall into an answer
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Iteration)\b")
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
+RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
 
 
 def component(name: str, windows: bool = os.name == "nt") -> str:
@@ -94,7 +94,7 @@ def component(name: str, windows: bool = os.name == "nt") -> str:
     would lead elsewhere: with a separator, `..`, a zero byte, a drive letter or a device's name on Windows."""
     bad = name in ("", ".", "..") or "/" in name or "\0" in name
     if windows:
-        bad = bad or bool(re.search(r'[<>:"\\|?*\x00-\x1f]', name) or _RESERVED.match(name)) or name[-1] in ". "
+        bad = bad or bool(re.search(r'[<>:"\\|?*\x00-\x1f]', name) or RESERVED.match(name)) or name[-1] in ". "
     if bad:
         raise BoardError(f"The board names a file {brief(repr(name))}, which is no name here; nothing of it was used.")
     return name
