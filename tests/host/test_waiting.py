@@ -243,6 +243,18 @@ def test_what_ends_the_waiting(tmp_path, error):
     assert bool(waiting.of(record, "room1")) == (error in Refuses.PASSES)
 
 
+def test_a_board_that_gets_another_name_meanwhile(tmp_path):
+    """Set up anew on its cable during the trial: what was done does not wait under the new name."""
+    registry = Registry(Store(tmp_path))
+    registry.update("room1", uid=UID)
+    registry.update("other", uid=SECOND)
+    waiting.want(registry.record, ["room1", "other"], waiting.BUNDLE, {"version": VERSION})
+    waiting.want(registry.record, ["room1"], waiting.PASSWORD)
+    waiting.bring(registry.record, "room1", waiting.BUNDLE, lambda: registry.update("hall", uid=UID).name)
+    assert list(waiting.of(registry.record, "hall")) == [waiting.PASSWORD] and registry.find("room1") is None
+    assert list(waiting.of(registry.record, "other")) == [waiting.BUNDLE]
+
+
 def test_a_signature_that_is_not_here_is_told_before_anything_waits(site):
     off(site)
     said = site.run("update", "room1", "--overlay", "--signed", site.path / "none", status=7)

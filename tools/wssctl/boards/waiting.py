@@ -31,9 +31,14 @@ def want(record: Record, boards: Iterable[str], kind: str, how: dict[str, Any] |
         db.executemany("INSERT OR REPLACE INTO wanted VALUES(?, ?, ?, ?)", rows)
 
 
-def drop(record: Record, board: str, kind: str) -> None:
+def drop(record: Record, board: str, kind: str, uid: str = "") -> None:
+    """uid: of a board that may have got another name meanwhile."""
     with record.change() as db:
-        db.execute("DELETE FROM wanted WHERE board = ? AND kind = ?", (board, kind))
+        db.execute(
+            "DELETE FROM wanted WHERE kind = ? AND (board = ? OR "
+            "board IN (SELECT name FROM boards WHERE uid = ? AND uid != ''))",
+            (kind, board, uid),
+        )
 
 
 def of(record: Record, board: str) -> dict[str, dict[str, Any]]:
@@ -46,13 +51,16 @@ def of(record: Record, board: str) -> dict[str, dict[str, Any]]:
 def bring(record: Record, board: str, kind: str, work: Callable[[], str]) -> str:
     """Does it. It goes on waiting when the board could not be reached, its session broke, or what was in the way
     passes, and not when it cannot be done there."""
+    with record.view() as db:
+        row = db.execute("SELECT uid FROM boards WHERE name = ?", (board,)).fetchone()
+    uid = row["uid"] if row else ""
     try:
         words = work()
     except WssctlError as e:
         if is_final(e):
-            drop(record, board, kind)
+            drop(record, board, kind, uid)
         raise
-    drop(record, board, kind)
+    drop(record, board, kind, uid)
     return words
 
 
