@@ -7,6 +7,7 @@ Raises ImportError, in one sentence, on firmware that can't do it.
 """
 
 import gc
+from micropython import const
 from time import time as _time
 
 from wss import port as _port
@@ -17,6 +18,8 @@ if _missing():
 del _missing
 
 VERSION = _port.VERSION
+
+_THRESHOLD = const(4096)  # bytes allocated between two collections on a board without memory to spare
 
 _server = None
 _url = None
@@ -55,7 +58,9 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     """
     global _server, _url, _lacks, _began, listen_s
     # When its heap of 56 KB is full or too fragmented, an ESP32 doubles it (py/gc.c). It takes that from the memory in
-    # which TLS and Wi-Fi live, and frames are lost. So what the imports leave behind is collected as they go on.
+    # which TLS and Wi-Fi live, and frames are lost. So what the imports leave behind is collected as they go on. And as
+    # long as it is full before it is collected, what stays lies between what goes, and a login finds no kilobyte in one
+    # piece. So there it goes on being collected earlier, unless the program has set a threshold of its own.
     threshold = gc.threshold()
     gc.threshold(2048)
     try:
@@ -91,7 +96,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         _server.start_timer(timer)
         gc.collect()
     finally:
-        gc.threshold(threshold)
+        gc.threshold(threshold if threshold >= 0 or _port.memory_to_spare() else _THRESHOLD)
     listen_s = _server.sock
     _lacks = lacks
     _began = _time(), _port.ticks_ms()

@@ -83,6 +83,7 @@ class Session:
     def release(self):
         """Release everything; may be called at any stage."""
         self._release_terminal()
+        self.stage = _CLOSING  # or a flush() that is under way would look for the terminal
         for s in (self.stream, self.sock):
             try:
                 if s:

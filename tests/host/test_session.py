@@ -483,6 +483,22 @@ sys.modules["esp32"] = esp32
 """
 
 
+@pytest.mark.parametrize(
+    ("boot", "threshold"),
+    [("", -1), (ESP32_WITHOUT_PSRAM, 4096), (ESP32_WITHOUT_PSRAM + "import gc\ngc.threshold(1024)\n", 1024)],
+    ids=["memory to spare", "none", "the program's own"],
+)
+def test_where_the_heap_would_grow_it_is_collected_before_it_is_full(target, provisioned, boot, threshold):
+    with target.board(provisioned, boot=boot) as board:
+        assert board.run("import gc; print(gc.threshold())") == str(threshold)
+
+
+def test_who_still_sends_for_a_session_that_has_ended_finds_nothing_to_do(board, connect):
+    """On an emulated ESP32 status() told of an internal error, because a terminal was looked for that was gone."""
+    connect().login()
+    assert board.run("s = __import__('wss_repl')._server.session; s.release(); print(s.sender.flush())") == "True"
+
+
 def test_no_large_buffers_where_the_heap_would_grow_into_tls_memory(target, provisioned, keys):
     content = bytes(range(256)) * 80
     with target.board(provisioned, boot=ESP32_WITHOUT_PSRAM) as board, Peer(board.address, keys.host) as peer:
