@@ -304,7 +304,7 @@ def goals(result: WholeResult, budget: Budget) -> list[tuple[str, int, int]]:
         "flash of ussl": result["modules"]["ussl.py"]["flash"],
     }
     for how, states in (("not frozen", result["mpy"]), ("frozen", result["frozen"])):
-        got |= {f"heap {how}, {at}": states[at] for at in ("listening", "session", "put")}  # type: ignore[literal-required]
+        got |= {f"heap {how}, {at}": states[at] for at in ("listening", "session", "put")}
     return [(what, got[what], aim) for what, aim in budget["goals"].items()]
 
 

@@ -279,7 +279,7 @@ class Cable:
         # Base64 is half as long as what Python makes of bytes.
         code = f"from binascii import a2b_base64\nf = open({name!r}, 'wb')\nprint(end='.')\n"
         for at in range(0, len(data), _CHUNK):
-            code += f"f.write(a2b_base64({binascii.b2a_base64(data[at : at + _CHUNK], newline=False)}))\n"
+            code += f"f.write(a2b_base64({binascii.b2a_base64(data[at : at + _CHUNK], newline=False)!r}))\n"
             if at + _CHUNK < len(data):
                 self.exec(code)
                 code = ""
