@@ -187,7 +187,6 @@ FRESH = modules.version()
 # Of the overlay, and of the firmware that it was put in front of; what the firmware that came by cable since does
 BY_CABLE = {
     "newer than both": ("0.0.9", "0.0.8", ".frozen"),
-    "newer by its number, not by its letters": ("0.0.10", "0.0.9", ".frozen"),
     "newer than a candidate": (f"{FRESH}-rc1", "0.0.9", ".frozen"),
     "the same as the overlay": (FRESH, "0.0.9", "/wss_a"),
     "older than the overlay": ("9.8.7", "0.0.9", "/wss_a"),
@@ -202,7 +201,7 @@ def test_an_overlay_gives_way_to_newer_firmware_that_came_by_cable(keys, tmp_pat
             overlay(desk, version)
             code = f"import wss_update as u; s = u.read(); assert s['frozen'] == '{FRESH}'; s['frozen'] = '{before}'"
             assert desk.wssctl("exec", f"{code}; u.write(s)").returncode == 0, what
-            for _ in range(2):
+            for _ in range(1 + (then == ".frozen")):  # what is written down, and what is read then
                 desk.board.restart()
                 desk.ready()
                 done = desk.wssctl("exec", "import wss; print(wss.__path__, wss.port.VERSION)")
