@@ -53,53 +53,74 @@ class Files:
         self._name = None
         self._error = 0
         self._buf = None
+        self._taken = 0  # how much of the piece at hand has been taken
 
     def _done(self, code):
+        # No jump since it was queued.
         self._reply(frame(_BINARY, struct.pack("<2sH", b"WB", code)))
 
+    # A Ctrl-C of the console can end these at any jump: then feed() is called again with the same piece (receiver.py).
+    # So what must not be done twice is noted, or struck off, in the same stretch without a jump.
+
     def feed(self, data, start):
-        """Take a piece of binary payload (memoryview); start is True for a frame's first."""
+        """Take the beginning of a piece of binary payload (memoryview, not empty); start is True for a frame's first.
+        Returns how many bytes."""
+        if not self._taken:
+            self._take(data, start)
+        if self._op == _PUT and not self._left:
+            self._put_end()
+        taken = self._taken
+        self._taken = 0
+        return taken
+
+    def _take(self, data, start):
+        n = len(data)
         if start and self._op == _SKIP:
             self._op = 0
-        i = 0
-        n = len(data)
-        while i < n:
-            op = self._op
-            if op == _PUT:
-                k = min(n - i, self._left)
-                self._left -= k
-                if not self._error:
-                    try:
-                        self._file.write(data[i : i + k] if i or k < n else data)
-                    except OSError as e:
-                        self._error = e.errno or _EIO
-                i += k
-                if not self._left:
-                    self._put_end()
-            elif op == _GET:
-                self._acks += n - i
-                return
-            elif op == _SKIP:
-                return
-            elif not self._request and not data[i]:
-                i += 1  # an acknowledgement that was sent ahead, of a get which has ended meanwhile
+        op = self._op
+        if op == _PUT:
+            k = min(n, self._left)
+            if not self._error:
+                piece = data if k == n else data[:k]
+                try:
+                    self._file.write(piece)
+                    self._left -= k  # no jump since it was written
+                    self._taken = k
+                    return
+                except OSError as e:
+                    self._error = e.errno or _EIO
+            self._left -= k
+            self._taken = k
+        elif op == _GET:
+            self._acks += n
+            self._taken = n
+        elif op == _SKIP:
+            self._taken = n
+        elif not self._request and not data[0]:
+            self._taken = 1  # an acknowledgement that was sent ahead, of a get which has ended meanwhile
+        else:
+            request = self._request
+            k = min(n, _REQUEST_LEN - len(request))
+            request += bytes(data[:k])
+            if len(request) > 1 and request[:2] != b"WA":
+                self._done(_EINVAL)
+                self._request = b""
+                self._op = _SKIP
+                self._taken = k
+            elif len(request) < _REQUEST_LEN:
+                self._request = request
+                self._taken = k
             else:
-                k = _REQUEST_LEN - len(self._request)
-                request = self._request = self._request + bytes(data[i : i + k])
-                i += k
-                if len(request) > 1 and request[:2] != b"WA":
-                    self._request = b""
-                    self._op = _SKIP
-                    self._done(_EINVAL)
-                elif len(request) == _REQUEST_LEN:
-                    self._request = b""
-                    self._begin(request)
+                self._begin(request, k)
 
-    def _begin(self, request):
-        _, op, _, _, size, n, name = struct.unpack(_REQUEST, request)
+    def _begin(self, request, taken):
+        _, op, _, _, left, n, name = struct.unpack(_REQUEST, request)
         if op == _VERSION:
             self._reply(frame(_BINARY, bytes(sys.implementation[1][:3])))
+            self._request = b""
+            self._taken = taken
             return
+        file = buf = None
         try:
             if not _PUT <= op <= _LOG:
                 raise OSError(_EINVAL)
@@ -111,33 +132,28 @@ class Files:
             name = name.decode()
             if op == _PUT:
                 _remove(name + _PART)
-                if size > _PUT_SMALL and port.memory_to_spare():
+                if left > _PUT_SMALL and port.memory_to_spare():
                     try:
-                        self._buf = bytearray(_PUT_BUFFER)
+                        buf = bytearray(_PUT_BUFFER)
                     except MemoryError:
                         pass  # smaller pieces will do
-                self._file = open(name + _PART, "wb")
-                self._name = name
-                self._left = size
+                file = open(name + _PART, "wb")
             else:
                 if op == _GET and os.stat(name)[0] & 0x4000:
                     raise OSError(_EISDIR)
-                self._buf = bytearray(_GET_BUFFER if port.memory_to_spare() else _GET_BUFFER_SMALL)
+                buf = bytearray(_GET_BUFFER if port.memory_to_spare() else _GET_BUFFER_SMALL)
                 if op == _ABOUT:
                     from wss.about import document
 
-                    self._file = document()
+                    file = document()
                     port.unload("about")
-                    op = _GET
                 elif op == _LOG:
                     from wss.log import document
 
-                    self._file = document()
-                    op = _GET
+                    file = document()
                 else:
-                    self._file = open(name, "rb")
-                self._acks = 0
-            self._op = op
+                    file = open(name, "rb")
+                op = _GET
             code = 0
         except (OSError, UnicodeError, ImportError) as e:  # the last: a part was left out of this firmware
             code = isinstance(e, OSError) and e.errno or _EINVAL
@@ -145,24 +161,38 @@ class Files:
             port.remove_failed_imports()
             code = _ENOMEM
         if code:
-            self._buf = None
-        self._error = 0
+            op = 0
+            buf = None
         self._done(code)
-        if self._op == _PUT and not size:
-            self._put_end()
+        self._request = b""
+        self._op = op
+        self._file = file
+        self._name = name
+        self._left = left
+        self._acks = 0
+        self._buf = buf
+        self._error = 0
+        self._taken = taken
 
     def _put_end(self):
-        error = self._error
-        name = self._name
         try:
-            self._close()
-            if not error:
-                replace(name + _PART, name)
+            if self._file:
+                # Should close() fail, and the board's Ctrl-C come right then, the file is not taken for a whole one.
+                error = self._error
+                self._error = _EIO
+                self._file.close()
+                self._file = None
+                self._error = error
+            if not self._error and self._name:
+                replace(self._name + _PART, self._name)
+                self._name = None
         except OSError as e:
-            error = e.errno or _EIO
-        if error:
-            _remove(name + _PART)
-        self._done(error)
+            self._error = e.errno or _EIO
+        if self._name:
+            _remove(self._name + _PART)
+        self._done(self._error)
+        self._op = 0
+        self._file = self._name = self._buf = None
 
     def room(self, n):
         """Where to read the next n bytes or fewer, if a put has a buffer of its own."""

@@ -88,16 +88,16 @@ class Guard:
                 sleep_ms(1)
 
 
-def caught():
-    """Whether a KeyboardInterrupt was pending. It rises in here, before the caller begins with what it would disturb.
+def interrupted(work, on):
+    """work(on); returns whether a KeyboardInterrupt came before it was done. Then call it again, still inside of the
+    guard: it goes on where it was, and nobody else comes to see what is half done.
 
-    While somebody is inside of the guard, terminal.py hands out no Ctrl-C, so the next one can only be the console's.
+    While somebody is inside, terminal.py hands out no Ctrl-C, so it can only be the console's, or was pending before.
     """
     try:
-        for _ in _FREE:
-            pass
+        work(on)
         return False
-    except:  # noqa: E722
+    except KeyboardInterrupt:
         return True
 
 

@@ -36,15 +36,20 @@ class Login:
         self.is_complete = False  # whether the line has ended
 
     def feed(self, data):
-        """Take typed bytes. Returns what follows the line's end, None when the line has not ended yet."""
-        for i in range(len(data)):
+        """Take typed bytes (memoryview) up to the line's end. Returns how many, 0 when it has ended already."""
+        if self.is_complete:
+            return 0
+        data = bytes(data)
+        taken = end = len(data)
+        for i in range(end):
             if data[i] == 13 or data[i] == 10:
-                self._typed += data[:i]
-                self.is_complete = True
-                i += 2 if data[i : i + 2] == b"\r\n" else 1
-                return data[i:]
-        if len(self._typed) <= _PASSWORD_MAX:  # one byte too many is kept, so that the password is wrong
-            self._typed += data
+                end = i
+                taken = i + (2 if data[i : i + 2] == b"\r\n" else 1)
+                break
+        # One byte too many is kept, so that the password is wrong. No jump from here on, see guard.py.
+        self._typed = (self._typed + data[:end])[: _PASSWORD_MAX + 1]
+        self.is_complete = end < taken
+        return taken
 
     def wait(self, now):
         """Milliseconds until the line may be judged, 0 for at once."""

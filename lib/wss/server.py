@@ -6,7 +6,7 @@ import socket
 from micropython import const
 
 from wss import port
-from wss.guard import Busy, Guard, caught, check_stack, interrupt
+from wss.guard import Busy, Guard, check_stack, interrupt, interrupted
 
 _PENDING_MAX = const(2)  # connections before login: one slow peer must not keep the next one out
 _BACKLOG = const(4)
@@ -124,11 +124,11 @@ class Server:
             return end()
 
     def _run(self, work, on):
-        interrupted = False
+        again = False
         try:
             with self.guard:
-                interrupted = caught()
-                work(on)
+                while interrupted(work, on):
+                    again = True
             if self.input_left:
                 self.input_left = False
                 port.schedule(self.callback)
@@ -143,7 +143,7 @@ class Server:
             self.last_refusal = "out of memory"  # the next step tries again
         except Exception as e:  # nobody has thought of it: the server goes on with the next step
             self.last_refusal = ("internal error: %r" % e)[:100]
-        if interrupted:
+        if again:
             raise KeyboardInterrupt
 
     def step_all(self):

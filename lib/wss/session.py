@@ -116,6 +116,8 @@ class Session:
                 if self.stream:
                     self.receiver.receive()
                     self._take_peer()
+                    if self.stage == _LOGIN and self.receiver.login.is_complete:
+                        self.judge()
                     if self.close_answer and self.stage != _CLOSING:
                         if (
                             self.stage != _OPEN
@@ -194,10 +196,9 @@ class Session:
         """Accept the WebSocket with response, and ask."""
         self.takeover = takeover
         self._take_peer()
-        self.sender.replies.append(response)
-        self.sender.replies.append(frame(_TEXT, b"Password: "))
+        ask = frame(_TEXT, b"Password: ")
+        self.sender.replies += (response, ask)  # no jump from here on
         self._set_stage(_LOGIN, _LOGIN_MS)
-        self.sender.flush()
 
     def judge(self):
         """A password has been typed."""

@@ -58,15 +58,16 @@ class Typed:
         return memoryview(self._text)[self._end : self._end + n]
 
     def put(self, data):
-        """Take typed text, at most free() bytes."""
+        """Take typed text, at most free() bytes. Without a jump, see frames.Decoder."""
         n = len(data)
         end = self._end
-        self._text[end : end + n] = data
-        self._end = end + n
+        text = self._text
+        text[end : end + n] = data
         # Only as a keystroke is a Ctrl-C meant to overtake. Inside a longer frame it may be data (for a program under
         # micropython.kbd_intr(-1), or mpremote mount), and there is no way to ask the firmware.
-        if 0 < n <= 4 and data[n - 1] == _CTRL_C:
-            self._break = end + n - 1
+        last = end + n - 1
+        self._break += (last - self._break) * ((0 < n) & (n <= 4) & (text[last] == _CTRL_C))
+        self._end = end + n
 
     # The firmware's side ----------------------------------------------------------------------------------
 

@@ -857,8 +857,19 @@ static mp_obj_t run(void) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(run_obj, run);
 
+// interrupt_in(n): a Ctrl-C comes when the VM looks for the n-th time whether something is pending (py/vm.c), which it
+// does at jumps; 0: none comes. Returns how many looks were left before the one that was set earlier: 0 when it has come.
+unsigned board_looks;
+static mp_obj_t interrupt_in(mp_obj_t n) {
+    unsigned left = board_looks;
+    board_looks = mp_obj_get_int(n);
+    return MP_OBJ_NEW_SMALL_INT(left);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(interrupt_in_obj, interrupt_in);
+
 static const mp_rom_map_elem_t board_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__board) },
+    { MP_ROM_QSTR(MP_QSTR_interrupt_in), MP_ROM_PTR(&interrupt_in_obj) },
     { MP_ROM_QSTR(MP_QSTR_run), MP_ROM_PTR(&run_obj) },
 };
 static MP_DEFINE_CONST_DICT(board_globals, board_globals_table);

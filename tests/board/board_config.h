@@ -28,6 +28,13 @@
 void board_wake(void);
 #define MICROPY_SCHED_HOOK_SCHEDULED board_wake()
 
+// _board.interrupt_in() in board.c
+extern unsigned board_looks;
+#define MICROPY_VM_HOOK_LOOP \
+    if (board_looks != 0 && --board_looks == 0) { \
+        mp_sched_keyboard_interrupt(); \
+    }
+
 // select and time.sleep wait in mp_event_wait_ms(), where socket callbacks run, instead of in the operating system.
 // (From 1.28 on poll() also runs what is pending before it looks, 2782d4598d: that is in extmod/modselect.c, which both
 // have.)

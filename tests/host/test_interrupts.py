@@ -5,7 +5,7 @@ import random
 import re
 
 import pytest
-from peers import PROMPT, Peer
+from peers import BINARY, CLOSE, FILE_REQUEST, GET, PING, PONG, PROMPT, PUT, TEXT, Peer, encode
 
 pytestmark = [pytest.mark.needs("heap", "quick"), pytest.mark.targets("unix", "unix32", "pull", "slow")]
 
@@ -210,3 +210,118 @@ def test_an_interrupt_of_a_step_keeps_each_piece_of_a_file(injected):
     peer.text("while True:\rtry: print('runs'); time.sleep(1)\rexcept KeyboardInterrupt: pass\r\r\r\r")
     peer.until(b"\r\nruns\r\n", 30)
     assert peer.get(b"file") == content
+
+
+# A session's stream. From the n-th read on that brings something, jumps are counted up to the next read: that is where
+# what was read is decoded, typed, and written to files. The Ctrl-C comes with one of them.
+EACH_JUMP = """
+import sys, wss_repl
+from _board import interrupt_in
+
+n = left = 0
+counts = False
+got = ""
+
+class Counted:
+    def __init__(self, stream):
+        self.stream = stream
+        self.write = stream.write
+        self.close = stream.close
+
+    def readinto(self, buf):
+        global left, counts
+        left = (left, interrupt_in(0))[counts]
+        counts = False
+        count = self.stream.readinto(buf)
+        if count:
+            counts = True
+            interrupt_in(left)
+        return count
+
+def put_down(c):
+    global got
+    got += c
+
+def begin(c):
+    global n, left, got
+    n += step
+    got = ""
+    left = n
+
+def tell(c):
+    global asked
+    asked = True
+
+DO = {"+": begin, "=": tell}
+
+def run(every):
+    global asked, step
+    asked = False
+    step = every
+    s = wss_repl._server.session
+    s.stream = Counted(s.stream)
+    print("runs")
+    while True:
+        try:
+            while True:
+                if asked:
+                    print("<%d %d %s %s>" % (n, left, got, open("new", "rb").read()))
+                    asked = False
+                c = sys.stdin.read(1)
+                DO.get(c, put_down)(c)  # no jump since it was read
+        except KeyboardInterrupt:  # one at a time: none comes behind this
+            pass
+"""
+
+
+def test_an_interrupt_at_each_jump_of_decoding_loses_nothing(target, provisioned, keys):
+    """Requests, pieces of files, typed text and a ping, whole and in parts, sent once for each jump."""
+    (provisioned / "each_jump.py").write_text(EACH_JUMP)
+    (provisioned / "old").write_bytes(b"something")
+    content = bytes(range(250, 256)) + os.urandom(150)
+
+    def request(op, name, size=0):
+        return FILE_REQUEST.pack(b"WA", op, 0, 0, size, len(name), name)
+
+    # Each is read at a time, and what is answered: the board queues four answers
+    header = encode(BINARY, content[5:])
+    parts = [
+        encode(BINARY, request(PUT, b"empty"))
+        + encode(TEXT, b"ab")
+        + encode(BINARY, request(PUT, b"new", len(content))[:40], fin=False)
+        + encode(0, request(PUT, b"new", len(content))[40:] + content[:5])
+        + encode(PING, b"there?")
+        + header[:3],
+        header[3:] + encode(TEXT, b"c") + encode(BINARY, b"no request") + encode(BINARY, request(PUT, b"", 1)),
+        encode(BINARY, request(GET, b"old"), mask=None) + encode(BINARY, b"\0") + encode(BINARY, b"\0"),
+        encode(TEXT, b"d="),
+    ]
+    ok = b"WB\0\0"
+    answers = [[ok] * 3, [ok, b"WB\x16\0", b"WB\x02\0"], [ok, b"\x09\0something", b"\0\0", ok], []]
+    with target.board(provisioned) as board, Peer(board.address, keys.host, timeout=30) as peer:
+        peer.login()
+        step = 1 if target.name in ("unix", "unix32") else 9  # the others decode with the same code, and wait more
+        peer.text(f"import each_jump; each_jump.run({step})\r")
+        peer.until(b"\r\nruns\r\n")
+        n = left = 0
+        while not left:
+            n += step
+            peer.text("+")
+            pongs, text = 0, b""
+            for part, wanted in zip(parts, answers, strict=True):
+                peer.send(part)
+                binary = []
+                while len(binary) < len(wanted) or not wanted and not re.search(rb"<%d .*>\r\n" % n, text):
+                    op, payload = peer.frame()
+                    assert op != CLOSE, (n, payload)
+                    binary += [payload] if op == BINARY else []
+                    pongs += op == PONG
+                    text += payload if op == TEXT else b""
+                assert binary == wanted, n
+            found = re.search(rb"<%d (\d+) (\w*) (.*)>\r\n" % n, text)
+            assert found[2] == b"abcd", n
+            assert found[3] == repr(content).encode(), n
+            assert pongs, n
+            assert (provisioned / "new").read_bytes() == content and (provisioned / "empty").read_bytes() == b""
+            left = int(found[1])
+        assert n > 200
