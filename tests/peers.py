@@ -225,24 +225,30 @@ class Peer(Wire):
 
     def until(self, end: bytes, timeout=60.0) -> bytes:
         """Terminal text up to and with end. Raises TimeoutError, Ended."""
+        # Not all of it is looked through or copied for each frame: a program that prints fills the sockets' buffers
+        # with megabytes while this side has no processor, and the Ctrl-C that stopped it is seen behind them.
         deadline = time.monotonic() + timeout * patience
-        got = b""
-        while end not in got:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(got[-500:])
-            self.sock.settimeout(left)
-            try:
-                op, payload = self.frame()
-            except TimeoutError:
-                raise TimeoutError(got[-500:]) from None
-            if op == CLOSE:
-                raise Ended(got)
-            if op == TEXT or payload[:1] >= b"\x80":  # what is printed and is not UTF-8 (lib/wss/utf8.py)
-                got += payload
-                self.seen += payload
+        got = bytearray()
+        at = 0
+        try:
+            while end not in got[at:]:
+                at = max(0, len(got) - len(end))
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(bytes(got[-500:]))
+                self.sock.settimeout(left)
+                try:
+                    op, payload = self.frame()
+                except TimeoutError:
+                    raise TimeoutError(bytes(got[-500:])) from None
+                if op == CLOSE:
+                    raise Ended(bytes(got))
+                if op == TEXT or payload[:1] >= b"\x80":  # what is printed and is not UTF-8 (lib/wss/utf8.py)
+                    got += payload
+        finally:
+            self.seen += bytes(got)
         self.sock.settimeout(self.timeout)
-        return got
+        return bytes(got)
 
     def command(self, line: str, timeout=60.0) -> bytes:
         """Type a line at the prompt; returns its output, echo and next prompt left out."""
