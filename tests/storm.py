@@ -10,6 +10,7 @@ import os
 import random
 import re
 import struct
+import time
 
 from peers import BINARY, CLOSE, PUT, TEXT, Ended, Peer
 
@@ -81,12 +82,15 @@ class Client(Peer):
         Ended."""
         # A client that looks through all of it after each frame is one that stopped reading, for a board that prints.
         wanted, at = re.compile(pattern), 0
+        end = time.monotonic() + 10 * timeout  # a timer that nobody has stopped goes on printing for ever
         while not (found := wanted.search(self.output, at)):
             at = max(at, len(self.output) - 100)
             self.sock.settimeout(timeout)
             try:
                 if self.frame()[0] == CLOSE:
                     raise Ended(bytes(self.output[-300:]))
+                if time.monotonic() > end:
+                    raise TimeoutError
             except TimeoutError:
                 raise TimeoutError(bytes(self.output[-500:])) from None
             finally:
@@ -137,7 +141,7 @@ class Storm:
         self.client = client
         self.board = board
         self.chance = random.Random(seed)
-        self.keys = self.rounds = 0
+        self.keys = self.rounds = self.marks = 0
 
     def prepare(self):
         assert self.client.put(b"stormy.py", MODULE) == 0
@@ -151,6 +155,7 @@ class Storm:
         client.text(START + before + EACH + loop + "\x04")
         client.wait_for(rb"<M1:", 20)
         transfer = self._transfer() if chance.random() < 0.3 else iter(())
+        console = False
         for _ in range(chance.randint(1, 3)):
             for _ in range(chance.randint(0, 6)):
                 next(transfer, None)
@@ -163,9 +168,17 @@ class Storm:
             if chance.random() < 0.3:
                 self.board.console.write(b"\x03")
                 self.keys += 1
+                console = True
         for _ in transfer:
             pass
         self._stopped(after)
+        if console:  # its Ctrl-C may be slower than all that came by the network, and may have ended that
+            self.board.console.write(b"\rprint('<C%%d>' %% %d)\r" % self.rounds)
+            client.wait_for(rb"<C%d>" % self.rounds, 20)
+            self._stopped(after)
+        if "alive" in after:
+            client.text("while not done: time.sleep_ms(1)\r\r")
+        client.text(f"print('<N%d %d %d %d>' % ({self.rounds}, n, h, k))\r")
         found = client.wait_for(rb"<N%d (\d+) (\d+) (\d+)>" % self.rounds, 20)
         check(bytes(client.output[: found.start()]), *(int(found[i]) for i in (1, 2, 3)))
         assert b"deactivating" not in client.output
@@ -174,10 +187,10 @@ class Storm:
     def _stopped(self, after: str):
         # A Ctrl-C may have come up in a timer's function, which it ends instead of the program: one more, then.
         client = self.client
-        ask = f"print('<N%d %d %d %d>' % ({self.rounds}, n, h, k))"
-        for attempt in range(40):
-            mark = b"[%d.%d]" % (self.rounds, attempt)
-            client.text("\r%s\rprint('[%%d.%%d]' %% (%d, %d))\r" % (after, self.rounds, attempt))
+        for _ in range(40):
+            self.marks += 1
+            mark = b"[%d]" % self.marks
+            client.text("\r%s\rprint('[%%d]' %% %d)\r" % (after, self.marks))
             with contextlib.suppress(TimeoutError):
                 client.wait_for(re.escape(mark), 2)
                 break
@@ -185,9 +198,6 @@ class Storm:
             self.keys += 1
         else:
             raise TimeoutError(bytes(client.output[-1000:]))
-        if "alive" in after:
-            client.text("while not done: time.sleep_ms(1)\r\r")
-        client.text(ask + "\r")
 
     def _transfer(self):
         # A put, a frame at a time; then a get of it.
