@@ -69,6 +69,7 @@ class Client(Peer):
 
     def login(self, *args, **options):
         self.output = bytearray()
+        self.early = []  # answers of the file protocol that came while nobody waited for them
         return super().login(*args, **options)
 
     def frame(self):
@@ -101,17 +102,24 @@ class Client(Peer):
         """Read a frame if one comes."""
         self.sock.settimeout(seconds)
         with contextlib.suppress(TimeoutError):
-            assert self.frame()[0] != CLOSE
-        self.sock.settimeout(self.timeout)
-
-    def answer(self) -> None:
-        """An answer of the file protocol, which says that all is well."""
-        while True:
             op, payload = self.frame()
             assert op != CLOSE, payload
             if op == BINARY and payload[:2] == b"WB":
-                assert payload == b"WB\0\0", payload
-                return
+                self.early.append(payload)
+        self.sock.settimeout(self.timeout)
+
+    def answer(self) -> None:
+        """An answer of the file protocol, which says that all is well. Raises TimeoutError."""
+        end = time.monotonic() + 10 * self.timeout  # text may come for ever
+        while not self.early:
+            op, payload = self.frame()
+            assert op != CLOSE, payload
+            if op == BINARY and payload[:2] == b"WB":
+                self.early.append(payload)
+            elif time.monotonic() > end:
+                raise TimeoutError("no answer of the file protocol")
+        answer = self.early.pop(0)
+        assert answer == b"WB\0\0", answer
 
 
 def numbers(output: bytes, kind: bytes) -> list[int]:
