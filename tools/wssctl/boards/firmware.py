@@ -33,6 +33,7 @@ from .update import (
     prove,
     refuse_loader,
     refuse_unstarted,
+    refuse_without_room,
     restart,
     run,
     signature_for,
@@ -167,6 +168,7 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
         remote = Remote(client)
         board = survey(client)
         present, to, old = _partitions(args, remote, board, image)
+        refuse_without_room(client)
         signature = signature_for(args, board, lambda: _signed(image))
         first = _first_other(remote, image)
         if first < len(image.data):

@@ -33,7 +33,7 @@ from ..keys.signing import UpdateKey, now, signed
 from ..keys.store import write_files
 from ..text import brief, say, shown
 from ..wire.client import Client
-from ..wire.remote import Remote
+from ..wire.remote import HEAP, Remote, has_room
 from . import foreign, modules
 from .dialler import Dialler
 from .engine import Engine, Outcome
@@ -46,6 +46,7 @@ UPDATE_FOLDERS = ("wss_a", "wss_b")
 _CHECK = 60.0  # seconds that a board may take to check a signature and all that is signed
 BOOT = 60.0  # seconds that a board may take to start and join its network, beside the deadline for the login
 _PAUSE = 0.3  # seconds between attempts to log in
+_ROOM = 36 << 10  # bytes of heap in which a board of 32 bits compiles the loader
 _SPARE_BLOCKS = 8  # for folders, the state's two files and the file system's own use
 
 # What a board may do without, and gets only if it has it now (manifest.py)
@@ -171,6 +172,7 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         foreign.refuse(foreign.found(client), "then update it.")
         if done := _refuse(args, board, new):
             return done
+        refuse_without_room(client)
         state = _state(remote, board)
         if state.is_to_come and state.is_firmware:  # begun, and the bootloader is told already
             raise NotNow("New firmware starts there at the next reset: reset it, or end that by `wssctl firmware`.")
@@ -323,6 +325,18 @@ def refuse_loader(board: Survey) -> None:
     if "" not in before and board.bundle not in slots(board):
         where = brief(board.bundle)
         raise BoardError(f"Its sys.path has {where} before the root, so nothing can stand in front of it.")
+
+
+def refuse_without_room(client: Client) -> None:
+    """The loader is compiled on the board, now and at each start. Where MicroPython's heap grows for that into what TLS
+    needs (ESP32 without PSRAM, bundle not frozen), nobody gets in any more, whichever bundle runs behind the loader."""
+    said = bytearray()
+    client.exec(HEAP, said.extend, client.timeout)
+    if not has_room(said, _ROOM):
+        raise BoardError(
+            f"Its memory is too small for an update over the network, {_ROOM >> 10} KB of heap in a session: bring the "
+            "bundle by its cable (`wssctl setup`), or freeze it into the firmware."
+        )
 
 
 def slots(board: Survey) -> list[str]:

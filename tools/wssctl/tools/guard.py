@@ -8,7 +8,6 @@ import contextlib
 import errno
 import functools
 import os
-import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,12 +16,9 @@ from typing import Any
 
 from ..errors import BoardError
 from ..text import brief, say, shown
-from ..wire.remote import component
+from ..wire.remote import HEAP, component, has_room
 
-# Bytes of heap that mpremote's mount (its fs_hook_code) needs on a board of 32 bits, and what MicroPython must leave to
-# Wi-Fi and TLS where its heap can grow into theirs (ESP32): a board without that is off the network until a reset.
-_MOUNT, _SYSTEM = 36 << 10, 48 << 10
-_HEAP = "import gc, micropython\ngc.collect()\nmicropython.mem_info()"
+_MOUNT = 36 << 10  # bytes of heap that mpremote's mount (its fs_hook_code) needs on a board of 32 bits
 _files: "weakref.WeakSet[Any]" = weakref.WeakSet()  # mpremote's servers of mounted folders
 _folder: list[Path] = []  # where a recursive copy from a board may write, while one is under way
 # What a board's answer that is none raises in mpremote's parsers
@@ -95,7 +91,7 @@ def guard(ours: type) -> None:
             self.path_check = functools.partial(_not_hidden, self.path_check, self.root)
 
     def mount(self: Any, *words: Any, _theirs: Any = transport_serial.SerialTransport.mount_local, **more: Any) -> Any:
-        if is_ours(self.serial) and not _has_room(self.exec(_HEAP)):
+        if is_ours(self.serial) and not has_room(self.exec(HEAP), _MOUNT):
             raise error(
                 f"the board has too little memory to mount a folder, {_MOUNT >> 10} KB of heap in a session: `wssctl "
                 "shell BOARD sync FOLDER` copies what differs instead"
@@ -119,15 +115,6 @@ def _not_hidden(check: Callable[[str], None], root: str, path: str) -> None:
     check(path)
     if any(part.startswith(".") for part in os.path.relpath(path, root).split(os.sep) if part != "."):
         raise PermissionError(errno.EPERM, "")
-
-
-def _has_room(said: bytes) -> bool:
-    """Whether micropython.mem_info() (py/gc.c) tells of enough for a mount. What it says besides is for nobody."""
-    found = re.search(rb"total: (\d{1,12}), used: \d+, free: (\d{1,12})(?:, max new split: (\d{1,12}))?", said)
-    if not found:
-        return True
-    total, free, more = (int(n or 0) for n in found.groups())
-    return free >= _MOUNT or more - max(total, _MOUNT) >= _SYSTEM  # it grows by as much as it has, at least
 
 
 @contextlib.contextmanager

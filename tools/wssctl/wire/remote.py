@@ -111,6 +111,21 @@ class Entry(NamedTuple):
         return self.path.rsplit("/", 1)[-1]
 
 
+# What MicroPython must leave to Wi-Fi and TLS where its heap can grow into theirs (ESP32): a board without that is off
+# the network until a reset.
+_SYSTEM = 48 << 10
+HEAP = "import gc, micropython\ngc.collect()\nmicropython.mem_info()"
+
+
+def has_room(said: bytes, need: int) -> bool:
+    """Whether what HEAP prints (py/gc.c) tells of `need` bytes for the heap. What it says besides is for nobody."""
+    found = re.search(rb"total: (\d{1,12}), used: \d+, free: (\d{1,12})(?:, max new split: (\d{1,12}))?", said)
+    if not found:
+        return True
+    total, free, more = (int(n or 0) for n in found.groups())
+    return free >= need or more - max(total, need) >= _SYSTEM  # it grows by as much as it has, at least
+
+
 class Remote:
     def __init__(self, board: Client):
         self.board = board
