@@ -332,7 +332,7 @@ def refuse_without_room(client: Client) -> None:
     needs (ESP32 without PSRAM, bundle not frozen), nobody gets in any more, whichever bundle runs behind the loader."""
     said = bytearray()
     client.exec(HEAP, said.extend, client.timeout)
-    if not has_room(said, _ROOM):
+    if not has_room(bytes(said), _ROOM):
         raise BoardError(
             f"Its memory is too small for an update over the network, {_ROOM >> 10} KB of heap in a session: bring the "
             "bundle by its cable (`wssctl setup`), or freeze it into the firmware."
