@@ -70,7 +70,7 @@ def test_every_interface_is_named(target, provisioned, what, host):
 def test_ethernet_on_esp32_is_asked_for(target, provisioned):
     """LAN() gives the one there is (ports/esp32/network_lan.c), wherever the program keeps it."""
     boot = NETWORK + (
-        "import wss.port\nclass esp32:\n    platform = 'esp32'\n    modules = sys.modules\nwss.port.sys = esp32\n"
+        "import wss.probe\nclass esp32:\n    platform = 'esp32'\n    modules = sys.modules\nwss.probe.sys = esp32\n"
         "_lan = [Interface('192.0.2.8')]\nnetwork.LAN = lambda: _lan[0]\n"
     )
     with target.board(provisioned, boot=boot) as board:
