@@ -692,22 +692,28 @@ os.chdir('/')
 FILES = {f"part{i}": b"new %d" % i for i in range(1, 5)}
 
 
+def opened_by(desk, mark):
+    """(what is told, a progress() that takes it): each `mark` in it lets the gated board go on to the next file."""
+    (desk.files / "go1").touch()
+    told = bytearray()
+
+    def progress(data):
+        told.extend(data)
+        (desk.files / f"go{told.count(mark) + 1}").touch()
+
+    return told, progress
+
+
 def test_a_commit_tells_as_it_goes(desk):
     """On slow flash it takes longer than mpremote waits for a board that says nothing: here each file waits until the
     one before has been told of."""
     desk.start()
-    (desk.files / "go1").touch()
-    told = []
-
-    def progress(dots):
-        told.append(dots)
-        (desk.files / f"go{len(told) + 1}").touch()
-
+    told, progress = opened_by(desk, b".")
     with Cable(desk.board.tty) as board:
         board.exec(GATED)
         board.stage(FILES)
         board.commit(list(FILES), progress)
-    assert b"".join(told) == b"...."
+    assert told == b"...."
     left = {n: data for n, data in desk.listing().items() if not n.startswith("go")}
     assert left == FILES
 
@@ -716,17 +722,11 @@ def test_a_comparison_tells_as_it_goes(desk):
     desk.start()
     for name, data in FILES.items():
         (desk.files / name).write_bytes(data)
-    (desk.files / "go1").touch()
-    told = []
-
-    def progress(data):
-        told.append(data)
-        (desk.files / f"go{told.count(bytes([10])) + 1}").touch()
-
+    told, progress = opened_by(desk, b"\n")
     with Cable(desk.board.tty) as board:
         board.exec(GATED)
         board.exec(port._DIGESTS % "\n".join(FILES), progress)
-    assert b"".join(told).split() == [hashlib.sha256(data).hexdigest().encode() for data in FILES.values()]
+    assert told.split() == [hashlib.sha256(data).hexdigest().encode() for data in FILES.values()]
 
 
 @pytest.fixture
