@@ -80,8 +80,7 @@ def init(args: argparse.Namespace) -> int:
     if cert.exists():
         old = store.read(cert)
         before = hosts.of(old), ca.load_cert(old, "HOST certificate").not_valid_after_utc
-        expired = ca.load_cert(old, "HOST certificate").not_valid_after_utc < datetime.now(UTC)
-        _pin_first(args, store, hosts.of(old), hosts.of(cert_pem), expired)
+        _pin_first(args, store, before[0], hosts.of(cert_pem), before[1] < datetime.now(UTC))
     store.write({key: key_pem, cert: cert_pem}, args.force)
     hosts.issued(store, cert_pem)
     print(f"Made {cert} and its key, valid until {keys.until(cert_pem, 'host')}.")

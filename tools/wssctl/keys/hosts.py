@@ -101,7 +101,8 @@ def which(store: Store, who: str) -> list[Who]:
 
 def _in_file(store: Store, path: Path) -> Who:
     """Of a certificate that another CA signed, the fingerprint alone counts: its serial may be that of one of ours."""
-    cert, found = ca.load_cert(store.read(path), path.name), of(store.read(path))
+    pem = store.read(path)
+    cert, found = ca.load_cert(pem, path.name), of(pem)
     for authority in x509.load_pem_x509_certificates(store.read(store.find_ca_cert())):
         with contextlib.suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             cert.verify_directly_issued_by(authority)

@@ -172,23 +172,14 @@ class Record:
 
     def _stage(self, files: dict[str, bytes]) -> None:
         """Each beside its name, synced, 0600; none of them when one fails. For whoever has the lock. Raises OSError."""
-        made = []
-        try:
+        made: list[Path] = []
+        with _all_or_none(made):
             for name, data in files.items():
-                path = self.folder / name
-                if path.exists() and not path.is_file():
-                    raise KeyFileError(f"{path} is no file, and stays; name a file.")
+                _refuse_no_file(self.folder / name)
                 beside = self._beside(name)
                 beside.unlink(missing_ok=True)  # a link there is not followed
                 made.append(beside)
-                with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o600), "wb") as f:
-                    f.write(data)
-                    f.flush()
-                    os.fsync(f.fileno())
-        except BaseException:
-            for path in made:
-                path.unlink(missing_ok=True)
-            raise
+                _write(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o600), data)
 
     def _clean(self, db: sqlite3.Connection) -> None:
         """Deletes what somebody who was killed left beside the names of key files. For whoever has the lock."""
@@ -403,24 +394,42 @@ def stage(files: dict[Path, bytes]) -> list[tuple[Path, Path]]:
     """Each beside its name, synced, 0600: (temporary, name). None of them is left when one fails. Raises OSError."""
     import tempfile
 
-    staged: list[tuple[Path, Path]] = []
-    try:
+    made: list[Path] = []
+    names: list[Path] = []
+    with _all_or_none(made):
         for path, data in files.items():
             path = Path(os.path.realpath(path))  # a symbolic link stays one
-            if path.exists() and not path.is_file():
-                raise KeyFileError(f"{path} is no file, and stays; name a file.")
+            _refuse_no_file(path)
             make_folder(path.parent)
-            fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 by mkstemp's contract
-            staged.append((Path(name), path))
-            with os.fdopen(fd, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
+            fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 by mkstemp's contract
+            made.append(Path(temporary))
+            names.append(path)
+            _write(fd, data)
+    return list(zip(made, names, strict=True))
+
+
+@contextlib.contextmanager
+def _all_or_none(made: list[Path]) -> Iterator[None]:
+    """Deletes the files of `made` when the block raises."""
+    try:
+        yield
     except BaseException:
-        for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
+        for path in made:
+            path.unlink(missing_ok=True)
         raise
-    return staged
+
+
+def _refuse_no_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise KeyFileError(f"{path} is no file, and stays; name a file.")
+
+
+def _write(fd: int, data: bytes) -> None:
+    """All of it, to the disk; closes fd."""
+    with os.fdopen(fd, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def _holds(path: Path, data: bytes) -> bool:
