@@ -31,12 +31,41 @@ def test_pictures_are_small_and_ask_nobody_for_anything():
     assert "url(http" not in picture and "href" not in picture and "<script" not in picture
 
 
+def test_what_security_promises_has_its_test():
+    """Each test that SECURITY.md names is there: `test_x.py` in tests/host, or in tests/evidence, and in it each
+    `test_name` that follows, of which `…` leaves the end out."""
+    file, seen = None, 0
+    for name, end in re.findall(r"`((?:evidence/)?test_\w+(?:\.py)?)(…?)`", (ROOT / "SECURITY.md").read_text()):
+        seen += 1
+        if name.endswith(".py"):
+            file = ROOT / "tests" / (name if "/" in name else f"host/{name}")
+            assert file.exists(), name
+        else:
+            assert re.search(rf"^def {name}{'' if end else '[(]'}", file.read_text(), re.M), (file.name, name)
+    assert seen > 40
+
+
 def commands(parser, words=()):
     """(words, parser) of all commands."""
     yield words, parser
     for action in parser._actions:
         for name, below in (action.choices or {}).items() if hasattr(action, "_parser_class") else ():
             yield from commands(below, (*words, name))
+
+
+HELP = list(commands(build_parser()))
+
+
+@pytest.mark.parametrize("words, parser", HELP, ids=[" ".join(words) or "wssctl" for words, _ in HELP])
+def test_help_is_a_screen_and_says_what_each_thing_is_for(words, parser, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = parser.format_help().splitlines()
+    assert len(lines) <= (45 if words else 55)
+    assert (parser.description or "")[:1].isupper()
+    assert all(line[:1] == " " or len(line) <= 80 for line in lines)
+    for action in parser._actions:
+        if action.metavar not in ("COMMAND", "ACTION"):
+            assert action.help, action
 
 
 KNOWN = {words for words, _ in commands(build_parser())}

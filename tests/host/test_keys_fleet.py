@@ -280,6 +280,8 @@ def test_an_expired_board_is_refused_with_a_sentence(site, room1):
 def test_a_random_password_over_the_secure_channel(site, room1):
     files, _ = room1
     before = (files / "webrepl_cfg.py").read_text()
+    assert "Nobody would know" in site.run("password", "room1", "--no-remember", status=2)
+    assert (files / "webrepl_cfg.py").read_text() == before
     assert "has a new password" in site.run("password", "room1")
     assert (files / "webrepl_cfg.py").read_text() != before
     without = {"WSSCTL_PASSWORD": ""}

@@ -141,6 +141,9 @@ def test_again_changes_nothing_and_remove_leaves_the_board_as_it_was(desk):
     desk.board.restart()
     desk.board.read_until(b"wss_repl: listening", 60)
     desk.peer().close()
+    for words in (["remove", "PORT"], ["setup", "PORT"]):
+        assert "right port? Nothing was changed" in desk.run(*words, "--uid", "aabbccddee01", status=1)
+    assert desk.listing() == once
     desk.run("remove", "PORT")
     assert desk.listing() == before
     with pytest.raises(ConnectionRefusedError):

@@ -260,7 +260,7 @@ def test_another_board_under_a_known_name_gets_the_list(site):
     site.run("host", "revoke", certificate(eves))
     site.boards.pop("room1").close()
     (files / "wss_trust.txt").unlink()
-    names = ["--name", "room1", "--ip", "127.0.0.1", "--port", port]
+    names = ["--name", "room1", "--ip", "127.0.0.1", "--wss-port", port]
     site.run("keys", "init", UID, *names, "--out", files, "--force")
     site.boot("room1", UID)
     assert site.run(*HELLO, env=eve) == "42\n", "which nobody could know"

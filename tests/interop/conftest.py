@@ -77,7 +77,7 @@ def desk(target, tmp_path_factory):
     host, number = target.reach(board, port)
     wssctl(keys, "ca", "init")
     wssctl(keys, "host", "init")
-    wssctl(keys, "keys", "init", target.uid, "--name", "localhost", "--ip", host, "--port", number, "--out", board)
+    wssctl(keys, "keys", "init", target.uid, "--name", "localhost", "--ip", host, "--wss-port", number, "--out", board)
     env = os.environ | {"USER": USER, "HOME": str(folder), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
     if ssl.OPENSSL_VERSION_INFO >= (3, 2):
         (folder / "openssl.cnf").write_text(OPENSSL_CONF)

@@ -378,6 +378,11 @@ def forget_new_password(store: Store, board: Board) -> None:
 def password(args: argparse.Namespace) -> int:
     """New ones, random or as given. They are kept here before a board has them, and the old ones until they work."""
     args.board = args.name
+    if args.no_remember and not (args.show or args.new_password_file):
+        raise UsageError(
+            "Nobody would know a random password that is neither remembered nor shown: add --show, or give one with "
+            "--new-password-file. Nothing was changed."
+        )
     fleet = Fleet(args)
     given = ask.from_file(args.new_password_file) if args.new_password_file else None
     if given:

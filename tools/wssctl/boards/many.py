@@ -16,17 +16,16 @@ if TYPE_CHECKING:  # one board needs none of it
 def named(args: argparse.Namespace) -> list[Board] | None:
     """What BOARD stands for when it stands for several; None for one. Raises UsageError for an unknown name."""
     registry = Registry(Store(args.keys))
-    said = "@all" if getattr(args, "all", False) else args.url
-    if "," not in said and not said.startswith("@"):
+    if "," not in args.url and not args.url.startswith("@"):
         return None
     by_name: dict[str, Board] = {}
     known = registry.load()
-    for word in filter(None, said.split(",")):
+    for word in filter(None, args.url.split(",")):
         for board in registry.select([word]) if word[0] == "@" else [known.get(word) or Board(word)]:
             by_name[board.name] = board
     if not by_name:
-        if not said.strip(","):
-            raise UsageError(f"{said} names no board; `wssctl boards` lists them.")
+        if not args.url.strip(","):
+            raise UsageError(f"{args.url} names no board; `wssctl boards` lists them.")
         raise UsageError("There are no boards yet; `wssctl boards add` adds one.")
     return list(by_name.values())
 

@@ -154,8 +154,7 @@ def install(args: argparse.Namespace) -> int:
 
 def remove(args: argparse.Namespace) -> int:
     with Cable(args.port) as board:
-        board.finish()
-        about = board.about()
+        about = _whole(board, args)
         uid = about["uid"]
         boot = (board.read("boot.py") or b"").decode("utf-8", "surrogateescape")
         block = startup.BLOCK.search(boot)
@@ -224,16 +223,23 @@ def _identify(board: Cable, args: argparse.Namespace, registry: Registry) -> tup
 
 def _about(board: Cable, args: argparse.Namespace) -> About:
     foreign.refuse(board.foreign(), "then run this again. Nothing was changed.")
-    if board.finish():
-        say("Finished what an earlier command was cut off in: its files were whole, and are in their places now")
-    about = board.about()
+    about = _whole(board, args)
     if not about["uid"] or about["python"] != "micropython":
         raise BoardError("This board has no machine.unique_id(), which its key files are named after: not supported.")
     check_uid(about["uid"])
-    if args.uid and args.uid.lower() != about["uid"]:
-        raise BoardError(f"This is board {about['uid']}, not {args.uid}; is it the right port? Nothing was changed.")
     if not about["bundle"] and "needs" in about.get("why", ""):
         raise BoardError(f"{about['why'].rstrip('.')}; take a current firmware. Nothing was changed.")
+    return about
+
+
+def _whole(board: Cable, args: argparse.Namespace) -> About:
+    """What an earlier command was cut off in is finished, on the board that --uid names and on no other."""
+    about = board.about()
+    if args.uid and args.uid.lower() != about["uid"]:
+        raise BoardError(f"This is board {about['uid']}, not {args.uid}; is it the right port? Nothing was changed.")
+    if board.finish():
+        say("Finished what an earlier command was cut off in: its files were whole, and are in their places now")
+        about = board.about()
     return about
 
 

@@ -40,7 +40,7 @@ def board_init(args: argparse.Namespace) -> int:
     refuse_present(args, *files.values(), *(outside[r] for r in ("key_der", "cert_der") if outside))
     authority = load_authority(args, store)
     made = authority.device(
-        uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT], days=days(args, ca.LEAF_DAYS)
+        uid, names=args.name, addresses=args.ip, ports=args.wss_port or [ca.WSS_PORT], days=days(args, ca.LEAF_DAYS)
     )
     store.write({path: getattr(made, role) for role, path in files.items()}, args.force)
     if board_ca:
@@ -154,7 +154,7 @@ def board_sign(args: argparse.Namespace) -> int:
     refuse_present(args, files["cert_pem"])
     authority = load_authority(args, store)
     cert = authority.sign_device(
-        request.public_key(), uid, names=args.name, addresses=args.ip, ports=args.port or [ca.WSS_PORT],
+        request.public_key(), uid, names=args.name, addresses=args.ip, ports=args.wss_port or [ca.WSS_PORT],
         days=days(args, ca.LEAF_DAYS),
     )  # fmt: skip
     pem, der = (cert.public_bytes(e) for e in (serialization.Encoding.PEM, serialization.Encoding.DER))

@@ -30,7 +30,7 @@ _RECONNECT = 30.0
 
 
 def shell(args: argparse.Namespace) -> int:
-    words = [args.url, *args.command] if args.all else args.command
+    words = args.command
     boards = named(args)
     if boards is not None:
         if not words:
