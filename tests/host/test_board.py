@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tools/dev"))
 
 import firmware  # noqa: E402
 from board import Board, BoardError  # noqa: E402
-from ports import free_port  # noqa: E402
+from ports import free_port, free_ports  # noqa: E402
 
 PROMPT = b">>> "
 
@@ -863,3 +863,9 @@ def test_resets_with_a_watchdog_a_thread_and_timers_running(desk):
         board.write(b"import machine; machine.reset()\r")
         board.read_until(b"booted", 60)
         board.read_until(PROMPT)
+
+
+def test_a_port_is_given_once():
+    """Who was given one may not listen on it yet when the next one asks."""
+    given = [port for n in (1, 3, 1, 2) * 100 for port in free_ports(n)]
+    assert len(set(given)) == len(given)
