@@ -17,7 +17,7 @@ ROOT = firmware.BUILD / "stock"
 
 def stock() -> list[str]:
     """The command that starts it. Raises firmware.FirmwareError where Debian's archive cannot be reached."""
-    with firmware._lock():
+    with firmware._lock("stock"):
         if not ROOT.exists():
             _fetch()
     loader = next(ROOT.glob("usr/lib/*/ld-linux*.so.*"))

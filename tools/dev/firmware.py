@@ -57,10 +57,11 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    """One build at a time, whoever asks for it."""
+def _lock(what: str = "source") -> Iterator[None]:
+    """One at a time fetches the source and makes mpy-cross, and one each kind of firmware: who needs one that is there
+    does not wait until another one is built."""
     BUILD.mkdir(exist_ok=True)
-    with open(BUILD / ".firmware.lock", "w") as file:
+    with open(BUILD / f".{what}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -401,8 +402,19 @@ def _need_lwip(src: Source) -> None:
         _unpack(archive, part)
 
 
-def _build(src: Source, bits: int, sanitize: bool = False, lwip: bool = False, bare: bool = False) -> Path:
+def _build(
+    mpy_dir: str | os.PathLike[str] | None, bits: int, sanitize: bool = False, lwip: bool = False, bare: bool = False
+) -> Path:
     kind = "lwip" if lwip else f"{bits}-sanitize" if sanitize else f"{bits}-bare" if bare else f"{bits}"
+    with _lock():
+        src = source(mpy_dir)
+    if bare:
+        _build(mpy_dir, bits)  # it starts from a copy of that
+    with _lock(kind):
+        return _build_kind(src, kind, bits, sanitize, lwip, bare)
+
+
+def _build_kind(src: Source, kind: str, bits: int, sanitize: bool, lwip: bool, bare: bool) -> Path:
     program, stamp = src.out / f"micropython-{kind}", src.out / f"{kind}.stamp"
     digest = _digest(src)
     if program.exists() and stamp.exists() and stamp.read_text() == digest and _elf_bits(program) == bits:
@@ -412,7 +424,8 @@ def _build(src: Source, bits: int, sanitize: bool = False, lwip: bool = False, b
     _need_tools()
     if bits == 32:
         _need_32bit(log)
-    mpy_cross = _build_mpy_cross(src)
+    with _lock():
+        mpy_cross = _build_mpy_cross(src)
     no_library = src.out / "no-micropython-lib"  # its README is looked for even though nothing of it is used
     no_library.mkdir(parents=True, exist_ok=True)
     (no_library / "README.md").touch()
@@ -424,7 +437,6 @@ def _build(src: Source, bits: int, sanitize: bool = False, lwip: bool = False, b
     if out.exists() and (bare or not (home.exists() and home.read_text() == own)):
         shutil.rmtree(out)
     if bare:  # all but what is frozen in is the same
-        _build(src, bits)
         shutil.copytree(src.out / f"build-{bits}", out)
         (out / "frozen_content.c").unlink()  # or makemanifest.py, which looks at dates, would leave it
     out.mkdir(exist_ok=True)
@@ -454,21 +466,18 @@ def firmware(bits: int = 64, mpy_dir: str | os.PathLike[str] | None = None, sani
 
     sanitize: with GCC's address and undefined behaviour sanitizers, and MicroPython's assertions. Raises FirmwareError.
     """
-    with _lock():
-        return _build(source(mpy_dir), bits, sanitize)
+    return _build(mpy_dir, bits, sanitize)
 
 
 def bare_firmware(mpy_dir: str | os.PathLike[str] | None = None) -> Path:
     """Path of the 32-bit firmware without the bundle, and so without its names: what a board has that gets the bundle
     as .mpy files. Raises FirmwareError."""
-    with _lock():
-        return _build(source(mpy_dir), 32, bare=True)
+    return _build(mpy_dir, 32, bare=True)
 
 
 def lwip_firmware(mpy_dir: str | os.PathLike[str] | None = None) -> Path:
     """Path of the firmware of a board like RP2: 32 bits, sockets by lwIP, no GIL. Raises FirmwareError."""
-    with _lock():
-        return _build(source(mpy_dir), 32, lwip=True)
+    return _build(mpy_dir, 32, lwip=True)
 
 
 def mpy_cross(mpy_dir: str | os.PathLike[str] | None = None) -> Path:
