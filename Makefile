@@ -51,9 +51,9 @@ run: $(VENV)/.stamp ## firmware, keys, a board with its secure REPL, and you in 
 	@$(VENV)/bin/python tools/dev/firmware.py path --bits 64 >/dev/null
 	@exec $(VENV)/bin/python tools/dev/run.py
 
-# TESTS= picks files or anything else pytest takes; TARGET= what to run on (tests/targets.py). Files run in JOBS
-# processes: most of the time a test waits for somebody's deadline.
-JOBS ?= 3
+# TESTS= picks files or anything else pytest takes; TARGET= what to run on (tests/targets.py). JOBS processes run them
+# (tests/order.py): three for each of two processors, because most of the time a test waits for somebody's deadline.
+JOBS ?= 6
 comma := ,
 a_port := $(filter-out unix unix32 mip pull slow pty%,$(subst $(comma), ,$(TARGET)))  # of which there is one
 test: $(VENV)/.stamp lint ## the tests; TARGET=/dev/ttyUSB0 or unix,unix32,mip TESTS=tests/host/test_held.py

@@ -52,8 +52,22 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("target", names, indirect=True, ids=names, scope="session")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getoption("dist") == "loadfile":
+        from order import Pieces
+
+        config.option.loadscopereorder = False  # as they were collected
+        return Pieces(config, log)
+
+
+@pytest.hookimpl(trylast=True)  # fixtures of a session have put them into an order of their own before
 def pytest_collection_modifyitems(config, items):
-    """On a board run the tests that run on it, and no others."""
+    """On a board run the tests that run on it, and no others. Side by side, begin with what takes longest."""
+    if hasattr(config, "workerinput"):
+        from order import place
+
+        items.sort(key=lambda item: place(item.nodeid))
     if not any(map(is_port, chosen(config))):
         return
     device = config.rootpath / "tests" / "device"

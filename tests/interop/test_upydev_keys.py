@@ -11,10 +11,11 @@ import pytest
 import venvs
 from board import Board
 from conftest import OFFERS_CCM8, OPENSSL_CONF, PASSPHRASE, PASSWORD, USER, _client, wssctl
-from ports import free_port
+from ports import WORKER, free_port
 from targets import UID
 
-HOST = "127.0.0.77"  # upydev's device certificates are for port 8833 of an address: one that nothing else listens on
+# upydev's device certificates are for port 8833 of an address: one that nothing else listens on
+HOST = f"127.0.0.{77 + WORKER}"
 
 # upydev's own generator; only the typing of passphrases is replaced (it wants a terminal).
 GENERATE = """
