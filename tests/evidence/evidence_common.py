@@ -1,8 +1,6 @@
 """What the evidence shares: which cut runs, and scripts on MicroPython without a board around them."""
 
-import mmap
 import os
-import struct
 import subprocess
 import sys
 import threading
@@ -48,27 +46,6 @@ def run(bits, script, *arguments, heap="2M", env=None, binary=None):
             process.kill()
     assert process.wait() == 0, (process.returncode, lines[-30:])
     return lines
-
-
-class Control:
-    """The numbers of tests/board/board_control.c in a running board: env() goes into its environment."""
-
-    NAMES = ("fail_at", "fail_more", "of_c", "allocations", "failed", "ticks_ms", "clock_s")
-
-    def __init__(self, file: Path):
-        file.write_bytes(bytes(8 * len(self.NAMES)))
-        self.file = file
-        with open(file, "r+b") as f:
-            self._map = mmap.mmap(f.fileno(), 0)
-
-    def env(self) -> dict[str, str]:
-        return {"BOARD_CONTROL": str(self.file)}
-
-    def __getitem__(self, name: str) -> int:
-        return struct.unpack_from("q", self._map, 8 * self.NAMES.index(name))[0]
-
-    def __setitem__(self, name: str, value: int):
-        struct.pack_into("q", self._map, 8 * self.NAMES.index(name), value)
 
 
 def open_files(board) -> int:

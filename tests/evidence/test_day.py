@@ -4,7 +4,8 @@ clock (tests/board/board_control.c), so that its deadlines, its wrapping ticks a
 import random
 import time
 
-from evidence_common import LONG, Control, open_files, resident
+from control import Control
+from evidence_common import LONG, open_files, resident
 from peers import CLOSE, Ended, Peer, encode
 
 STATE = """

@@ -8,7 +8,8 @@ import ssl
 import time
 
 import pytest
-from evidence_common import LONG, Control, open_files, resident
+from control import Control
+from evidence_common import LONG, open_files, resident
 from peers import CLOSE, Ended, Peer, encode
 
 STATE = """
