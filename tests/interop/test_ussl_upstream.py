@@ -137,6 +137,22 @@ def test_net_hosted(mpy, tmp_path, name, pki):
         compare(run, "net_hosted", name, tmp_path, expected("net_hosted", name, tmp_path))
 
 
+# run-multitests.py looks whether there is output, then whether the program has ended: what was printed in between is
+# lost. So a program ends here when all that it printed has been read.
+READ_FIRST = """
+import fcntl, os, select, signal, subprocess, sys, termios, time
+
+program = subprocess.Popen(command + sys.argv[1:], env={**os.environ, **env})
+signal.signal(signal.SIGTERM, lambda *_: program.terminate())
+code = program.wait()
+reader = select.poll()
+reader.register(1, 0)
+while not reader.poll(10) and int.from_bytes(fcntl.ioctl(1, termios.FIONREAD, bytes(4)), sys.byteorder):
+    pass
+sys.exit(code)
+"""
+
+
 @pytest.mark.parametrize("name", files("multi_net", "ssl*", "asyncio_tls*", "tls*"))
 def test_multi_net(mpy, tmp_path, name):
     if mpy.name == "stock" and name == "tls_dtls_server_client":
@@ -145,7 +161,10 @@ def test_multi_net(mpy, tmp_path, name):
         shutil.copy(der, tmp_path)
     (tmp_path / f"{name}.py.exp").touch()
     start = tmp_path / "start"
-    start.write_text(f'#!/bin/sh\nMICROPYPATH={mpy.lib}:.frozen:{tmp_path} exec {" ".join(mpy.command)} "$@"\n')
+    env = {"MICROPYPATH": f"{mpy.lib}:.frozen:{tmp_path}"}
+    start.write_text(
+        f"#!{sys.executable} -SE\ncommand = {[str(word) for word in mpy.command]}\nenv = {env}\n{READ_FIRST}"
+    )
     start.chmod(0o755)
 
     def run(text):
