@@ -51,6 +51,9 @@ run: $(VENV)/.stamp ## firmware, keys, a board with its secure REPL, and you in 
 	@$(VENV)/bin/python tools/dev/firmware.py path --bits 64 >/dev/null
 	@exec $(VENV)/bin/python tools/dev/run.py
 
+# Who sets it saves files and pays with time: each of the thousands of Pythons that the tests start compiles our modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 # TESTS= picks files or anything else pytest takes; TARGET= what to run on (tests/targets.py). JOBS processes run them
 # (tests/order.py): three for each of two processors, because most of the time a test waits for somebody's deadline.
 JOBS ?= 6

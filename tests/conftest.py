@@ -114,6 +114,12 @@ def _capabilities(request):
                     pytest.skip(port_target.REASONS[capability])
 
 
+def pytest_sessionfinish(session, exitstatus):
+    """How it ended, for .ci/run: what was interrupted names failures, too, but not what it has not come to."""
+    if not hasattr(session.config, "workerinput") and (cache := getattr(session.config, "cache", None)):
+        cache.set("exitstatus", int(exitstatus))
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Which boards, and what was skipped on them."""
     if not (ports := config.stash.get(PORTS, None)):
