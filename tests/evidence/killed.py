@@ -9,25 +9,42 @@ from pathlib import Path
 
 from wssctl.keys.store import Store
 
-# Each counts in a row, a secret, a list entry and a pair of files of its own, and says so when it is done.
+# Each counts in a row, a secret, a list entry and a pair of files of its own, and says so when it is done. SQLite hands
+# its lock to whoever asks next, so on a busy machine one of eight that never pause may hear that the record is busy: it
+# tries again, as people do.
 WORKER = """
 import sys
 from wssctl.boards.registry import Registry
+from wssctl.errors import KeyFileError
 from wssctl.keys import trustlist
 from wssctl.keys.remembered import remember
 from wssctl.keys.store import Store
 folder, me, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = Store(folder)
 pair = store.host_files(me)
-while True:
-    n += 1
-    Registry(store).update("b" + me, seen=False, host=str(n))
-    remember(store, "password:" + me, str(n))
+
+def listed(n):
     with store.record.change() as db:
         have = trustlist.entries(db, "")
         entry = trustlist.changed(have, "revoked", me * 8, str(n), undo=n % 2 == 0)
         trustlist.learn(db, "", {entry.key: entry})
-    store.write({path: b"%d" % n for path in pair}, force=True)
+
+steps = [
+    lambda n: Registry(store).update("b" + me, seen=False, host=str(n)),
+    lambda n: remember(store, "password:" + me, str(n)),
+    listed,
+    lambda n: store.write({path: b"%d" % n for path in pair}, force=True),
+]
+while True:
+    n += 1
+    for step in steps:
+        for left in reversed(range(10)):
+            try:
+                step(n)
+                break
+            except KeyFileError as e:
+                if not left or "has been busy" not in str(e):
+                    raise
     print(n, flush=True)
 """
 
@@ -50,6 +67,7 @@ def torture(folder: Path, kills: int, seed: int, workers: int = 8) -> None:
             process = running.pop(name)
             assert process.stdout
             said = process.stdout.readline()  # it has begun the next round, and is somewhere in it
+            assert said, f"worker {name} ended by itself, and its stderr says why"
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(chance.random() * 0.02)
             process.send_signal(signal.SIGKILL)
