@@ -274,7 +274,13 @@ def test_a_server_that_hangs_up_at_each_byte(keys):
     """Of the handshake, the upgrade and the login: an error of ours each time, and none of Python's."""
     step = 1 if LONG else 211
     credentials = Credentials(keys.ca_file, keys.host.cert, keys.host.key, keys.host.passphrase)
-    sent = 0
+    sent, asked = 0, False
+
+    def answers_nothing(s, up):
+        nonlocal asked
+        login(s, up)
+        asked = s.recv(4096)[:1] == b"\x81"  # what it is to run, and no CLOSE
+        s.close()
 
     def relay(listener, port, most):
         nonlocal sent
@@ -296,10 +302,10 @@ def test_a_server_that_hangs_up_at_each_byte(keys):
                     with contextlib.suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
 
-    with Server(keys, hangs_up_when_asked) as server:
+    with Server(keys, answers_nothing) as server:
         port = int(server.url.rpartition(":")[2])
-        at, whole = 0, False
-        while not whole:
+        at = early = 0
+        while not asked:  # the whole of a session, at last
             sent = 0
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 worker = threading.Thread(target=relay, args=(listener, port, at))
@@ -310,6 +316,9 @@ def test_a_server_that_hangs_up_at_each_byte(keys):
                         board.exec("1")
                 assert str(found.value)
                 listener.close()
-                worker.join(60)
-            whole, at = sent < at, at + step
-    assert at > 1500
+                worker.join(600)
+            if sent == at:
+                at += step
+            elif not asked:  # cut by nobody: a machine so busy that somebody's time was over
+                early += 1
+                assert early < 5, f"{found.value}, after {sent} bytes of {at}"
