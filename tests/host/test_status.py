@@ -54,7 +54,9 @@ def test_pairs_are_words():
 @pytest.mark.parametrize(
     "said",
     [{}, {"firmware": 7, "running": {}, "heap": ["a", 1], "flash": [], "clock": [1, 2], "status": []},
-     {"clock": [0, 0, 0, 0, 0, 0], "status": {"refused": [1], "client": None}, "bundle": {"a": 1}}],
+     {"clock": [0, 0, 0, 0, 0, 0], "status": {"refused": [1], "client": None}, "bundle": {"a": 1}},
+     {"clock": [1 << 62] * 6}, {"clock": [10**30] * 6}, {"running": [10**400, 1]}, {"running": [1, -(10**400)]},
+     {"heap": [10**400, 0], "flash": [-1, -1], "clock": [9999, 12, 31, 23, 59, 59]}, {"clock": [float("inf")] * 6}],
 )  # fmt: skip
 def test_a_board_may_say_anything(said):
     words = status._words(said, None)

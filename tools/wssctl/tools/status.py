@@ -81,7 +81,8 @@ def _words(said: dict[str, Any], der: bytes | None) -> dict[str, Any]:
 
 
 def _numbers(value: object, n: int) -> bool:
-    return isinstance(value, list) and len(value) >= n and all(isinstance(v, int) for v in value[:n])
+    numbers = value[:n] if isinstance(value, list) else []
+    return len(numbers) == n and all(isinstance(v, int) and abs(v) < 1 << 63 for v in numbers)
 
 
 def _uptime(running: Any) -> str:
@@ -111,7 +112,7 @@ def _clock(shown: Any) -> str:
         return "?"
     try:
         there = datetime(*shown[:6]).replace(tzinfo=UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for numbers that are no C int
         return "?"
     off = there - datetime.now(UTC).replace(microsecond=0)
     if abs(off) <= timedelta(seconds=2):
