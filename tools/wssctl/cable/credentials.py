@@ -108,11 +108,11 @@ def make_request(board: Cable, uid: str) -> x509.CertificateSigningRequest:
 
         board.exec(code, output)
     try:
-        ms, csr_hex = said.partition(b"!")[2].decode().split()
-        request = ca.load_request(bytes.fromhex(csr_hex))
+        taken, csr_hex = said.partition(b"!")[2].decode().split()
+        ms, request = int(taken[:9]), ca.load_request(bytes.fromhex(csr_hex))
     except (ValueError, IndexError):
         raise BoardError("The board sent no readable certificate request; reset it and try again.") from None
-    say(f"The board made its own key in {int(ms) / 1000:.1f} s; it never leaves the board")
+    say(f"The board made its own key in {ms / 1000:.1f} s; it never leaves the board")
     return request
 
 

@@ -25,10 +25,14 @@ from serial import SerialException
 
 from ..boards import foreign
 from ..errors import BoardError, ConnectionLost, Unreachable, UsageError
+from ..text import brief
+from ..wire.remote import NONSENSE
 
 _CHUNK = 768  # bytes of a file a command: its source has a third more, the heap holds both, and a board's is small
 _SHORTCUT = {"a": "/dev/ttyACM", "u": "/dev/ttyUSB", "c": "COM"}  # mpremote's own (mpremote/main.py)
 _SILENT = 60  # seconds in which a command may say nothing: on slow or full flash a write takes more than mpremote's ten
+_MOST = 1 << 20  # bytes that a command may be answered: the longest is a trust list (trustlist.SIZE)
+_LONGEST = 900.0  # seconds that a command may go on answering
 NEW = ".new"
 UNFINISHED = "wss_setup.txt"  # names, one a line, whose NEW files are whole and wait to be renamed
 _FULL = "The board's file system is full; delete files there, or use a board with more flash."
@@ -124,6 +128,10 @@ for n in %r:
 
 
 About: TypeAlias = dict[str, Any]  # what Cable.about() gives: a board's words, as JSON has them
+_KINDS = {
+    "python": str, "machine": str, "uid": str, "mpy": int, "bundle": bool, "free": int, "path": [str], "files": [str],
+    "addresses": [str], "time": [int],
+}  # fmt: skip
 
 
 def enter_raw_repl(transport: Any, timeout: float) -> None:
@@ -164,6 +172,7 @@ class Cable:
         self.transport.exec_raw = functools.partial(self.transport.exec_raw, timeout=_SILENT)
         # On a pseudo-terminal mpremote reads without looking first, and would wait for ever
         self.transport.serial.timeout = 2
+        self._read_port, self.transport.serial.read = self.transport.serial.read, self._read
         try:
             with self._words():
                 enter_raw_repl(self.transport, 5)
@@ -191,8 +200,17 @@ class Cable:
         with contextlib.suppress(OSError, SerialException):
             self.transport.close()
 
+    def _read(self, size: int = 1) -> bytes:
+        """mpremote's time-outs are for silence: it would hear for ever what prints for ever."""
+        data: bytes = self._read_port(size)
+        self._room -= len(data)
+        if data and (self._room < 0 or time.monotonic() > self._end):
+            raise ConnectionLost(f"{self.port} sends without an end; is it the right port? Reset the board, try again.")
+        return data
+
     @contextlib.contextmanager
     def _words(self) -> Iterator[None]:
+        self._room, self._end = _MOST, time.monotonic() + _LONGEST
         try:
             yield
         except TransportExecError as e:
@@ -207,6 +225,11 @@ class Cable:
             raise BoardError(f"The board refuses ({errno.errorcode.get(e.errno, e.errno)}: {e.strerror}).") from None
         except TransportError as e:
             raise self._gone(e) from None
+        except NONSENSE:
+            raise self._strange() from None
+
+    def _strange(self) -> ConnectionLost:
+        return ConnectionLost(f"{self.port} answers strangely; reset the board and try again.")
 
     def _gone(self, e: Exception) -> ConnectionLost:
         return ConnectionLost(f"The board on {self.port} stopped answering ({str(e).rstrip('.')}); is it plugged in?")
@@ -229,9 +252,11 @@ class Cable:
         asked = datetime.now(UTC)
         try:
             said: About = json.loads(self.exec(_ABOUT))
-            return said | {"asked": asked, "heard": datetime.now(UTC)}
-        except ValueError:
-            raise ConnectionLost(f"{self.port} answers strangely; reset the board and try again.") from None
+            if not all(_is(said[name], kind) for name, kind in _KINDS.items()) or len(said["time"]) != 6:
+                raise TypeError
+            return said | {"asked": asked, "heard": datetime.now(UTC), "why": str(said.get("why", ""))}
+        except NONSENSE:
+            raise self._strange() from None
 
     def read(self, name: str) -> bytes | None:
         """A file's content, None when there is none."""
@@ -242,7 +267,7 @@ class Cable:
         """SHA-256 of the content, in hexadecimal, of those files that there are."""
         found = self.exec(_DIGESTS % "\n".join(names)).split() if names else []
         if len(found) != len(names):
-            raise ConnectionLost(f"{self.port} answers strangely; reset the board and try again.")
+            raise self._strange()
         return {name: digest for name, digest in zip(names, found, strict=True) if digest != "-"}
 
     def same(self, name: str, data: bytes) -> bool:
@@ -327,6 +352,12 @@ class Cable:
             return str(said, "utf-8", "replace").replace("\r", "")
 
 
+def _is(value: object, kind: Any) -> bool:
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(isinstance(v, kind[0]) for v in value)
+    return isinstance(value, kind)
+
+
 def _cause(port: str, e: Exception) -> str:
     """mpremote says of all of them that the port may be in use."""
     if port.startswith("/") and not os.path.exists(port):
@@ -341,7 +372,7 @@ def _board_words(line: str) -> str:
         return _FULL
     if line.startswith("MemoryError"):
         return "The board is out of memory; reset it and try again."
-    return f"The board refuses ({line.rstrip('.')})."
+    return f"The board refuses ({brief(line)})."
 
 
 def refuse_network(port: str, asked: bool) -> None:

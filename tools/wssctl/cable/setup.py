@@ -49,7 +49,7 @@ def setup(args: argparse.Namespace) -> int:
     with Cable(args.port) as board:
         about, known, name = _identify(board, args, registry)
         uid = about["uid"]
-        say(f"{about['machine'] or 'A board'}, id {uid}, as {name}")
+        say(f"{brief(about['machine']) or 'A board'}, id {uid}, as {name}")
         files, old = _missing_bundle(board, about)
         room = sum(map(len, files.values())) + _SPACE
         if about["free"] < room:
@@ -73,7 +73,7 @@ def setup(args: argparse.Namespace) -> int:
         startup.set_clock(board, about)
         report = board.restart(b"wss_repl:")
         if "wss_repl: listening" not in report:
-            said = [line for line in report.splitlines() if line.startswith("wss_repl") or "Error" in line]
+            said = [brief(line) for line in report.splitlines() if line.startswith("wss_repl") or "Error" in line]
             raise BoardError(
                 f"The board is set up, but its server did not start ({said[-1] if said else 'boot.py said nothing'}); "
                 "look at boot.py."
@@ -227,8 +227,8 @@ def _about(board: Cable, args: argparse.Namespace) -> About:
     if not about["uid"] or about["python"] != "micropython":
         raise BoardError("This board has no machine.unique_id(), which its key files are named after: not supported.")
     check_uid(about["uid"])
-    if not about["bundle"] and "needs" in about.get("why", ""):
-        raise BoardError(f"{about['why'].rstrip('.')}; take a current firmware. Nothing was changed.")
+    if not about["bundle"] and "needs" in about["why"]:
+        raise BoardError(f"{brief(about['why'])}; take a current firmware. Nothing was changed.")
     return about
 
 

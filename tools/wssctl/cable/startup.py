@@ -95,7 +95,7 @@ def configure(board: Cable, about: About, args: argparse.Namespace, name: str, p
 def set_clock(board: Cable, about: About) -> None:
     try:
         there = datetime(*about["time"]).replace(tzinfo=UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for numbers that are no C int
         there = datetime(2000, 1, 1, tzinfo=UTC)
     most = timedelta(seconds=_CLOCK_OFF)
     if about["asked"] - most < there < about["heard"] + most:  # when it was read: a setup may take minutes since

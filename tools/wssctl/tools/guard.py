@@ -16,22 +16,11 @@ from typing import Any
 
 from ..errors import BoardError
 from ..text import brief, say, shown
-from ..wire.remote import HEAP, component, has_room
+from ..wire.remote import HEAP, NONSENSE, component, has_room
 
 _MOUNT = 36 << 10  # bytes of heap that mpremote's mount (its fs_hook_code) needs on a board of 32 bits
 _files: "weakref.WeakSet[Any]" = weakref.WeakSet()  # mpremote's servers of mounted folders
 _folder: list[Path] = []  # where a recursive copy from a board may write, while one is under way
-# What a board's answer that is none raises in mpremote's parsers
-NONSENSE = (
-    AssertionError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 
 
 def guard(ours: type) -> None:

@@ -6,7 +6,8 @@ import sys
 from ..boards.dialler import Dialler
 from ..errors import BoardError, UsageError
 from ..text import brief
-from . import guard, serial_handler
+from ..wire.remote import NONSENSE
+from . import serial_handler
 
 
 def main(args: argparse.Namespace) -> int:
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     except TransportError as e:
         said = brief(str(e))
         raise BoardError(f"mpremote: {said}; `wssctl mpremote BOARD reset` starts the board afresh.") from None
-    except guard.NONSENSE as e:
+    except NONSENSE as e:
         said = brief(f"{type(e).__name__}: {e}")
         raise BoardError(f"mpremote makes no sense of what the board sends ({said}).") from None
     except no_terminal:

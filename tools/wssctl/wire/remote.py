@@ -3,6 +3,7 @@ folder."""
 
 import os
 import re
+import struct
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -87,6 +88,18 @@ _PER_ANSWER = 0.2
 _ATTEMPTS = 3  # of reading: on a board with threads a print may fall into an answer
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Iteration)\b")
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
+# What a board's answer that is none raises in mpremote's parsers
+NONSENSE = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def component(name: str, windows: bool = os.name == "nt") -> str:
