@@ -1,5 +1,6 @@
 """The record of a key folder: one for all processes, never torn, never anybody else's."""
 
+import argparse
 import collections
 import itertools
 import json
@@ -10,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
+from wssctl.boards import registry
 from wssctl.boards.registry import Registry
 from wssctl.errors import KeyFileError
 from wssctl.keys import record, trustlist
@@ -84,6 +87,14 @@ def test_what_others_can_change_is_refused(tmp_path):
         with pytest.raises(KeyFileError, match="chmod go-w"):
             remembered(Store(folder), "x")
         path.chmod(before)
+    store = Store(folder)
+    store.write({store.ca_cert: b"c", store.crl: b"c"})
+    for path in (store.ca_cert, store.crl):
+        path.chmod(0o664)
+        with pytest.raises(KeyFileError, match="chmod go-w"):
+            store.find_ca_cert()
+        path.chmod(0o644)
+        assert store.find_ca_cert() == store.ca_cert
     for path in (folder, db):
         os.chown(path, 65534, 65534)
         with pytest.raises(KeyFileError, match="another user"):
@@ -370,3 +381,45 @@ def test_a_keyring_that_was_locked_once_leaves_no_older_secret_in_front(tmp_path
     ring.locked = True
     remember(store, "password:room1", "newer")
     assert remembered(store, "password:room1") == "newer"
+
+
+def test_a_password_that_a_locked_keyring_does_not_forget_is_told(tmp_path, monkeypatch, capsys):
+    class Ring:
+        class errors:
+            class PasswordDeleteError(Exception):
+                pass
+
+        locked, kept = False, {}
+
+        def set_password(self, service, entry, secret):
+            self.kept[entry] = secret
+
+        def delete_password(self, service, entry):
+            if self.locked:
+                raise OSError("locked")
+            if entry not in self.kept:
+                raise self.errors.PasswordDeleteError
+            del self.kept[entry]
+
+    ring, store = Ring(), Store(tmp_path)
+    monkeypatch.setattr("wssctl.keys.remembered._keyring", lambda: ring)
+    for ring.locked in (False, True):
+        Registry(store).update("room1", host="h")
+        remember(store, "password:room1", "sesame")
+        registry.forget(argparse.Namespace(keys=str(tmp_path), board=["room1"]))
+        said = capsys.readouterr().err
+        assert bool(ring.kept) is ring.locked
+        assert (f"`keyring del wssctl {tmp_path}/password:room1`" in said) is ring.locked, said
+
+
+def test_a_keyring_that_is_not_to_be_had_is_none(tmp_path, monkeypatch):
+    """Its configuration may be wrong in ways of which each raises something else."""
+    module = types.ModuleType("keyring")
+    module.backends = types.ModuleType("keyring.backends")
+    for name in ("fail", "null"):
+        setattr(module.backends, name, types.SimpleNamespace(Keyring=int))
+    module.get_keyring = lambda: module.Missing
+    monkeypatch.setitem(sys.modules, "keyring", module)
+    monkeypatch.setitem(sys.modules, "keyring.backends", module.backends)
+    remember(Store(tmp_path), "x", "y")
+    assert remembered(Store(tmp_path), "x") == "y"

@@ -13,6 +13,7 @@ from ..errors import KeyFileError, UsageError
 from ..keys.record import NAME, Together, now, private
 from ..keys.remembered import remember
 from ..keys.store import Store, check_uid
+from ..text import say
 from ..wire.link import WSS_PORT
 
 WARNING_DAYS = 30  # before a certificate's end
@@ -272,7 +273,11 @@ def forget(args: argparse.Namespace) -> int:
     for board in registry.select(args.board):
         registry.forget(board.name)
         for what in ("password", "new password"):
-            remember(store, f"{what}:{board.name}", None)
+            if left := remember(store, f"{what}:{board.name}", None):
+                say(
+                    f"NOTE: the system's keyring is locked and may still have a {what}: `keyring del wssctl {left}` "
+                    "deletes it."
+                )
         print(f"Forgot {board.name}; its key files are kept.")
     return 0
 

@@ -16,24 +16,28 @@ def _keyring() -> Any:
 
         backend = keyring.get_keyring()
         return None if isinstance(backend, (fail.Keyring, null.Keyring)) else keyring
-    except ImportError:
+    except Exception:  # it is not installed, or its configuration names what there is not: that raises anything
         return None
 
 
 def remember(store: Store, what: str, secret: str | None) -> str:
-    """Keeps a secret, or forgets it for None; `what` is "password:NAME" or "passphrase:FILE". Returns where it is."""
+    """Keeps a secret, or forgets it for None; `what` is "password:NAME" or "passphrase:FILE". Returns where it is; of
+    one to forget, the entry of a keyring that does not say whether it still has it, because it is locked."""
+    left = ""
     if ring := _keyring():
         entry = f"{store.folder}/{what}"
         if secret is None:
-            with contextlib.suppress(Exception):  # keyring's backends raise errors of their own for "not there"
+            try:
                 ring.delete_password(_SERVICE, entry)
+            except Exception as e:  # keyring's backends raise errors of their own
+                left = "" if isinstance(e, ring.errors.PasswordDeleteError) else entry  # that one: it is not there
         else:
             with contextlib.suppress(Exception):  # locked, or nobody to unlock it: the file then
                 ring.set_password(_SERVICE, entry, secret)
                 _into_record(store, what, None)  # an older one there would be taken first
                 return "the system's keyring"
     _into_record(store, what, secret)
-    return str(store.record.path)
+    return left if secret is None else str(store.record.path)
 
 
 def _into_record(store: Store, what: str, secret: str | None) -> None:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ..errors import KeyFileError, UsageError
-from .record import Record, exists, stage, sync_folder
+from .record import Record, exists, private, stage, sync_folder
 
 
 def default_folder() -> Path:
@@ -78,6 +78,8 @@ class Store:
                 f"There is no ROOT_CA_cert.pem in {self.folder}; make a ROOT CA with `wssctl ca init`, "
                 "or name another folder with --keys."
             )
+        for path in (self.ca_cert, self.crl):  # which say whose boards and hosts these are
+            private(path)
         return self.ca_cert
 
     def hosts(self) -> list[str]:
