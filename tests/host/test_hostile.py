@@ -21,8 +21,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from desk import PASSWORD, WSSCTL, Desk
 from peers import Identity
-from targets import Unix
-from wssctl.errors import BoardError, WssctlError
+from targets import UID, Unix
+from wssctl.errors import BoardError, KeyFileError, WssctlError
+from wssctl.keys import ca
 from wssctl.text import brief, shown
 from wssctl.wire.client import Client
 from wssctl.wire.link import Credentials, parse_target
@@ -231,6 +232,26 @@ def test_what_mpremote_says_of_a_board(lie):
     assert "\x1b" not in done.stdout + done.stderr and r"\x1b]0;owned\x07" in done.stdout + done.stderr, done
     done = lie.run("mpremote", "resume", "exec", r"print('\x1b[1mbold')")
     assert done.stdout == "\x1b[1mbold\n", "the output of one's own code is one's own"
+
+
+@pytest.mark.parametrize("kind", ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"])
+def test_a_revocation_list_brings_no_root_ca(keys, tmp_path, kind):
+    """It is handed on from host to host, and OpenSSL trusts in whatever certificate is in such a file."""
+    other = ca.Authority.create("ROOT CA")
+    made = other.device(UID, names=["board"], addresses=["127.0.0.1"])
+    key = serialization.load_der_private_key(made.key_der, None)
+    none = serialization.NoEncryption()
+    (tmp_path / "key").write_bytes(key.private_bytes(ca.PEM, serialization.PrivateFormat.PKCS8, none))
+    (tmp_path / "cert").write_bytes(made.cert_pem)
+    shutil.copy(keys.ca_file, tmp_path / "ROOT_CA_cert.pem")
+    theirs = other.crl([]) + other.cert_pem.replace(b"CERTIFICATE", kind.encode())
+    (tmp_path / "ROOT_CA_crl.pem").write_bytes(keys.ca.crl([]) + theirs)
+    credentials = Credentials(tmp_path / "ROOT_CA_cert.pem", keys.host.cert, keys.host.key, keys.host.passphrase)
+    asked = []
+    with Server(keys, login, Identity(keys.ca_file, tmp_path / "cert", tmp_path / "key")) as server:
+        with pytest.raises(KeyFileError, match="has a certificate in it"):
+            Client.connect(server.url, credentials, lambda: asked.append(1) or PASSWORD, timeout=30)
+    assert not asked
 
 
 def test_histories_are_private_whatever_the_umask(desk, tmp_path):

@@ -592,19 +592,30 @@ def test_a_ca_that_moves_takes_its_hosts_and_its_revocations_along(site):
     for signature, data in ((block[1 : 1 + block[0]], changed), (theirs, changed), (b"", was)):
         packed = base64.encodebytes(bytes([len(signature)]) + signature + data).decode()
         bad.write_text(f"{text[: begin - 40]}-----BEGIN WSSCTL RECORD-----\n{packed}-----END WSSCTL RECORD-----\n")
-        assert "was changed since it was exported" in site.run("ca", "import", bad, env=fresh, status=7)
+        assert "changed since they were exported" in site.run("ca", "import", bad, env=fresh, status=7)
+    # Or puts a ROOT CA of his own beside it: whatever he has then would pass for a board
+    for place in (text.index("-----BEGIN CERTIFICATE"), begin - 40):
+        bad.write_text(text[:place] + other.cert_pem.decode() + text[place:])
+        said = site.run("ca", "import", bad, env=fresh, status=7)
+        assert "changed since they were exported" in said or "do not belong together" in said
+    assert not (site.path / "fresh" / "ROOT_CA_cert.pem").exists()
     store = Store(site.keys)
     mine = ca.Authority.load(store.read(store.ca_cert), store.read(store.ca_key), PASSPHRASE)
+    trusted = other.cert_pem.replace(b" CERT", b" TRUSTED CERT").decode()  # as OpenSSL calls it, and trusts it, too
+    bad.write_text(text[: begin - 40] + trusted + text[begin - 40 :])
+    site.run("ca", "import", bad, env={"WSSCTL_KEYS": str(site.path / "trusted")})
+    assert (site.path / "trusted" / "ROOT_CA_cert.pem").read_bytes() == mine.cert_pem
     for row in (["ab", 10**30, 1, "", ""], ["ab", 0, 1, "", ""], ["ab", 2, 1, "", "x\nend"], "[" * 9):
-        data = json.dumps({"hosts": [], "revoked": [row]}).encode()
+        data = json.dumps({"authorities": found["authorities"], "hosts": [], "revoked": [row]}).encode()
         signature = mine.sign(hosts._CONTEXT + data)
         packed = base64.encodebytes(bytes([len(signature)]) + signature + data).decode()
         bad.write_text(f"{text[: begin - 40]}-----BEGIN WSSCTL RECORD-----\n{packed}-----END WSSCTL RECORD-----\n")
         assert "cannot be read" in site.run("ca", "import", bad, env=fresh, status=7)
-    bad.write_text(text[: begin - 40])
+    bad.write_text(text[: begin - 40] + other.cert_pem.decode())
     assert "was cut off on its way" in site.run("ca", "import", bad, env=fresh, status=7)
     assert not (site.path / "fresh" / "ROOT_CA_key.pem").exists() and files
     assert "revoke here whoever is" in site.run("ca", "import", bad, "--force", env=fresh)
+    assert (site.path / "fresh" / "ROOT_CA_cert.pem").read_bytes() == mine.cert_pem, "the key's own alone"
 
 
 # The merging of lists, whoever did what when. The boards' own verdict is asked for: lib/wss/trust.py, run.
@@ -759,7 +770,7 @@ class World:
         elif verb == "export":
             self.exports[host] = hosts.packed(m.store, AUTHORITY)
         elif verb == "import":  # it may be of long ago
-            hosts.take_in(m.store, hosts.unpack(self.exports[v], AUTHORITY))
+            hosts.take_in(m.store, hosts.unpack(self.exports[v], AUTHORITY, AUTHORITY.cert_pem))
         elif verb == "backup":
             self.backups[host] = m.store.record.path.read_bytes()
         elif verb == "restore" and self.backups[host]:

@@ -234,6 +234,16 @@ def load_cert(data: bytes, what: str) -> x509.Certificate:
         raise KeyFileError(text) from None
 
 
+def certificates_alone(pem: bytes, what: str) -> bytes:
+    """A file's certificates and nothing else: OpenSSL trusts in kinds of PEM blocks, too, that nobody looks at here
+    (PEM_X509_INFO_read_bio: TRUSTED CERTIFICATE). Raises KeyFileError."""
+    load_cert(pem, what)  # raises what is to be said of it
+    try:
+        return b"".join(c.public_bytes(PEM) for c in x509.load_pem_x509_certificates(pem))
+    except ValueError as e:
+        raise KeyFileError(f"The {what} is not readable ({cause(e)}); restore it or make a new one.") from None
+
+
 def cause(e: Exception) -> str:
     """What cryptography says, without its link to a page that explains it."""
     return str(e).split(". See http")[0].rstrip(".")

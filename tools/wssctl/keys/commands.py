@@ -95,11 +95,12 @@ def ca_import(args: argparse.Namespace) -> int:
     certs = certs.partition(hosts.BEGIN)[0]
     if not mark or b"ENCRYPTED" not in key_pem:
         raise KeyFileError(f"{args.file} is no ROOT CA written by `wssctl ca export`.")
-    authority = ca.Authority.load(mark + certs, key_pem, ca_passphrase(args))
+    certs = ca.certificates_alone(mark + certs, "ROOT CA certificate")
+    authority = ca.Authority.load(certs, key_pem, ca_passphrase(args))
     if args.new_passphrase_file:
         key_pem = authority.key_pem(_for_export(args, ""))
     # First: with the key alone one could set up boards that let in who is revoked
-    if packed := hosts.unpack(data, authority):
+    if packed := hosts.unpack(data, authority, certs):
         hosts.take_in(store, packed)
     elif not args.force:
         raise KeyFileError(
@@ -108,7 +109,8 @@ def ca_import(args: argparse.Namespace) -> int:
         )
     else:
         say(f"NOTE: {args.file} does not tell who has a certificate and who is revoked: revoke here whoever is.")
-    store.write({store.ca_key: key_pem, store.ca_cert: mark + certs}, args.force)
+        certs = authority.cert_pem  # nobody says that others belong to it
+    store.write({store.ca_key: key_pem, store.ca_cert: certs}, args.force)
     print(f"The ROOT CA is in {store.folder}; `wssctl host init` makes this machine's own key.")
     return 0
 

@@ -157,9 +157,11 @@ BEGIN, _END = b"-----BEGIN WSSCTL RECORD-----\n", b"-----END WSSCTL RECORD-----\
 
 def packed(store: Store, authority: ca.Authority) -> bytes:
     """The issued certificates and the revocations, as a block to put behind PEM blocks, signed by the ROOT CA: on its
-    way the file is in anybody's hands, and its key alone is encrypted."""
+    way the file is in anybody's hands, and its key alone is encrypted. It says which ROOT CAs are in front of it, too
+    (two during a rotation): whose certificate is among them is believed to be any board."""
     with store.record.view() as db:
         found = {
+            "authorities": _fingerprints(store.read(store.ca_cert)),
             "hosts": [list(row) for row in db.execute("SELECT * FROM hosts")],
             "revoked": [
                 list(row)
@@ -171,11 +173,16 @@ def packed(store: Store, authority: ca.Authority) -> bytes:
     return BEGIN + base64.encodebytes(len(signature).to_bytes(1, "big") + signature + text) + _END
 
 
+def _fingerprints(certs: bytes) -> list[str]:
+    return [hashlib.sha256(c.public_bytes(ca.DER)).hexdigest() for c in x509.load_pem_x509_certificates(certs)]
+
+
 Packed = tuple[list[tuple[str, str, str, str, str]], list[trustlist.Entry]]
 
 
-def unpack(data: bytes, authority: ca.Authority) -> Packed | None:
-    """What packed() wrote, None without such a block. Raises KeyFileError, also when it was changed on its way."""
+def unpack(data: bytes, authority: ca.Authority, certs: bytes) -> Packed | None:
+    """What packed() wrote, None without such a block. certs: the ROOT CAs (PEM) in front of it. Raises KeyFileError,
+    also when it or they were changed on their way."""
     _, mark, rest = data.partition(BEGIN)
     if not mark:
         return None
@@ -184,6 +191,8 @@ def unpack(data: bytes, authority: ca.Authority) -> Packed | None:
         end = 1 + block[0] if block else 1
         authority.verify(block[1:end], _CONTEXT + block[end:])
         found = json.loads(block[end:])
+        if found["authorities"] != _fingerprints(certs):
+            raise InvalidSignature
         revoked = [
             trustlist.Entry("revoked", checked(n), int(version), bool(undone), trustlist.words(str(text)), str(seal))
             for n, version, undone, text, seal in found["revoked"]
@@ -199,8 +208,8 @@ def unpack(data: bytes, authority: ca.Authority) -> Packed | None:
         return certificates, revoked
     except InvalidSignature:
         raise KeyFileError(
-            "What goes along with the ROOT CA, who has a certificate and who is revoked, was changed since it was "
-            "exported: export it once more, and look who had that file. Nothing was imported."
+            "The ROOT CA's certificates or what goes along with them, who has a certificate and who is revoked, were "
+            "changed since they were exported: export it once more, and look who had that file. Nothing was imported."
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise KeyFileError(f"What goes along with the ROOT CA cannot be read ({e}); export it once more.") from None

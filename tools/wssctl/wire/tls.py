@@ -36,6 +36,11 @@ def context(files: Credentials) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cafile=files.ca)
         if (crl := files.ca.with_name(_CRL)).exists():  # `wssctl boards revoke` makes it
+            if b"CERTIFICATE-----" in crl.read_bytes():  # which OpenSSL would trust in as a ROOT CA
+                raise KeyFileError(
+                    f"{crl} has a certificate in it, which a revocation list has not: delete it, and get it anew from "
+                    "where `wssctl boards revoke` made it."
+                )
             context.load_verify_locations(cafile=crl)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     except (ssl.SSLError, OSError) as e:
