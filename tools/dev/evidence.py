@@ -52,7 +52,10 @@ JOBS = [
     ("updates", "unix", [TESTS + "update_faults.py", TESTS + "update_many.py", *UPDATES]),
     ("requests", "unix32", [REQUESTS]),
     ("requests", "unix", [REQUESTS]),
-    ("record", "unix", [TESTS + "killed.py", TESTS + "kept.py"]),
+    ("kills", "unix", [TESTS + "killed.py", "-k", "random"]),
+    ("sequences", "unix", [TESTS + "killed.py", "-k", "sequences"]),
+    ("servers", "unix", [TESTS + "killed.py", "-k", "server"]),
+    ("kept", "unix", [TESTS + "kept.py"]),
     ("ansible", "unix", [TESTS + "ansible_fleet.py"]),
 ]  # fmt: skip
 # These wait more than they work, and run beside the others from the start
