@@ -333,11 +333,11 @@ def _boards(commands: Commands, common: Common) -> None:
     p = commands.add_parser(
         "boards", help=text, description=f"{text[0].upper()}{text[1:]}. Without ACTION it lists them."
     )
-    p.set_defaults(call=_lazy("boards.registry", "list_"), keys=None, board=[])
+    p.set_defaults(call=_lazy("boards.commands", "list_"), keys=None, board=[])
     actions = p.add_subparsers(metavar="ACTION")
     several = (common.listed, common.fleet, common.ca)
     _command(
-        actions, "list", _lazy("boards.registry", "list_"),
+        actions, "list", _lazy("boards.commands", "list_"),
         "names, addresses, ends of certificates, what waits for them", common.listed, common.folder,
     )  # fmt: skip
     p = _command(
@@ -349,7 +349,7 @@ def _boards(commands: Commands, common: Common) -> None:
     )  # fmt: skip
     p.add_argument("network", nargs="?", metavar="NETWORK", help="192.168.1.0/24 (default: where they were before)")
     p = _command(
-        actions, "add", _lazy("boards.registry", "add"), "a name for a board that is set up, or a new address or group",
+        actions, "add", _lazy("boards.commands", "add"), "a name for a board that is set up, or a new address or group",
         common.folder,
         more="\n  wssctl boards add room2 192.168.1.21 --uid 24d7eb0e1a2c --group greenhouse",
     )  # fmt: skip
@@ -374,12 +374,12 @@ def _boards(commands: Commands, common: Common) -> None:
     p.add_argument("name", metavar="BOARD", help="its name")
     p.add_argument("--passphrase", action="store_true", help="and that of this host's key")
     p = _command(
-        actions, "forget", _lazy("boards.registry", "forget"), "drop names and passwords of boards; key files are kept",
+        actions, "forget", _lazy("boards.commands", "forget"), "drop names and passwords of boards; key files are kept",
         common.folder,
     )  # fmt: skip
     p.add_argument("board", nargs="+", metavar="BOARD", help="names and @groups")
     p = _command(
-        actions, "revoke", _lazy("boards.registry", "revoke"), "hosts refuse a board that was lost",
+        actions, "revoke", _lazy("boards.commands", "revoke"), "hosts refuse a board that was lost",
         common.keys, common.ca,
         more="It makes ROOT_CA_crl.pem in the key folder, a list that other hosts need, too.",
     )  # fmt: skip
