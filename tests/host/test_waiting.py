@@ -139,7 +139,10 @@ def test_what_waits_is_asked_once_for_all_boards(tmp_path, monkeypatch, capsys, 
     found = waiting.words(record, names)
     assert found.pop(names[0]) == ["bundle 1.2"] and found.pop(names[1]) == ["trust list", "bundle 1.2"]
     assert found == {n: ["trust list"] for n in names[2:]}
-    assert {n for n in names if trust.pending(record, n)} == set(names[1:]) and len(registry.load()) == boards
+    with view(record) as db:  # one by one, as at a login
+        assert {n for n in names if trust.pending(db, {n: None})} == set(names[1:]) and len(registry.load()) == boards
+        # The board that has all is another one when it shows another certificate
+        assert trust.pending(db, {names[0]: b"another"}) == {names[0]}
 
 
 def test_what_cannot_be_done_there_does_not_wait(site):

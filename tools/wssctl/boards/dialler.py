@@ -110,7 +110,9 @@ class Dialler:
             self.notes = False
             name = self.board.name
             say(f"NOTE: for {name} there waits: {', '.join(sorted(kinds))}. `wssctl boards apply {name}` brings it.")
-        if trust.pending(self._store.record, self.board.name, client.link.certificate):
+        with self._store.record.view() as db:
+            lacks = trust.pending(db, {self.board.name: client.link.certificate})
+        if lacks:
             if self._keep:  # that takes logins of its own
                 client.close()
                 client = self._login(timeout)

@@ -100,7 +100,9 @@ class Fleet:
         credentials = credentials or self.credentials()
         client = self.login(board, credentials, password, wait)
         self.registry.seen(board.name)
-        if trust.pending(self.store.record, board.name, client.link.certificate):
+        with self.store.record.view() as db:
+            lacks = trust.pending(db, {board.name: client.link.certificate})
+        if lacks:
             with trust.on_the_way():
                 return self.settle(board, client, credentials, password)
         return client

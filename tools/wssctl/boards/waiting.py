@@ -69,7 +69,7 @@ def words(record: Record, boards: Iterable[str]) -> dict[str, list[str]]:
     names = list(boards)
     found: dict[str, list[str]] = {}
     with record.view() as db:
-        for name in trust.all_pending(db, names):
+        for name in trust.pending(db, dict.fromkeys(names)):
             found[name] = ["trust list"]
         for row in db.execute("SELECT board, kind, value FROM wanted ORDER BY kind"):
             version = f" {json.loads(row['value'])['version']}" if row["kind"] == BUNDLE else ""
