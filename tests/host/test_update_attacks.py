@@ -269,7 +269,7 @@ def test_a_bundle_and_firmware_do_not_come_at_the_same_time(keys, tmp_path, newe
     secrets(monkeypatch, keys)
     with esp32(keys, tmp_path / "board") as desk:
         words = [*WSSCTL, "update", "--overlay", "--deadline", "60", desk.url]
-        monkeypatch.setattr(firmware, "restart", lambda client, how: 1 // 0)  # the host dies in front of it
+        monkeypatch.setattr(update, "restart", lambda client, how: 1 // 0)  # the host dies in front of it
         args = arguments(desk, desk.port, progress=lambda name, size: contextlib.nullcontext())
         with pytest.raises(ZeroDivisionError):
             firmware._firmware(args, Dialler(args), firmware.parse(image("v1.26.0")))

@@ -26,19 +26,17 @@ from . import modules
 from .dialler import Dialler
 from .update import (
     Survey,
+    Trial,
     ask,
-    change_over,
     number,
     place_loader,
-    prove,
     refuse_loader,
     refuse_unstarted,
     refuse_without_room,
-    restart,
     run,
     signature_for,
     survey,
-    told_of_the_trial,
+    try_out,
 )
 
 SUFFIX = ".signed"  # beside an image: its signature
@@ -187,12 +185,8 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
             f"u['begin']({board.bundle!r},'.frozen',{image.version!r},{round(args.deadline)},{mark!r},{to!r},{present!r})\n"
             "import esp32\nesp32.Partition.find(esp32.Partition.TYPE_APP,label=%r)[0].set_boot()" % to
         )
-        with told_of_the_trial(image.version, old, args.deadline):
-            change_over(remote, board, signature, begin)
-            restart(client, "reset")
-    with told_of_the_trial(image.version, old, args.deadline):
-        prove(dial, args.deadline, board, image.version, old, mark, "reset")
-    return f"{old} -> {image.version}"
+        trial = Trial(image.version, old, begin, mark, args.deadline, "reset")
+        return try_out(dial, client, board, signature, trial)
 
 
 def _partitions(args: argparse.Namespace, remote: Remote, board: Survey, image: Image) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,26 +185,37 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         _send(remote, board, slot, files)
         place_loader(remote, board)
         mark = secrets.token_hex(8)
-        start = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)},{mark!r})"
-        with told_of_the_trial(new, board.version, args.deadline):
-            change_over(remote, board, signature, start)
-            restart(client)
-    with told_of_the_trial(new, board.version, args.deadline):
-        prove(dial, args.deadline, board, new, board.version, mark, "soft_reset")
-    return f"{board.version} -> {new}"
+        begin = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)},{mark!r})"
+        trial = Trial(new, board.version, begin, mark, args.deadline, "soft_reset")
+        return try_out(dial, client, board, signature, trial)
 
 
-@contextlib.contextmanager
-def told_of_the_trial(new: str, old: str, seconds: float) -> Iterator[None]:
-    """Who presses Ctrl-C now is to know what the board does."""
+@dataclass(frozen=True)
+class Trial:
+    """new, old: the versions. begin: code by which the board's loader takes note. mark: by which it is known. seconds:
+    in which a login has to prove it. how: the reset that starts it."""
+
+    new: str
+    old: str
+    begin: str
+    mark: str
+    seconds: float
+    how: str
+
+
+def try_out(dial: Dialler, client: Client, board: Survey, signature: bytes | None, trial: Trial) -> str:
+    """The change-over, the restart and the proof. Returns "OLD -> NEW"; raises as prove() does."""
     try:
-        yield
-    except KeyboardInterrupt:
+        change_over(Remote(client), board, signature, trial.begin)
+        restart(client, trial.how)
+        prove(dial, board, trial)
+    except KeyboardInterrupt:  # whoever pressed Ctrl-C is to know what the board does
         say(
-            f"NOTE: nobody proves {new} there now: if the board was told to try it, {old} is back {seconds:g} s after "
-            "its start."
+            f"NOTE: nobody proves {trial.new} there now: if the board was told to try it, {trial.old} is back "
+            f"{trial.seconds:g} s after its start."
         )
         raise
+    return f"{trial.old} -> {trial.new}"
 
 
 def change_over(remote: Remote, board: Survey, signature: bytes | None, code: str) -> None:
@@ -435,44 +446,44 @@ def place_loader(remote: Remote, board: Survey) -> None:
             raise BoardError("What was sent is not what lies there; is its flash worn? The old bundle goes on.")
 
 
-def restart(client: Client, how: str = "soft_reset") -> None:
+def restart(client: Client, how: str) -> None:
+    """By machine.soft_reset() or machine.reset(); the session is over then."""
     with contextlib.suppress(ConnectionLost):
         client.exec(f"import machine\nmachine.{how}()", timeout=2)
     client.link.close()
 
 
-def prove(dial: Dialler, seconds: float, board: Survey, new: str, old: str, mark: str, how: str) -> None:
-    """Log in under the new one and tell the board so. how: to restart it. Raises BoardError when the board has gone
-    back, or another update than that of `mark` is on trial there: another board has the address now, or another host
-    was quicker."""
+def prove(dial: Dialler, board: Survey, trial: Trial) -> None:
+    """Log in under the new one and tell the board so. Raises BoardError when the board has gone back, or another update
+    is on trial there: another board has the address now, or another host was quicker."""
     dial = dial.takeover()
     dial.told = None
-    end = time.monotonic() + seconds + BOOT
+    end = time.monotonic() + trial.seconds + BOOT
     while True:
         try:
             with dial() as client:
                 remote = Remote(client)
                 state = _state(remote, board)
-                if state.on_trial and state.on_trial != mark:
+                if state.on_trial and state.on_trial != trial.mark:
                     raise NotNow("Another update is on trial there, which is not this one; nothing was proved.")
                 needs_reset = state.needs_reset
                 if state.on_trial:
-                    code = f"import wss_update as u\nu.confirm({mark!r})\n_wssctl_json(u.needs_reset)"
+                    code = f"import wss_update as u\nu.confirm({trial.mark!r})\n_wssctl_json(u.needs_reset)"
                     needs_reset = ask(remote, code, "take the login for a proof", 1)
                 elif state.note:
-                    raise BoardError(f"{state.note}." + f" {old} runs again." * ("was taken back" in state.note))
-                elif state.latest != mark:
+                    raise BoardError(f"{state.note}." + f" {trial.old} runs again." * ("was taken back" in state.note))
+                elif state.latest != trial.mark:
                     where = state.active or "its firmware"
-                    raise NotNow(f"It runs {old} from {where} and does not say why; try again.")
+                    raise NotNow(f"It runs {trial.old} from {where} and does not say why; try again.")
                 if not needs_reset and not state.is_to_come:  # proved, now or before with its answer lost
                     return
                 if time.monotonic() > end:
                     raise NotNow("It does not restart; do that by hand.")
                 # The connection broke before it was told to; or that stops its watchdog, which has no other end
-                restart(client, how if state.is_to_come else "reset")
+                restart(client, trial.how if state.is_to_come else "reset")
         except (Unreachable, ConnectionLost, TrustError, LoginError) as e:
             if time.monotonic() > end:
-                raise type(e)(f"It was to start {new} and takes no login since: {e}") from None
+                raise type(e)(f"It was to start {trial.new} and takes no login since: {e}") from None
             time.sleep(_PAUSE)
 
 
