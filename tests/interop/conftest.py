@@ -16,16 +16,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import venvs
+from clients import OFFERS_CCM8, OPENSSL_CONF, PASSPHRASE, USER, installed, wssctl
 from peers import Identity
 from targets import Running
-
-PASSWORD = "secret"
-PASSPHRASE = "passphrase1"  # upydev splits PASSWORD:PASSPHRASE at the colon and its own command line at spaces
-USER = "ana"  # upydev names the HOST files by $USER
-
-# OpenSSL 3.2 and later takes CCM8 at security level 0 only, and upydev asks for nothing else in TLS 1.2. Pythons that
-# take OpenSSL's default ciphers (Debian's) read this file; others can't run upydev there.
-OPENSSL_CONF = "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nCipherString = DEFAULT:@SECLEVEL=0\n"
 
 
 @dataclass
@@ -53,19 +46,6 @@ class Desk:
         self.board.console.write(b"print('~' * 9)\r")
         self.board.console.read_until(b"~" * 9)  # what clients made the console show may be no text
         return self.board.run("print(wss_repl.status().get(%r))" % key)
-
-
-def wssctl(folder: Path, *arguments) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "wssctl", *map(str, arguments)],
-        env=os.environ | {"WSSCTL_KEYS": str(folder), "WSSCTL_PASSPHRASE": PASSPHRASE, "USER": USER},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -98,32 +78,10 @@ def desk_is_free(request):
             time.sleep(0.05)
 
 
-def _client(make, *arguments):
-    try:
-        return make(*arguments)
-    except venvs.NoClient as e:
-        if os.environ.get("CI"):
-            raise  # what tests are for; a machine without a registry may go without
-        pytest.skip(str(e))
-
-
-# Does this Python's OpenSSL offer the suite (0xC0AE, RFC 7251) when it is asked to, as upydev asks?
-OFFERS_CCM8 = """
-import ssl
-context, out = ssl.create_default_context(), ssl.MemoryBIO()
-context.set_ciphers("ECDHE-ECDSA-AES128-CCM8")
-try:
-    context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="board").do_handshake()
-except ssl.SSLWantReadError:
-    pass
-raise SystemExit(b"\\xc0\\xae" not in out.read())
-"""
-
-
 @pytest.fixture(scope="module")
 def upydev_bin(desk) -> Path:
     """The commands of upydev 0.4.3 with upydevice 0.3.8."""
-    folder = _client(venvs.make, "upydev", (venvs.HERE / "upydev.txt").read_text(), True)
+    folder = installed(venvs.make, "upydev", (venvs.HERE / "upydev.txt").read_text(), True)
     if subprocess.run([folder / "python", "-c", OFFERS_CCM8], env=desk.env, timeout=120).returncode:
         pytest.skip(f"{ssl.OPENSSL_VERSION} keeps upydev's only TLS 1.2 suite, CCM8, from this Python")
     return folder
@@ -132,9 +90,9 @@ def upydev_bin(desk) -> Path:
 @pytest.fixture(scope="session")
 def webrepl_bin() -> Path:
     """The commands of PyPI's webrepl, which is webrepl_cli as a package, and of belay."""
-    return _client(venvs.make, "webrepl", "webrepl==0.2.0\nbelay==0.30.1\n")
+    return installed(venvs.make, "webrepl", "webrepl==0.2.0\nbelay==0.30.1\n")
 
 
 @pytest.fixture(scope="session")
 def wscat() -> Path:
-    return _client(venvs.npm, "wscat@6.1.0") / "wscat"
+    return installed(venvs.npm, "wscat@6.1.0") / "wscat"

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import websocket
-from conftest import PASSPHRASE, PASSWORD
+from clients import PASSPHRASE, PASSWORD
 from console import Console
 from peers import FILE_REQUEST, GET, PUT
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import PASSPHRASE, PASSWORD
+from clients import PASSPHRASE, PASSWORD
 from console import Console
 
 # What upydev's `info` and `check -i` ask of a board's Wi-Fi.

@@ -10,7 +10,7 @@ import sys
 import pytest
 import venvs
 from board import Board
-from conftest import OFFERS_CCM8, OPENSSL_CONF, PASSPHRASE, PASSWORD, USER, _client, wssctl
+from clients import OFFERS_CCM8, OPENSSL_CONF, PASSPHRASE, PASSWORD, USER, installed, wssctl
 from ports import WORKER, free_port
 from targets import UID
 
@@ -32,7 +32,7 @@ keygen.ssl_ECDSA_key_certgen(args, dir=keygen.UPYDEV_PATH)
 @pytest.fixture
 def upydev(tmp_path):
     """(its Python, its command, its key folder, an environment)"""
-    bin = _client(venvs.make, "upydev", (venvs.HERE / "upydev.txt").read_text(), True)
+    bin = installed(venvs.make, "upydev", (venvs.HERE / "upydev.txt").read_text(), True)
     env = os.environ | {"USER": USER, "HOME": str(tmp_path), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
     env |= {"PYTHONPATH": str(tmp_path / "python"), "PATH": f"{bin}:{os.environ['PATH']}"}
     if ssl.OPENSSL_VERSION_INFO >= (3, 2):

@@ -5,7 +5,7 @@ import json
 import subprocess
 
 import pytest
-from conftest import PASSPHRASE, PASSWORD
+from clients import PASSPHRASE, PASSWORD
 
 PRELUDE = """
 import json, sys, time

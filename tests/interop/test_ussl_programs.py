@@ -20,7 +20,7 @@ from pathlib import Path
 import firmware
 import pytest
 import venvs
-from conftest import _client
+from clients import installed
 from port_target import PortMicroPython
 from ports import free_port
 from ussl_support import Pki, client_context, server_context, tls_peer
@@ -87,7 +87,7 @@ def install(mpy, tmp_path):
     def put(*names: str) -> Path:
         for name in names:
             version, sha256, files = PROGRAMS[name]
-            source = _client(venvs.unpacked, f"{name}=={version}", sha256)
+            source = installed(venvs.unpacked, f"{name}=={version}", sha256)
             for file in files:
                 to = tmp_path / file
                 to.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def broker(every_pki, tmp_path_factory):
             }
         )
     )
-    command = [_client(venvs.make, "amqtt", "amqtt==0.12.1\n") / "amqtt", "-c", folder / "broker.json"]
+    command = [installed(venvs.make, "amqtt", "amqtt==0.12.1\n") / "amqtt", "-c", folder / "broker.json"]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     try:

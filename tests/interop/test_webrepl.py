@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PASSPHRASE, PASSWORD, USER
+from clients import PASSPHRASE, PASSWORD, USER
 from ports import free_port
 
 

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import PASSWORD
+from clients import PASSWORD
 from peers import FILE_REQUEST, GET, PUT, Identity
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
