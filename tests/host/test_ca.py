@@ -15,7 +15,7 @@ from wssctl import cli
 from wssctl.errors import KeyFileError, UsageError
 from wssctl.keys import ask, ca
 from wssctl.keys.store import Store, host_id, write_files
-from wssctl.tools.transfer import replacing
+from wssctl.tools.local import replacing
 
 UID = "240ac4a1b2c3"
 SECRET = "correct horse"

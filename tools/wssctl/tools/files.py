@@ -4,13 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import KeyFileError
+from ..errors import KeyFileError, UsageError
 from ..wire.client import Client
 from ..wire.files import MAX_NAME
 from ..wire.remote import Remote
 
 Progress = Callable[[int], None] | None
 _PART = 5  # bytes of ".part", by which the board calls a file that is on its way
+
+
+def board_name(name: str) -> str:
+    """A name for a file on the board. Raises UsageError for one with Windows' separator, which is a character there."""
+    if "\\" in name:
+        raise UsageError(f"Folders on the board are separated by '/': write {name.replace(chr(92), '/')}.")
+    return name
 
 
 class Files:

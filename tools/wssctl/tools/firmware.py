@@ -6,7 +6,7 @@ import contextlib
 from ..boards import firmware as work
 from ..boards import update
 from ..boards.many import named
-from .transfer import progress
+from .local import progress
 
 
 def firmware(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from ..text import shown
 from ..wire.remote import component
 from . import sync, transfer
 from .files import Files, Progress
+from .local import no_bar, progress, replacing
 
 LINES = "\n\t"  # what several lines of ours have in them
 _KEYS = """\
@@ -217,7 +218,7 @@ class Commands:
         transfer.put_all(self.files, transfer.put_plan(words, "r" in flags), self.say, self._bar)
 
     def _bar(self, name: str, size: int | None) -> AbstractContextManager[Progress]:
-        return (transfer.progress if self.bars else transfer.no_bar)(name, size)
+        return (progress if self.bars else no_bar)(name, size)
 
     def do_get(self, words: list[str]) -> None:
         """get FILE... [LOCAL]        files from the board"""
@@ -233,7 +234,7 @@ class Commands:
                 folder = to if path not in words else None  # a name that the board gave stays in this folder
             if taken.setdefault(local, path) != path:
                 raise UsageError(f"{taken[local]} and {path} would both be {local}; the first one is there.")
-            with self._bar(path, None) as advance, transfer.replacing(local, folder) as f:
+            with self._bar(path, None) as advance, replacing(local, folder) as f:
                 self.files.get(path, f, advance)
             self.say(f"{shown(path)} -> {shown(str(local))}")
 
@@ -245,16 +246,15 @@ class Commands:
             code = f"exec(open({words[0][1:]!r}).read(),{{'__name__':'__main__'}})".encode()
         else:
             code = transfer.read_program(words[0])
-        result = self.files.board.exec(code, output=lambda data: self._write(data.replace(b"\r", b"")))
-        self.files.moved()
-        if result.error:
-            print(shown(result.error, LINES), end="", file=self.errors)
-            return 1
-        return 0
+        return self._run(code)
 
     def do_exec(self, words: list[str]) -> int:
         """exec CODE                  code on the board"""
-        result = self.files.board.exec(" ".join(words), output=lambda data: self._write(data.replace(b"\r", b"")))
+        return self._run(" ".join(words))
+
+    def _run(self, code: str | bytes) -> int:
+        """Code on the board, which may change its folder; its exit code."""
+        result = self.files.board.exec(code, output=lambda data: self._write(data.replace(b"\r", b"")))
         self.files.moved()
         if result.error:
             print(shown(result.error, LINES), end="", file=self.errors)

@@ -19,8 +19,8 @@ from ..errors import BoardError, KeyFileError, UsageError
 from ..text import shown
 from ..wire.files import MAX_NAME
 from ..wire.remote import RESERVED, Entry, component
-from . import transfer
-from .files import Files
+from .files import Files, board_name
+from .local import Bar, replacing
 
 IGNORE = ".wssignore"  # in the folder here; gitignore's syntax (git-scm.com/docs/gitignore)
 _IGNORED = (".*", "__pycache__/")
@@ -138,7 +138,7 @@ def _matches(spec: GitIgnoreSpec, name: str, is_dir: bool) -> bool:
 def to_board(files: Files, folder: Path, to: str, *, delete: bool = False, mpy: bool = False) -> Plan:
     """To make `to` (a folder on the board; "" is the current one) like the folder here. delete: what is not here goes
     there. mpy: .py files go as .mpy. Raises UsageError with all that is against it."""
-    transfer.board_name(to)
+    board_name(to)
     ignored = Ignored(folder)
     problems: list[str] = []
     here = _local(folder, ignored, problems)
@@ -220,7 +220,7 @@ def from_board(files: Files, folder: str, to: Path) -> Plan:
 
 
 def carry_out(
-    files: Files, plan: Plan, tell: Callable[[Step], object], bar: transfer.Bar, to: Path | None = None
+    files: Files, plan: Plan, tell: Callable[[Step], object], bar: Bar, to: Path | None = None
 ) -> None:
     """Does what the plan says; tell() after each step. to: the folder here that nothing that is fetched leaves."""
     for step in plan.steps:
@@ -233,7 +233,7 @@ def carry_out(
         elif step.verb == "fetch":
             assert step.local and to
             _make_folders(step.local.parent, to)
-            with bar(step.name, None) as advance, transfer.replacing(step.local, step.local.parent) as f:
+            with bar(step.name, None) as advance, replacing(step.local, step.local.parent) as f:
                 files.get(step.name, f, advance)
         elif entry := files.remote.stat(step.name):
             (files.remote.rmdir if entry.is_dir else files.remote.remove)(step.name)

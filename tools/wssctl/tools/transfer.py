@@ -1,13 +1,12 @@
 """`wssctl exec`, `wssctl put`, `wssctl get`."""
 
 import argparse
-import contextlib
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..boards.dialler import Dialler, connect
 from ..boards.many import named, on_each
@@ -16,15 +15,11 @@ from ..errors import BoardError, KeyFileError, UsageError
 from ..text import say, shown
 from ..wire.client import Client
 from ..wire.remote import component
-from .files import Files, Progress
+from .files import Files, board_name
+from .local import Bar, no_bar, progress, replacing
 
 if TYPE_CHECKING:  # with one board, a command starts without it
     from ..boards.engine import Outcome
-
-Bar = Callable[[str, int | None], contextlib.AbstractContextManager[Progress]]  # of a name and its bytes, if known
-
-# Below this a transfer is over before a bar is seen.
-_BAR_FROM = 64 * 1024
 
 
 def exec_(args: argparse.Namespace) -> int:
@@ -175,13 +170,6 @@ def must_be_files(paths: list[Path]) -> None:
             raise KeyFileError(f"Cannot read {path} (permission denied); nothing was sent.")
 
 
-def board_name(name: str) -> str:
-    """A name for a file on the board. Raises UsageError for one with Windows' separator, which is a character there."""
-    if "\\" in name:
-        raise UsageError(f"Folders on the board are separated by '/': write {name.replace(chr(92), '/')}.")
-    return name
-
-
 def get(args: argparse.Namespace) -> int:
     boards = named(args)
     if boards is not None:
@@ -258,64 +246,3 @@ def _base(path: str) -> str:
     if not name:
         raise UsageError(f"{path!r} names no file.")
     return name
-
-
-@contextlib.contextmanager
-def replacing(path: Path, inside: Path | None = None) -> Iterator[BinaryIO]:
-    """A binary file that takes `path`'s place when the block ends well; otherwise the old one stays. With `inside`
-    it is a file in that folder or none, whatever links lead out of it."""
-    named, path = path, Path(os.path.realpath(path))  # a symbolic link stays one
-    if inside is not None and path.parent != Path(os.path.realpath(inside)):
-        raise KeyFileError(f"{named} is a link out of {inside} and is left alone; get that file by its name.")
-    if path.exists() and not path.is_file():
-        raise KeyFileError(f"{path} is no file, and stays; name a file, or '-' for standard output.")
-    import tempfile
-
-    try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as e:
-        raise KeyFileError(f"Cannot write to {path.parent} ({e.strerror}).") from None
-    try:
-        with os.fdopen(fd, "wb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as e:
-        raise KeyFileError(f"Cannot write {path} ({e.strerror}); what was there is untouched.") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def no_bar(name: str, size: int | None) -> contextlib.AbstractContextManager[Progress]:
-    return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def progress(name: str, size: int | None) -> Iterator[Progress]:
-    """A bar on stderr when that is a terminal and the file is big enough to be waited for."""
-    if not sys.stderr.isatty() or (size is not None and size < _BAR_FROM):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(name, total=size)
-        yield lambda done: bar.update(task, completed=done)

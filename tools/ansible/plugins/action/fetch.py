@@ -6,7 +6,7 @@ from pathlib import Path
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.wssctl.boards.plugins.plugin_utils.board import BoardAction, diff
-from wssctl.tools.transfer import replacing
+from wssctl.tools.local import replacing
 
 
 class ActionModule(BoardAction):

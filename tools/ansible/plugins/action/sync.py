@@ -5,7 +5,7 @@ from pathlib import Path
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.wssctl.boards.plugins.plugin_utils.board import BoardAction
-from wssctl.tools import sync, transfer
+from wssctl.tools import local, sync
 from wssctl.tools.files import Files
 
 
@@ -21,7 +21,7 @@ class ActionModule(BoardAction):
             files = Files(client)
             plan = sync.to_board(files, source, given.get("dest") or "/", delete=delete, mpy=mpy)
             if not self._task.check_mode:
-                sync.carry_out(files, plan, lambda step: None, transfer.no_bar)
+                sync.carry_out(files, plan, lambda step: None, local.no_bar)
         names = {f"{verb}_names": [s.name for s in plan.steps if s.verb == verb] for verb in ("make", "send", "delete")}
         result = {"changed": bool(plan.steps), "same": plan.same, "msg": plan.summary()} | names
         if self._task.diff and plan.steps:
