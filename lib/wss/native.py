@@ -1,8 +1,8 @@
 # Two loops over every byte that comes in or goes out, made on the board from text that is let go of afterwards.
 # In: nothing.  Out: unmask(), cut().  Next: port.py, which unloads this.
 #
-# Where the firmware can compile them to machine code, 1 KB takes 1
-# to 2 us instead of 60 to 300. It is done on the board: a .mpy file with machine code in it fits only one processor.
+# Where the firmware can compile them to machine code, 1 KB takes 1 to 2 us instead of 60 to 300. It is done on the
+# board: a .mpy file with machine code in it fits only one processor.
 
 # unmask(data, key, n): the masking of RFC 6455 section 5.3. XOR n bytes of data (a writable memoryview) with key (4).
 try:

@@ -11,7 +11,8 @@ from wss import port
 
 _MAX = const(1032)  # bytes that wait here; 1 KB and its header in one read
 _RING = const(250)  # bytes given to the firmware's ring when it is empty
-_HELD_MS = const(60)  # when the ring is untouched for this long, the program is not reading
+_HELD_MS = const(60)  # when the ring is not empty for this long, the program is not reading
+_AGAIN_MS = const(1000)  # between two questions whether a Ctrl-C is data
 _LOOKS = const(50)  # looks at a full ring
 _CTRL_C = const(3)
 
@@ -24,7 +25,8 @@ class Typed:
         self._text = bytearray(_MAX)
         self._start = 0
         self._end = 0
-        self._break = -1  # where in _text a Ctrl-C was typed
+        self.fed = None  # what give() gives instead, see _feed()
+        self._at = 0  # how many times it was asked for that
         self._credit = 0  # bytes for which the ring is sure to have room
         self._looks = 0  # looks at a full ring that are left
         self._held = None  # ticks since when the ring has been untouched
@@ -47,7 +49,6 @@ class Typed:
         if self._start and (self._start == self._end or self._end > _MAX // 2):
             n = self._end - self._start
             self._text[:n] = memoryview(self._text)[self._start : self._end]
-            self._break -= self._start
             self._start = 0
             self._end = n
         return _MAX - self._end
@@ -61,12 +62,7 @@ class Typed:
         """Take typed text, at most free() bytes. Without a jump, see frames.Decoder."""
         n = len(data)
         end = self._end
-        text = self._text
-        text[end : end + n] = data
-        # Only as a keystroke is a Ctrl-C meant to overtake. Inside a longer frame it may be data (for a program under
-        # micropython.kbd_intr(-1), or mpremote mount), and there is no way to ask the firmware.
-        last = end + n - 1
-        self._break += (last - self._break) * ((0 < n) & (n <= 4) & (text[last] == _CTRL_C))
+        self._text[end : end + n] = data
         self._end = end + n
 
     # The firmware's side ----------------------------------------------------------------------------------
@@ -78,6 +74,14 @@ class Typed:
     def give(self, buf):
         """Put one byte into buf; 1, or None when the firmware's ring has no room. waits() was true."""
         if port.dupterm_notify:
+            fed = self.fed
+            if fed is not None:
+                at = self._at
+                self._at = at + 1
+                if at == len(fed):
+                    return None
+                buf[0] = fed[at]
+                return 1
             if not self._credit:
                 if not self._ring_empty():
                     self._looks = _LOOKS
@@ -92,7 +96,7 @@ class Typed:
 
     def hand_on(self):
         """Have the firmware read, if it can take something."""
-        if self._start == self._end or not port.dupterm_notify:
+        if self._start == self._end or self.looking or not port.dupterm_notify:
             return
         if not self._credit:
             now = port.ticks_ms()
@@ -107,18 +111,47 @@ class Typed:
             elif self._held is None:
                 self._held = now
                 return
-            elif self._break < self._start or port.ticks_diff(now, self._held) < _HELD_MS:
-                return
             else:
-                # A Ctrl-C behind more than a program which does not read will ever take: it overtakes, as on a tty.
-                self._start = self._break
-                self._credit = 1
-                self._held = None
+                if port.ticks_diff(now, self._held) >= _HELD_MS:
+                    self._held = None
+                    self._overtake(now)
+                return
         # The C function itself is scheduled, so that the KeyboardInterrupt of a 0x03 rises in the program.
         if not self.asked:
             self.asked = True  # first: what is scheduled may run before schedule() returns
             if not port.schedule(port.dupterm_notify):
                 self.asked = False
+
+    def _overtake(self, now):
+        # A Ctrl-C behind more than a program which does not read will ever take: it overtakes, as on a UART. Whether it
+        # is one, or data (under micropython.kbd_intr(-1), or at a prompt), only the firmware knows. So it is given one.
+        # When it comes for more, it has put that one into its ring: everything is taken out of there, and put back.
+        n = self._end - self._start
+        while n and self._text[self._start + n - 1] != _CTRL_C:
+            n -= 1
+        if not n:
+            return
+        self.looking = True
+        try:
+            answer = self._feed(b"\x03")  # no jump from here on
+            self._start += n * (answer == 0)
+            if answer > 0:
+                self._held = port.ticks_add(now, _AGAIN_MS)
+                ring = bytearray()
+                for _ in range(_RING + 9):
+                    for _ in self._ring.ipoll(0):
+                        ring += sys.stdin.buffer.read(1)  # no jump since it was seen: another thread might take it
+                self._feed(ring[: len(ring) - (ring[-1] == _CTRL_C)])
+        finally:
+            self.looking = False
+
+    def _feed(self, data):
+        # Have the firmware read data. Positive when it has come for more, and 0 when it has not, as after an interrupt.
+        self._at = 0
+        self.fed = data
+        port.dupterm_notify(None)
+        self.fed = None
+        return self._at - len(data)
 
     def _ring_empty(self):
         if self.looking:

@@ -79,6 +79,53 @@ def test_ctrl_c(connect, program):
         in_order(output, program != "prints little by little")
 
 
+@pytest.mark.parametrize("program", ["prints", "holds the CPU"])
+def test_ctrl_c_anywhere_in_a_frame(connect, program):
+    """Behind more than the firmware's ring holds, of which a program that does not read takes nothing; text follows."""
+    peer = connect(timeout=20).login()
+    for ahead, behind in ((5, 0), (400, 0), (500, 400), (950, 0)):
+        run(peer, PROGRAMS[program])
+        peer.text(b"#" * ahead + b"\x03" + b"\r" * (not behind) + b"#" * behind + b"\rprint('be' + 'hind')\r")
+        peer.until(b"KeyboardInterrupt")
+        peer.until(b"behind\r\n" + PROMPT)
+
+
+READS_SLOWLY = """
+import sys, time, micropython
+def read(n):
+ got = b''
+ micropython.kbd_intr(-1)
+ print('re' + 'ads')
+ while len(got) < n:
+  got += sys.stdin.buffer.read(min(50, n - len(got)))
+  time.sleep_ms(80)
+ micropython.kbd_intr(3)
+ return got
+"""
+
+
+def test_ctrl_c_is_data_where_a_program_says_so(connect):
+    """micropython.kbd_intr(-1), as mpremote mount and editors have it: a reader that is slow loses nothing."""
+    peer = connect(timeout=30).login()
+    peer.text("\x05")
+    peer.until(b"=== ")
+    peer.text(READS_SLOWLY + "\x04")
+    peer.until(PROMPT)
+    data = bytes(random.Random(3).choices(b"\x00\x03\n\r\xff", k=900))
+    peer.text("got = read(900)\r")
+    peer.until(b"reads\r\n")
+    for at in range(0, 900, 100):  # each beginning as keys come, alone
+        peer.text(data[at : at + 1])
+        peer.text(data[at + 1 : at + 99])
+        peer.text(b"\x03")
+    peer.until(PROMPT)
+    wanted = b"".join(data[at : at + 99] + b"\x03" for at in range(0, 900, 100))
+    assert peer.value("got") == wanted
+    run(peer, PROGRAMS["holds the CPU"])
+    peer.text("\x03")
+    peer.until(b"KeyboardInterrupt")
+
+
 def storm(peer: Peer, rounds: int, seed=5):
     """One to four Ctrl-C in a frame, one to three times, into a program that prints without a pause (field-15)."""
     random.seed(seed)
