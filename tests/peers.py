@@ -242,7 +242,7 @@ class Peer(Wire):
                 except TimeoutError:
                     raise TimeoutError(bytes(got[-500:])) from None
                 if op == CLOSE:
-                    raise Ended(bytes(got))
+                    raise Ended(bytes(got), payload)
                 if op == TEXT or payload[:1] >= b"\x80":  # what is printed and is not UTF-8 (lib/wss/utf8.py)
                     got += payload
         finally:
