@@ -237,10 +237,10 @@ def image_growth(lib: Path = LIB) -> tuple[dict[str, int], int]:
     with tempfile.TemporaryDirectory() as folder:
         cross, out = firmware.mpy_cross(), Path(folder)
         files = []
-        for name in modules(lib):  # as makemanifest.py compiles them: line numbers stay
+        for name in modules(lib):  # as manifest.py has them compiled
             files.append((out / path(name)).with_suffix(".mpy"))
             files[-1].parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run([cross, "-s", path(name), "-o", files[-1], lib / path(name)], check=True)
+            subprocess.run([cross, "-O3", "-s", path(name), "-o", files[-1], lib / path(name)], check=True)
 
         def size(some: list[Path]) -> int:
             c, o = out / "frozen.c", out / "frozen.o"
