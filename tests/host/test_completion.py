@@ -41,6 +41,8 @@ CASES = [
     ("wssctl status @", {"@all", "@home", "@attic"}),
     ("wssctl exec room1,s", {"room1,shed"}),
     ("wssctl boards renew s", {"shed"}),
+    ("wssctl boards remember s", {"shed"}),
+    ("wssctl ca rotate --skip s", {"shed"}),
     ("wssctl put --takeo", {"--takeover"}),
 ]
 

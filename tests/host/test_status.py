@@ -24,6 +24,7 @@ def test_a_board_answers_and_its_program_goes_on(desk):
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert re.fullmatch(r".+, serial [0-9a-f]+", lines["host"]), lines["host"]
     assert lines["clock"] == "right" and "free" in lines["heap"] and "days" in lines["certificate"], done.stdout
+    assert re.fullmatch(r"\d+ min \d+ s", lines["up"])
     assert "KeyboardInterrupt" not in desk.board.log.decode()
     said = json.loads(desk.run(*WSSCTL, "status", "--json", desk.url).stdout)
     assert said["ok"] and said["reachable"] and said["said"]["heap"][0] > 10_000
@@ -35,6 +36,8 @@ def test_a_board_answers_and_its_program_goes_on(desk):
     ("running", "words"),
     [
         ([61, 61_200], "1 min 1 s"),
+        ([61.2, 61_200], "1 min 1 s"),  # a unix port's clock
+        ([float("inf"), 61_200], "?"),
         ([30 * 86400, (30 * 86400_000) % 2**30], "30 d 0 h"),
         ([30 * 86400, (30 * 86400_000) % 2**30 - 2**30], "30 d 0 h"),  # negative, as ticks_diff() has the second half
         ([820_000_000, 61_000], "1 min 1 s, or 12 days more than once"),  # the clock was set

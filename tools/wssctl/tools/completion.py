@@ -49,6 +49,7 @@ def _boards(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Argument
         elif action.metavar == _BOARD:
             own = copy.copy(action)
             parser._actions[at] = own
+            parser._option_string_actions |= dict.fromkeys(own.option_strings, own)
             for group in parser._action_groups:
                 group._group_actions = [own if a is action else a for a in group._group_actions]
             yield parser, own

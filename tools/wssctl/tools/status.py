@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -88,6 +89,8 @@ def _numbers(value: object, n: int) -> bool:
 def _uptime(running: Any) -> str:
     """From seconds by the clock and ms by the ticks. A clock that was set meanwhile shows other seconds than the ticks,
     which begin anew: then only the ticks count."""
+    if isinstance(running, list):  # where a clock has fractions, as a unix port's
+        running = [int(n) if isinstance(n, float) and math.isfinite(n) else n for n in running]
     if not _numbers(running, 2):
         return "?"
     seconds, ms = running
