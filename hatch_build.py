@@ -16,7 +16,9 @@ class Bytecode(BuildHookInterface[Any]):
         from wssctl.boards import modules
 
         self._folder = tempfile.TemporaryDirectory()
-        for name, data in modules.compile_all(modules.PREBUILT).items():
+        files = modules.compile_all(modules.PREBUILT)
+        files[modules.LOADER_BYTECODE] = modules.loader_bytecode(modules.PREBUILT)
+        for name, data in files.items():
             path = Path(self._folder.name) / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)

@@ -19,16 +19,29 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "host"))
 
 from test_update_firmware import esp32, image
 
-LOADER = ROOT / "tools/wssctl/onboard/loader.py"
+
+def loaders(folder, form):
+    """Two folders with the loader's files: as source, or as bytecode with its beginning; and as another version."""
+    for name, more in (("one", b""), ("another", b"\nanother = 1\n")):
+        (folder / name).mkdir()
+        if form == "source":
+            (folder / name / "wss_repl.py").write_bytes(modules.loader() + more)
+        else:
+            source = modules.loader_source() + more
+            (folder / name / "wss_update.mpy").write_bytes(modules.bytecode(source, "wss_update", None, level=3))
+            (folder / name / "wss_repl.py").write_bytes(modules.loader_front() + more)
+        yield folder / name
 
 
+@pytest.mark.parametrize("form", ["source", "bytecode"])
 @pytest.mark.parametrize("kind", ["lfs", "fat"])
-def test_power_cut_at_each_write(target, kind, row):
+def test_power_cut_at_each_write(target, kind, form, row, tmp_path):
     """Of an update, of its first start, and of what proves it or takes it back: one whole bundle or the other."""
-    printed = run(target.bits, "updates.py", kind, 1, LOADER, heap="96M")
+    printed = run(target.bits, "updates.py", kind, 1, *loaders(tmp_path, form), heap="96M")
     lines = [line.split() for line in printed if line.startswith(("UPDATE ", "PROVED ", "BACK "))]
     assert [line[0] for line in lines] == ["UPDATE", "UPDATE", "PROVED", "PROVED", "BACK", "BACK"] * 2 + ["UPDATE"] * 2
     name = {"lfs": "littlefs", "fat": "FAT"}[kind] + f", {target.bits} bits"
+    name += ", the loader as bytecode" * (form == "bytecode")
     for what, how, writes, *seen in lines:
         old, new, *first = map(int, seen)
         assert int(writes) > 5 and old + new + sum(first) == int(writes) and old and (new or what == "BACK")

@@ -132,7 +132,8 @@ def wheel(tmp_path_factory):
 def test_a_wheel_has_all_that_a_user_needs(wheel):
     files = {p.relative_to(wheel).as_posix(): p.read_bytes() for p in wheel.rglob("*") if p.is_file()}
     bundle = {n.removeprefix("wssctl/bundle/"): data for n, data in files.items() if n.startswith("wssctl/bundle/")}
-    assert bundle == modules.sources() | {f"mpy6/{n}": data for n, data in modules.compiled().items()}
+    compiled = modules.compiled() | {modules.LOADER_BYTECODE: modules.loader_bytecode()}
+    assert bundle == modules.sources() | {f"mpy6/{n}": data for n, data in compiled.items()}
     ours = {p.relative_to(ROOT / "tools").as_posix() for p in (ROOT / "tools/wssctl").rglob("*.py")}
     stubs = {f"{m}-stubs/__init__.pyi" for m in ("ussl", "wss_helper", "wss_repl")}
     rest = {n for n in files if not n.startswith("wssctl/bundle/") and ".dist-info/" not in n} - {"sitecustomize.py"}

@@ -281,10 +281,10 @@ def test_the_bundle_is_installed_where_it_is_not_frozen_in(desk):
     (desk.files / "lib/wss/login.mpy").write_bytes(b"broken")
     # what `wssctl update` left in front of it gives way
     (desk.files / "wss_a/wss").mkdir(parents=True)
-    for name in ("wss_repl.py", "wss_state1", "wss_a/wss_repl.mpy", "wss_a/wss/port.mpy"):
+    for name in ("wss_repl.py", "wss_update.mpy", "wss_state1", "wss_a/wss_repl.mpy", "wss_a/wss/port.mpy"):
         (desk.files / name).write_text("")
     assert "Installing wss_repl" in desk.run("setup", "PORT")
-    assert modules_on(desk) == modules.compiled() and not list(desk.files.glob("wss_[ars]*"))
+    assert modules_on(desk) == modules.compiled() and not list(desk.files.glob("wss_[arsu]*"))
     desk.peer().close()
     desk.run("remove", "PORT")
     assert desk.listing() == before

@@ -89,22 +89,103 @@ def version():
     return modules.version()
 
 
-def test_who_has_too_little_heap_for_the_loader_is_told_before_anything_is_sent(keys, tmp_path, newer):
-    fill = "import gc\nballast = []\nwhile gc.mem_free() > 36000:\n ballast.append(bytearray(500))\n"
-    with desk_of(keys, tmp_path / "board", LIB) as desk:
-        (desk.directory / "main.py").write_text(fill)
-        desk.board.restart()
-        desk.ready()
+SMALL = "import wss.port\nwss.port.memory_to_spare = lambda: False\n"
+
+
+def little(keys, folder, taken):
+    """A board whose bundle is not frozen, with so many bytes of its heap taken from the beginning, and with collections
+    as start() asks for them on an ESP32 without memory to spare."""
+    desk = desk_of(keys, folder, LIB)
+    boot = (desk.directory / "boot.py").read_text()
+    before = f"import gc\ngc.threshold(4096)\nballast = bytearray({taken})\n"
+    (desk.directory / "boot.py").write_text(before + boot + SMALL)
+    desk.board.restart()
+    desk.ready()
+    return desk
+
+
+def test_who_has_too_little_heap_for_an_update_is_told_before_anything_is_sent(keys, tmp_path, newer):
+    with little(keys, tmp_path / "board", 118_000) as desk:
         first, runs = desk.files(), desk.runs()
         said = desk.update(newer(), status=1)
         assert "too small for an update over the network" in said and "`wssctl setup`" in said
         assert desk.files() == first and desk.runs() == runs
 
 
+USED = "import gc, sys; gc.collect(); print(gc.mem_alloc(), 'wss_update' in sys.modules)"
+
+
+def test_a_board_without_the_memory_to_compile_the_loader_runs_it_as_bytecode(keys, tmp_path, newer):
+    """As an ESP32 without PSRAM whose bundle is not frozen, which has 7 KB in a session."""
+    with little(keys, tmp_path / "board", 114_500) as desk:
+        assert desk.wssctl("status").returncode == 0  # which loads what transfers need
+        before = int(desk.wssctl("exec", USED).stdout.split()[0])
+        assert f"{version()} -> {NEW}" in desk.update(newer())
+        assert desk.runs() == ("/wss_a", NEW)
+        assert {"wss_update.mpy", "wss_a/wss_repl.mpy"} <= set(desk.files())
+        desk.board.restart()
+        desk.ready()
+        assert desk.wssctl("status").returncode == 0
+        used, loaded = desk.wssctl("exec", USED).stdout.split()
+        assert int(used) - before < 2000 and loaded == "False", "of the loader its names alone stay in memory"
+        # taken back, told, and where the first one lay that came by cable is known still
+        bad = newer("wss_repl.py", "        new = Server(", "        1 // 0; new = Server(", "9.8.8")
+        said = desk.update(bad, status=1)
+        assert "9.8.8 was taken back: start raises ZeroDivisionError" in said and desk.runs() == ("/wss_a", NEW)
+        assert f"{NEW} -> 9.8.9" in desk.update(newer(version="9.8.9"))
+        assert desk.runs() == ("/lib", "9.8.9")
+        # between the two steps of FAT that replace a file, or on a MicroPython that does not read it
+        for data in (None, b"M\x07\0\x1f"):
+            (desk.directory / "wss_update.mpy").unlink(missing_ok=True)
+            if data:
+                (desk.directory / "wss_update.mpy").write_bytes(data)
+            desk.board.restart()
+            desk.ready()
+            assert desk.runs() == ("/lib", "9.8.9")
+        assert "9.8.9 -> 9.9.0" in desk.update(newer(version="9.9.0"))
+        assert desk.runs() == ("/wss_a", "9.9.0")
+        # the program that took the memory is gone: from here on as source, which any MicroPython reads
+        boot = desk.directory / "boot.py"
+        boot.write_text(boot.read_text().replace("bytearray(114500)", "None"))
+        desk.board.restart()
+        desk.ready()
+        assert "9.9.0 -> 9.9.1" in desk.update(newer(version="9.9.1"))
+        assert desk.runs() == ("/lib", "9.9.1") and (desk.directory / "wss_repl.py").read_bytes() == modules.loader()
+
+
+def test_new_firmware_is_refused_where_the_loader_cannot_be_compiled(monkeypatch):
+    """It has to be source: the new MicroPython may read no bytecode of the old one's."""
+    said = b"GC: total: 56000, used: 48912, free: 7088, max new split: 59392"
+    monkeypatch.setattr(update, "_heap", lambda client: said)
+    with pytest.raises(BoardError, match="too small for new firmware over the network"):
+        update.refuse_without_room(None)
+
+
+def test_a_small_board_that_takes_signed_updates_alone_is_told_that_it_cannot_check_one():
+    board = update.Survey(**GOOD | {"signed": True, "is_small": True})
+    with pytest.raises(BoardError, match="no memory to look at a signature"):
+        update._loader(board)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"n": "1"}', '{"n": 1}', '{"n": 1, "base": 2}', "{" * 5000, "\xff"])
+def test_what_a_board_says_its_state_is_may_be_anything(text):
+    """The latest one counts that is whole and has what is needed."""
+    whole = b'{"n": 3, "base": "/lib"}'
+    files = {"/wss_state0": text.encode("latin-1"), "/wss_state1": whole}
+
+    class Client:
+        def get_if_there(self, name):
+            return update._check(files[name]) + files[name]
+
+    assert update._stored(Client(), "/") == {"n": 3, "base": "/lib"}
+    files["/wss_state1"] = whole[:-1]
+    assert update._stored(Client(), "/") == {}
+
+
 def test_where_the_heap_would_grow_into_what_tls_needs():
     """The first is what an emulated ESP32 said (1.26.1, not frozen); less used, or more to grow into, will do."""
     said = b"GC: total: 56000, used: %d, free: %d, max new split: %d\r\n"
-    assert not has_room(said % (48912, 7088, 59392), 36 << 10)
+    assert not has_room(said % (48912, 7088, 59392), 36 << 10) and has_room(said % (48912, 7088, 59392), 5632)
     assert has_room(said % (12000, 44000, 59392), 36 << 10)
     assert has_room(said % (48912, 7088, 2031616), 36 << 10)
     assert has_room(b"nothing of the kind", 36 << 10)

@@ -1,21 +1,38 @@
 # ruff: noqa: E501, I001, SIM105
 """Updates of a bundle on a real file system (littlefs or FAT in memory) whose power fails at each write in turn.
 
-`micropython update.py lfs|fat STEP LOADER`: every STEP-th write, whole and torn; LOADER is tools/wssctl/onboard/loader.py.
+`micropython update.py lfs|fat STEP FOLDER ANOTHER`: every STEP-th write, whole and torn; the folders have the loader's
+files as they lie in a board's root, and those of another version of it.
 What `wssctl update` has a board do runs here without the network: puts, then begin(). After each failure the image is
 mounted anew and boots: the old bundle runs, or the new one if the change-over was complete.
 """
 
+import json
 import os
 import sys
 import vfs
+from binascii import hexlify
+from hashlib import sha256
 
 from ram import Ram
 from power import put
 
-KIND, STEP, LOADER = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-with open(LOADER) as f:
-    SOURCE = f.read()
+KIND, STEP = sys.argv[1], int(sys.argv[2])
+
+
+def loader_in(folder):
+    """(name, bytes), in the order in which `wssctl update` sends them."""
+    files = []
+    for name in ("wss_update.mpy", "wss_repl.py"):
+        try:
+            with open(folder + "/" + name, "rb") as f:
+                files.append((name, f.read()))
+        except OSError:
+            pass
+    return files
+
+
+LOADER, ANOTHER = loader_in(sys.argv[3]), loader_in(sys.argv[4])
 
 BUNDLE = {
     "wss/port.py": "NAME = %r\nupdate_note = ''\n" + "# filler of a length that takes several blocks\n" * 30,
@@ -31,7 +48,8 @@ class Board:
         pass
 
     def WDT(self, timeout):
-        raise ValueError
+        if len(LOADER) == 1:  # else the rest of the loader is let go of
+            raise ValueError
 
     def reset(self):
         raise Board.Reset
@@ -68,8 +86,8 @@ def unmount(disk):
     return after
 
 
-def write(name, text):
-    if put(name.encode(), text.encode()) != [0, 0]:
+def write(name, data):
+    if put(name.encode(), data) != [0, 0]:
         raise OSError(5)
 
 
@@ -88,19 +106,35 @@ def boot():
 
 def loader():
     names = {"__name__": "wss_update"}
-    exec(SOURCE, names)
+    with open("/d/wss_repl.py") as f:
+        exec(f.read(), names)
     return names
 
 
-def steps(new, folder, good, source=SOURCE):
+def confirm():
+    """As `wssctl update` does it after a login, which writes the state where the loader is let go of."""
+    update = sys.modules["wss_update"]
+    if len(LOADER) == 1:
+        update.confirm("x")
+        return
+    there = loader()
+    state = there["read"]()
+    state.update({"good": state["trial"], "trial": None, "version": state["new"], "n": state["n"] + 1})
+    data = json.dumps(state).encode()
+    write("/d/wss_state%d" % (state["n"] & 1), hexlify(sha256(data).digest()[:8]) + data)
+    update.trial = None
+
+
+def steps(new, folder, good, source=LOADER):
     """An update from its first write to the change-over."""
-    try:
-        with open("/d/wss_repl.py") as f:
-            there = f.read() == source
-    except OSError:
-        there = False
-    if not there:
-        write("/d/wss_repl.py", source)
+    for name, data in source:
+        try:
+            with open("/d/" + name, "rb") as f:
+                there = f.read() == data
+        except OSError:
+            there = False
+        if not there:
+            write("/d/" + name, data)
     for name in (folder, folder + "/wss"):
         try:
             os.mkdir(name)
@@ -108,7 +142,7 @@ def steps(new, folder, good, source=SOURCE):
             if e.errno != 17:
                 raise
     for name, text in BUNDLE.items():
-        write(folder + "/" + name, text % new)
+        write(folder + "/" + name, (text % new).encode())
     loader()["begin"](good, folder, new, 60, "x")
 
 
@@ -124,20 +158,20 @@ def image(updated):
     if updated:  # the third takes the place of the first, in lib
         steps("two", "/d/wss_a", "/d/lib")
         boot()
-        sys.modules["wss_update"].confirm("x")
+        confirm()
         if boot() != ("two", True, False):
             raise ValueError(boot())
     return unmount(disk)
 
 
-def update_cut(first, old, new, folder, good, source=SOURCE):
+def update_cut(first, old, new, folder, good, source=LOADER):
     """Power fails during the update, and then the board goes on by itself.
 
     Another loader: FAT's rename removes the old one first. Without any the bundle in lib runs, which is whole."""
     for torn in (False, True):
         n = 0
         seen = {old: 0, new: 0}
-        if source != SOURCE and KIND == "fat":
+        if source != LOADER and KIND == "fat":
             seen["one"] = 0
         done = False
         while not done:
@@ -180,8 +214,9 @@ def later_cut(first, old, new, folder, good, proved):
             mount(disk, n, torn)
             try:
                 boot()
-                if proved and sys.modules["wss_update"].trial:
-                    sys.modules["wss_update"].confirm("x")
+                update = sys.modules.get("wss_update")
+                if proved and update and update.trial:
+                    confirm()
                 elif not proved:
                     boot()
             except OSError:
@@ -207,4 +242,4 @@ for updated, old, new, folder, good in (
     update_cut(first, old, new, folder, good)
     for proved in (True, False):
         later_cut(first, old, new, folder, good, proved)
-update_cut(first, "two", "three", "/d/lib", "/d/wss_a", SOURCE + "# another\n")
+update_cut(first, "two", "three", "/d/lib", "/d/wss_a", ANOTHER)

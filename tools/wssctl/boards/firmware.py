@@ -25,6 +25,7 @@ from ..wire.remote import Remote
 from . import modules
 from .dialler import Dialler
 from .update import (
+    LOADER,
     Survey,
     Trial,
     ask,
@@ -179,7 +180,7 @@ def _firmware(args: argparse.Namespace, dial: Dialler, image: Image) -> str:
             ask(remote, f"{_code()}\nunmount()\n_wssctl_json(1)", "end the writing")
             if _first_other(remote, image) < len(image.data):
                 raise BoardError("What was sent is not what its flash holds; is it worn? The old firmware goes on.")
-        place_loader(remote, board)
+        place_loader(remote, board, {LOADER: modules.loader()})
         mark = secrets.token_hex(8)
         begin = (
             f"u['begin']({board.bundle!r},'.frozen',{image.version!r},{round(args.deadline)},{mark!r},{to!r},{present!r})\n"

@@ -112,7 +112,32 @@ def other(name: str) -> str:
 
 def loader() -> bytes:
     """What stands in front of the bundle on a board that is updated over the network (onboard/loader.py)."""
-    return without_comments((Path(__file__).parent.parent / "onboard" / "loader.py").read_text()).encode()
+    return _onboard("loader.py")
+
+
+def loader_source() -> bytes:
+    """Of loader_bytecode()."""
+    return _onboard("loader.py") + _onboard("bytecode.py")
+
+
+def loader_front() -> bytes:
+    """The same where the loader itself is loader_bytecode()."""
+    return _onboard("front.py")
+
+
+LOADER_BYTECODE = "wss_update.mpy"  # in the board's root; in a wheel beside the bundle's bytecode
+
+
+def loader_bytecode(version: int | None = None) -> bytes:
+    """The loader, for a board without the memory to compile it. version, what is raised: as of compiled()."""
+    ready = _root() / prebuilt_folder() / LOADER_BYTECODE
+    if version not in (None, PREBUILT) or os.environ.get("MPY_CROSS") or not ready.exists():
+        return bytecode(loader_source(), "wss_update", version, level=3)
+    return ready.read_bytes()
+
+
+def _onboard(name: str) -> bytes:
+    return without_comments((Path(__file__).parent.parent / "onboard" / name).read_text()).encode()
 
 
 def without_comments(source: str) -> str:

@@ -7,6 +7,7 @@ Otherwise, and at the second start, the old ones are back. Until that login noth
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -41,23 +42,44 @@ from .many import named, on_each
 
 LOADER = "wss_repl.py"
 SIGNED = "wss_signed"
-UPDATE_FILES = ("wss_state0", "wss_state1", SIGNED)  # as onboard/loader.py calls them
+_STATES = ("wss_state0", "wss_state1")
+UPDATE_FILES = (*_STATES, SIGNED)  # as onboard/loader.py calls them
 UPDATE_FOLDERS = ("wss_a", "wss_b")
 _CHECK = 60.0  # seconds that a board may take to check a signature and all that is signed
 BOOT = 60.0  # seconds that a board may take to start and join its network, beside the deadline for the login
 _PAUSE = 0.3  # seconds between attempts to log in
 _ROOM = 36 << 10  # bytes of heap in which a board of 32 bits compiles the loader
+_LITTLE_ROOM = 5632  # and in which it runs what is asked of it here, one thing after the other
+_TOGETHER = 8  # files whose hashes are asked for in one go: a small board has to compile their names
 _SPARE_BLOCKS = 8  # for folders, the state's two files and the file system's own use
 
 # What a board may do without, and gets only if it has it now (manifest.py)
 OPTIONAL = ("ussl", "wss_helper", "wss/page", "wss/about", "wss/log")
 
-# On the board: what there is. `bundle` is where wss_repl runs from: an entry of sys.path.
-_SURVEY = """\
+# On the board: what there is. `bundle` is where wss_repl runs from: an entry of sys.path. In pieces, because the memory
+# that a small board has for compiling is small.
+_SURVEY = (
+    """\
+def _wssctl_survey():
+ import sys,wss
+ u=sys.modules.get('wss_update')
+ p=wss.__path__
+ b=u.active if u else p[:-4] if p[-4:]=='/wss' else ''
+ _wssctl_json({'home':u.HOME if u else wss.port.home or '/','path':sys.path,'bundle':b,
+  'trial':bool(u and u.trial)})
+_wssctl_survey()
+""",
+    """\
+def _wssctl_survey():
+ import sys,wss
+ _wssctl_json({'mpy':getattr(sys.implementation,'_mpy',0)&255,'version':getattr(sys.modules['wss_repl'],'VERSION','0'),
+  'note':getattr(wss.port,'update_note',''),'signed':bool(getattr(wss.port,'update_keys',None))})
+_wssctl_survey()
+""",
+    """\
 def _wssctl_survey():
  import os,sys,wss
  u=sys.modules.get('wss_update')
- p=wss.__path__
  h=u.HOME if u else wss.port.home or '/'
  s=os.statvfs(h)
  def text(n):
@@ -66,14 +88,10 @@ def _wssctl_survey():
     return 'wss_repl' in f.read()
   except (OSError,UnicodeError):
    return False
- b=u.active if u else p[:-4] if p[-4:]=='/wss' else ''
- _wssctl_json({'home':h,'path':sys.path,'bundle':b,'base':(u and u.read() or {}).get('base',b),
-  'mpy':getattr(sys.implementation,'_mpy',0)&255,'version':getattr(sys.modules['wss_repl'],'VERSION','0'),
-  'block':s[0],'free':s[0]*s[3],'note':wss.port.update_note if hasattr(wss.port,'update_note') else '',
-  'trial':bool(u and u.trial),'starts':text('boot.py') or text('main.py'),
-  'signed':bool(getattr(wss.port,'update_keys',None))})
+ _wssctl_json({'block':s[0],'free':s[0]*s[3],'starts':text('boot.py') or text('main.py')})
 _wssctl_survey()
-"""
+""",
+)
 # What a board answers is one JSON text
 _JSON = """\
 def _wssctl_json(a):
@@ -106,8 +124,14 @@ def _wssctl_state():
  g=u.__dict__ if u else {{'__name__':'wss_update'}}
  try:
   if not u:
-   with open({loader!r}) as f:
-    exec(f.read(),g)
+   import os
+   d=os.getcwd()
+   os.chdir({home!r})
+   try:
+    with open('wss_repl.py') as f:
+     exec(f.read(),g)
+   finally:
+    os.chdir(d)
   s=g['read']() or {{}}
  except OSError:
   s={{}}
@@ -116,18 +140,23 @@ def _wssctl_state():
   bool(s.get('to')),bool(g.get('needs_reset'))])
 _wssctl_state()
 """
+# The same without the state
+_LITTLE_STATE = """\
+import sys
+u=sys.modules.get('wss_update')
+_wssctl_json([u and u.active or '',u and u.trial and u.trial['mark'] or '',bool(u and u.needs_reset)])
+"""
 
 
 @dataclass(frozen=True)
 class Survey:
     """What a board has. home: the folder of its boot.py. bundle: where the wss_repl that runs is, an entry of sys.path.
     base: where one is that came by cable. block, free: of its file system, in bytes. signed: whether it takes signed
-    updates alone."""
+    updates alone. is_small: whether it has no memory for the loader beside a session."""
 
     home: str
     path: list[str]
     bundle: str
-    base: str
     mpy: int
     version: str
     block: int
@@ -136,6 +165,8 @@ class Survey:
     trial: bool
     starts: bool
     signed: bool
+    base: str = ""
+    is_small: bool = False
 
 
 def update(args: argparse.Namespace) -> int:
@@ -168,32 +199,37 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
     new = modules.version()
     with dial() as client:
         remote = Remote(client)
+        is_small = _is_small(client)
         board = survey(client)
+        base = _stored(client, board.home).get("base", board.bundle)
+        board = dataclasses.replace(board, is_small=is_small, base=base)
         foreign.refuse(foreign.found(client), "then update it.")
         if done := _refuse(args, board, new):
             return done
-        refuse_without_room(client)
+        loader = _loader(board)
         state = _state(remote, board)
         if state.is_to_come and state.is_firmware:  # begun, and the bootloader is told already
             raise NotNow("New firmware starts there at the next reset: reset it, or end that by `wssctl firmware`.")
         files = _wanted(remote, board)
         signature = signature_for(args, board, lambda: _signed(_compiled(board.mpy)))
         if board.bundle != ".frozen" and not args.force and _is_there(remote, board.bundle, files):
-            remote.run(LOADER_CODE.format(home=board.home) + "u['forget']()") if board.note else None
+            _forget(remote, board) if board.note else None
             return f"has {new} already"
         slot = _slot(board)
-        _send(remote, board, slot, files)
-        place_loader(remote, board)
+        _send(remote, board, slot, files, sum(-(-len(data) // board.block) for data in loader.values()))
+        place_loader(remote, board, loader)
         mark = secrets.token_hex(8)
-        begin = f"u['begin']({board.bundle!r},{slot!r},{new!r},{round(args.deadline)},{mark!r})"
-        trial = Trial(new, board.version, begin, mark, args.deadline, "soft_reset")
+        words = board.bundle, slot, new, round(args.deadline), mark
+        begun = _begun(board, *words) if board.is_small else None
+        trial = Trial(new, board.version, f"u['begin']{words!r}", mark, args.deadline, "soft_reset", begun)
         return try_out(dial, client, board, signature, trial)
 
 
 @dataclass(frozen=True)
 class Trial:
     """new, old: the versions. begin: code by which the board's loader takes note. mark: by which it is known. seconds:
-    in which a login has to prove it. how: the reset that starts it."""
+    in which a login has to prove it. how: the reset that starts it. state: of a small board, which goes there in place
+    of that code."""
 
     new: str
     old: str
@@ -201,12 +237,16 @@ class Trial:
     mark: str
     seconds: float
     how: str
+    state: dict[str, Any] | None = None
 
 
 def try_out(dial: Dialler, client: Client, board: Survey, signature: bytes | None, trial: Trial) -> str:
     """The change-over, the restart and the proof. Returns "OLD -> NEW"; raises as prove() does."""
     try:
-        change_over(Remote(client), board, signature, trial.begin)
+        if trial.state:
+            _store(client, board.home, {"n": 0} | _stored(client, board.home) | trial.state)
+        else:
+            change_over(Remote(client), board, signature, trial.begin)
         restart(client, trial.how)
         prove(dial, board, trial)
     except KeyboardInterrupt:  # whoever pressed Ctrl-C is to know what the board does
@@ -277,13 +317,16 @@ def read_signature(file: str) -> bytes:
 
 def survey(client: Client) -> Survey:
     """Raises BoardError when the board does not say what has to be known."""
-    said = ask(Remote(client), _SURVEY, "say what it has")
+    said: dict[str, Any] = {}
     try:
+        for code in _SURVEY:
+            said |= ask(Remote(client), code, "say what it has")
         kinds: dict[str, Any] = {n: getattr(kind, "__origin__", kind) for n, kind in Survey.__annotations__.items()}
+        del kinds["base"], kinds["is_small"]  # which _update() finds out
         if not all(isinstance(said[name], kind) for name, kind in kinds.items()) or said["block"] <= 0:
             raise TypeError
         return Survey(**{name: said[name] for name in kinds} | {"version": brief(said["version"])})
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise BoardError("It does not say what it has in a form that is understood; is that wss_repl?") from None
 
 
@@ -339,15 +382,103 @@ def refuse_loader(board: Survey) -> None:
 
 
 def refuse_without_room(client: Client) -> None:
-    """The loader is compiled on the board, now and at each start. Where MicroPython's heap grows for that into what TLS
-    needs (ESP32 without PSRAM, bundle not frozen), nobody gets in any more, whichever bundle runs behind the loader."""
+    """Where the board cannot compile the loader, now and at each start. Where MicroPython's heap grows for that into
+    what TLS needs (ESP32 without PSRAM, bundle not frozen), nobody gets in any more, whatever runs behind it."""
+    if not has_room(_heap(client), _ROOM):
+        raise BoardError(
+            f"Its memory is too small for new firmware over the network, {_ROOM >> 10} KB of heap in a session: flash "
+            "it by its cable, or freeze the bundle into the firmware."
+        )
+
+
+def _is_small(client: Client) -> bool:
+    """Whether the board has no memory to compile the loader. Raises BoardError where there is too little even for what
+    is asked of it here: what asks for more ends the session, or lets the heap grow, as above."""
+    said = _heap(client)
+    if not has_room(said, _LITTLE_ROOM):
+        raise BoardError(
+            f"Its memory is too small for an update over the network, {_LITTLE_ROOM / 1024:g} KB of heap in a session: "
+            "end the program there, or bring the bundle by its cable (`wssctl setup`)."
+        )
+    return not has_room(said, _ROOM)
+
+
+def _heap(client: Client) -> bytes:
     said = bytearray()
     client.exec(HEAP, said.extend, client.timeout)
-    if not has_room(bytes(said), _ROOM):
+    return bytes(said)
+
+
+def _loader(board: Survey) -> dict[str, bytes]:
+    """The loader's files, in the order in which they have to get there: as source, which any MicroPython reads, or as
+    bytecode where the board has no memory to compile that."""
+    if not board.is_small:
+        return {LOADER: modules.loader()}
+    if board.signed:
         raise BoardError(
-            f"Its memory is too small for an update over the network, {_ROOM >> 10} KB of heap in a session: bring the "
-            "bundle by its cable (`wssctl setup`), or freeze it into the firmware."
+            f"It takes signed updates alone, and has no memory to look at a signature, {_ROOM >> 10} KB of heap in a "
+            "session: bring the bundle by its cable (`wssctl setup`), or freeze it into the firmware."
         )
+    try:
+        return {modules.LOADER_BYTECODE: modules.loader_bytecode(board.mpy), LOADER: modules.loader_front()}
+    except modules.NoCompiler as e:
+        raise NotHere(f"There are no .mpy files for its MicroPython: {e}.") from None
+
+
+# The loader's own state, for a board that has no memory for the loader beside a session: read(), begin(), confirm() and
+# forget() of onboard/loader.py are made here, on the files that it keeps.
+
+
+def _stored(client: Client, home: str) -> dict[str, Any]:
+    """{} for none."""
+    found: list[dict[str, Any]] = [{"n": 0}]
+    for name in _STATES:
+        data = client.get_if_there(home + name) or b""
+        with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
+            state = json.loads(data[16:])
+            if data[:16] == _check(data[16:]) and isinstance(state["n"], int) and isinstance(state["base"], str):
+                found.append(state)
+    latest = max(found, key=lambda state: state["n"])
+    return latest if latest["n"] else {}
+
+
+def _store(client: Client, home: str, state: dict[str, Any]) -> None:
+    state["n"] += 1
+    data = json.dumps(state).encode()
+    data = _check(data) + data
+    name = home + _STATES[state["n"] & 1]
+    client.put(data, name)
+    if client.get_if_there(name) != data:
+        raise BoardError("What was sent is not what lies there; is its flash worn? The old bundle goes on.")
+
+
+def _check(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest()[:16].encode()
+
+
+def _begun(board: Survey, good: str, where: str, new: str, seconds: int, mark: str) -> dict[str, Any]:
+    return {
+        "base": board.base if good in slots(board) else good, "good": good, "trial": where, "new": new, "boots": 0,
+        "s": seconds, "to": None, "from": None, "at": None, "note": "", "mark": mark, "version": board.version,
+    }  # fmt: skip
+
+
+def _confirm(remote: Remote, board: Survey, mark: str) -> bool:
+    """Returns whether it has to be reset after it."""
+    code = f"import wss_update as u\nu.confirm({mark!r})\n_wssctl_json(u.needs_reset)"
+    if board.is_small:
+        state = _stored(remote.board, board.home)
+        proved = {"good": state.get("trial"), "trial": None, "version": state.get("new"), "at": None}
+        _store(remote.board, board.home, state | proved)
+        code = "import wss,wss_update as u\nu.trial=None\nwss.port.update_note=''\n_wssctl_json(u.needs_reset)"
+    return bool(ask(remote, code, "take the login for a proof", 1))
+
+
+def _forget(remote: Remote, board: Survey) -> None:
+    if board.is_small:
+        _store(remote.board, board.home, _stored(remote.board, board.home) | {"note": ""})
+    else:
+        remote.run(LOADER_CODE.format(home=board.home) + "u['forget']()")
 
 
 def slots(board: Survey) -> list[str]:
@@ -375,7 +506,7 @@ def _wanted(remote: Remote, board: Survey) -> dict[str, bytes]:
         has = {f"{name}.mpy" for name in OPTIONAL if isinstance(said, list) and name.replace("/", ".") in said}
     else:
         either = [*parts, *map(modules.other, parts)]
-        has = {name[:-3].rstrip(".") + ".mpy" for name in remote.sums(board.bundle, either)}
+        has = {name[:-3].rstrip(".") + ".mpy" for name in remote.sums(board.bundle, either, _TOGETHER)}
     return {name: data for name, data in files.items() if name not in parts or name in has}
 
 
@@ -387,14 +518,15 @@ def _sum(data: bytes) -> str:
 
 
 def _is_there(remote: Remote, folder: str, files: dict[str, bytes]) -> bool:
-    return remote.sums(folder, list(files)) == {name: _sum(data) for name, data in files.items()}
+    return remote.sums(folder, list(files), _TOGETHER) == {name: _sum(data) for name, data in files.items()}
 
 
-def _send(remote: Remote, board: Survey, slot: str, files: dict[str, bytes]) -> None:
+def _send(remote: Remote, board: Survey, slot: str, files: dict[str, bytes], more: int) -> None:
     """Make the slot hold these files and no other of a bundle. What is there, or can be copied from the running
-    bundle, is not sent. Raises BoardError, before anything is changed, when there is no room."""
-    there = remote.sums(slot, list(files))
-    running = {} if board.bundle == ".frozen" else remote.sums(board.bundle, list(files))
+    bundle, is not sent. more: blocks of flash that are needed beside. Raises BoardError, before anything is changed,
+    when there is no room."""
+    there = remote.sums(slot, list(files), _TOGETHER)
+    running = {} if board.bundle == ".frozen" else remote.sums(board.bundle, list(files), _TOGETHER)
     missing = {name: data for name, data in files.items() if there.get(name) != _sum(data)}
     listing = _bundle_files(remote, slot, board)
     old = {name: size for name, size in listing.items() if name not in files or name in missing}
@@ -403,7 +535,7 @@ def _send(remote: Remote, board: Survey, slot: str, files: dict[str, bytes]) -> 
         return -(-size // board.block)
 
     need = sum(blocks(len(data)) for data in missing.values()) - sum(map(blocks, old.values()))
-    need += blocks(len(modules.loader())) + _SPARE_BLOCKS
+    need += more + _SPARE_BLOCKS
     if need * board.block > board.free:
         raise BoardError(
             f"The new bundle needs {need * board.block >> 10} KB, and {board.free >> 10} KB are free: "
@@ -436,14 +568,14 @@ def _bundle_files(remote: Remote, folder: str, board: Survey) -> dict[str, int]:
 _TOP = ("wss_repl", "wss_helper", "ussl")
 
 
-def place_loader(remote: Remote, board: Survey) -> None:
+def place_loader(remote: Remote, board: Survey, files: dict[str, bytes]) -> None:
     """Before the change-over. Without a state it starts what runs now."""
-    data = modules.loader()
-    name = board.home + LOADER
-    if remote.sums(board.home.rstrip("/"), [LOADER]).get(LOADER) != _sum(data):
-        remote.board.put(data, name)
-        if remote.sha256(name) != _sum(data):
-            raise BoardError("What was sent is not what lies there; is its flash worn? The old bundle goes on.")
+    there = remote.sums(board.home.rstrip("/"), list(files))
+    for name, data in files.items():
+        if there.get(name) != _sum(data):
+            remote.board.put(data, board.home + name)
+            if remote.sha256(board.home + name) != _sum(data):
+                raise BoardError("What was sent is not what lies there; is its flash worn? The old bundle goes on.")
 
 
 def restart(client: Client, how: str) -> None:
@@ -468,8 +600,7 @@ def prove(dial: Dialler, board: Survey, trial: Trial) -> None:
                     raise NotNow("Another update is on trial there, which is not this one; nothing was proved.")
                 needs_reset = state.needs_reset
                 if state.on_trial:
-                    code = f"import wss_update as u\nu.confirm({trial.mark!r})\n_wssctl_json(u.needs_reset)"
-                    needs_reset = ask(remote, code, "take the login for a proof", 1)
+                    needs_reset = _confirm(remote, board, trial.mark)
                 elif state.note:
                     raise BoardError(f"{state.note}." + f" {trial.old} runs again." * ("was taken back" in state.note))
                 elif state.latest != trial.mark:
@@ -503,7 +634,12 @@ class _State:
 
 
 def _state(remote: Remote, board: Survey) -> _State:
-    said = ask(remote, _STATE.format(loader=board.home + LOADER), "say what it runs")
+    code = _LITTLE_STATE if board.is_small else _STATE.format(home=board.home)
+    said = ask(remote, code, "say what it runs")
+    if board.is_small and isinstance(said, list) and len(said) == 3:
+        state = _stored(remote.board, board.home)
+        to_come, to = bool(state.get("trial") and not said[1]), bool(state.get("to"))
+        said[2:2] = [state.get("note", ""), state.get("mark", ""), to_come, to]
     if not isinstance(said, list) or list(map(type, said)) != [str, str, str, str, bool, bool, bool]:
         raise BoardError("It does not say what it runs in a form that is understood.")
     return _State(brief(said[0]), said[1], brief(said[2]), *said[3:])

@@ -277,7 +277,7 @@ def _install(board: Cable, files: dict[str, bytes], old: list[str], about: About
 def _drop_updates(board: Cable, about: About) -> None:
     """What `wssctl update` has put in front: the bundle that came by cable counts from here on."""
     if set(UPDATE_FILES) & set(about["files"]):
-        board.remove([LOADER, *UPDATE_FILES])
+        board.remove([LOADER, modules.LOADER_BYTECODE, *UPDATE_FILES])
         board.exec(_REMOVE_FOLDERS % (UPDATE_FOLDERS,))
 
 

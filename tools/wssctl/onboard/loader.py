@@ -3,7 +3,8 @@
 #
 # wssctl puts this file into the board's root as wss_repl.py, where `import wss_repl` finds it before any other: "" is
 # the first entry of sys.path. It is source and not bytecode, and needs nothing of a bundle, because it has to run on
-# whatever firmware and beside whatever bundle comes next.
+# whatever firmware and beside whatever bundle comes next. Where the board has no memory to compile it, it is there as
+# wss_update.mpy, and front.py as wss_repl.py.
 import json
 
 # Now, because later there may be no memory left for an import

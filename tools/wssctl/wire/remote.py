@@ -250,8 +250,15 @@ class Remote:
     def sha256(self, path: str) -> str:
         return str(self._read(f"{_SUM}_wssctl_say(_wssctl_sum({path!r}))", f"read {path}", "[0-9a-f]{64}")[0])
 
-    def sums(self, folder: str, names: list[str]) -> dict[str, str]:
-        """SHA-256 of those that are there, by name below the folder."""
+    def sums(self, folder: str, names: list[str], together: int = 50) -> dict[str, str]:
+        """SHA-256 of those that are there, by name below the folder. together: how many are asked for in one piece of
+        code, which the board has to compile."""
+        found = {}
+        for at in range(0, len(names), together):
+            found.update(self._sums(folder, names[at : at + together]))
+        return found
+
+    def _sums(self, folder: str, names: list[str]) -> dict[str, str]:
         code = (
             f"{_SUM}i=-1\nfor n in {names!r}:\n i+=1\n try:\n  _wssctl_say(i,_wssctl_sum({folder!r}+'/'+n))\n"
             " except OSError:\n  _wssctl_say(i,'-')\n"
