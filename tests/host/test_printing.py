@@ -6,6 +6,7 @@ import pytest
 from desk import PASSWORD, Desk
 from site_of_boards import Site
 from targets import UID, Unix
+from wssctl.errors import UsageError
 from wssctl.wire.client import Client
 from wssctl.wire.link import Credentials
 from wssctl.wire.remote import Remote
@@ -46,6 +47,38 @@ def start(desk, program):
 def client(desk) -> Client:
     host = desk.keys.host
     return Client.connect(desk.url, Credentials(host.ca, host.cert, host.key, host.passphrase), PASSWORD)
+
+
+def test_a_program_may_print_what_the_raw_repl_ends_with(desk):
+    """Ctrl-D, as binary data has it, is output; and code with one in it is not sent."""
+    every = bytes(range(256))
+    with client(desk) as board:
+        for code, output, raised in (
+            (f"import sys; n = sys.stdout.buffer.write({every!r})", every, ""),
+            (r"print('a\x04b')", b"a\x04b\r\n", ""),
+            (r"print('\x04', 'x' * 70000)", b"\x04 " + b"x" * 70000 + b"\r\n", ""),
+            (r"print('a\x04b'); 1/0", b"a\x04b\r\n", "ZeroDivisionError"),
+            (r"print('\x04', 'x' * 70000, '\x04'); 1/0", b"\x04 " + b"x" * 70000 + b" \x04\r\n", "ZeroDivisionError"),
+            (r"print('\x04'); raise KeyboardInterrupt", b"\x04\r\n", "KeyboardInterrupt"),
+        ):
+            result = board.exec(code)
+            assert result.output == output and raised in result.error and bool(raised) == bool(result.error), code
+        for key, name in (("\3", "Ctrl-C"), ("\4", "Ctrl-D")):
+            with pytest.raises(UsageError, match=rf"a {name} in line 2, .* write \\x0{ord(key)}\."):
+                board.exec(f"x = 1\nprint('{key}')")
+        heard = bytearray()
+        (desk.directory / "heard").write_bytes(heard)
+
+        def hear(data):
+            heard.extend(data)
+            # From its first word on time-outs are short: no traceback comes in time, and the program goes on
+            board.timeout = 10.0 if b"\x04" in heard else 0.3
+            (desk.directory / "heard").write_bytes(heard)
+
+        wait = "while True:\n with open('heard', 'rb') as f:\n  if b'\\x04' in f.read(): break"
+        assert board.exec(f"print('on')\nprint('\\x04')\n{wait}\nprint('off')", output=hear).error == ""
+        assert heard == b"on\r\n\x04\r\noff\r\n"
+        assert board.exec("print(6*7)").output == b"42\r\n"
 
 
 @pytest.mark.parametrize("program", [TIMER.format(ms=5), TIMER.format(ms=20), THREAD], ids=["5 ms", "20 ms", "thread"])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..errors import BoardError, ConnectionLost, NoAnswer
+from ..errors import BoardError, ConnectionLost, NoAnswer, UsageError
 from ..text import brief
 from .link import Deadline, Link
 
@@ -18,6 +18,8 @@ RAW_BANNER = b"raw REPL; CTRL-B to exit\r\n"
 SLOWEST = 100
 MAX_OUTPUT = 16 << 20  # bytes of output that exec() keeps
 _LONGEST = 64  # bytes of an answer that is looked for
+_MAX_TRACEBACK = 64 << 10
+_RAISED = re.compile(rb"^(Traceback \(most recent call last\):|[A-Za-z_]\w*(Error|Exception|Interrupt|Exit): )", re.M)
 _FIRST = b"\x1e"  # of a marker: programs do not print it, so that nothing of theirs waits for what follows
 _AT_ONCE = 4096  # bytes of code that go to a board with what leads to it
 _ENTER_AGAIN = 3.0  # s; a program may have caught the KeyboardInterrupt, or a timer of it
@@ -125,10 +127,15 @@ class Terminal:
 
         Interrupts what runs on the board. KeyboardInterrupt here interrupts the code there and is then raised again.
         `timeout`: seconds that the code may take in all; None waits for ever. What else prints meanwhile is part of the
-        output. Raises BoardError when the board has no room for the code, ConnectionLost when it does not answer.
+        output. Raises UsageError for code that cannot be sent, BoardError when the board has no room for it,
+        ConnectionLost when it does not answer.
         """
         mark = _FIRST + os.urandom(8).hex().encode()
         source = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
+        if found := re.search(rb"[\x03\x04]", source):
+            line = source.count(b"\n", 0, found.start()) + 1
+            key, written = ("Ctrl-C", "\\x03") if found.group() == b"\x03" else ("Ctrl-D", "\\x04")
+            raise UsageError(f"The code has a {key} in line {line}, with which it would end there: write {written}.")
         source += f"\n__import__('sys').stdout.write({mark.decode()!r})".encode()
         ended = False
         self._settle()
@@ -244,10 +251,37 @@ class Terminal:
                 raise BoardError(f"The code prints more than {MAX_OUTPUT >> 20} MB; take its output as it comes.")
             kept.extend(data)
 
-        sink, error = output or keep, bytearray()
-        well = self._find(mark + rb"|\x04", deadline, "end the code", sink, _FIRST) == mark
-        if well:
-            self._find(b"\x04", deadline, "end the code", sink)
-        rest = Deadline(self.timeout)
-        self._find(b"\x04", rest, "end the code", sink if well else error.extend)
-        return Result(bytes(kept), error.decode("utf-8", "replace").replace("\r\n", "\n") if error.strip() else "")
+        sink, error, lead = output or keep, bytearray(), b""
+
+        def is_output() -> None:
+            nonlocal lead
+            sink(lead + error)
+            lead = b""
+            error.clear()
+
+        def follows(data: bytes) -> None:
+            error.extend(data)
+            if len(error) > _MAX_TRACEBACK:
+                is_output()
+
+        # The end is our marker and twice \x04; or \x04, a traceback if it is not SystemExit's, \x04 and ">". A program
+        # may print a \x04 as well: what follows that one is more output.
+        end = self._find(mark + rb"|\x04", deadline, "end the code", sink, _FIRST)
+        while end != mark:
+            lead = b"\x04"
+            try:
+                rest = Deadline(self.timeout if deadline.left is None else min(self.timeout, deadline.left))
+                end = self._find(mark + rb"|\x04>?", rest, "end the code", follows)
+            except NoAnswer:
+                if deadline.over:
+                    raise
+                is_output()  # a traceback comes at once
+                end = self._find(mark + rb"|\x04", deadline, "end the code", sink, _FIRST)
+                continue
+            if end != mark and (end == b"\x04>" or lead and not error or _RAISED.search(error)):
+                text = error.decode("utf-8", "replace").replace("\r\n", "\n")
+                return Result(bytes(kept), text if text.strip() else "")
+            is_output()
+        self._find(b"\x04", deadline, "end the code", sink)
+        self._find(b"\x04", Deadline(self.timeout), "end the code", sink)
+        return Result(bytes(kept), "")
