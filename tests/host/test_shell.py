@@ -39,7 +39,7 @@ def test_files_on_the_board(sh, desk, tmp_path):
     assert hashlib.sha256(bytes(range(256))).hexdigest() in sh("sha256sum x/b.bin")
     assert sh("tree x") == "a.txt\nb.bin\ny/\n  copy.txt\n  z/\n"
     size = (tmp_path / "a.txt").stat().st_size
-    assert sh("du x").split()[0] == str(2 * size + 256)
+    assert sh("du x").split()[0] == str(2 * size + 256) and sh("du x/b.bin").split() == ["256", "x/b.bin"]
     assert "free" in sh("df")
     assert sh("ls x/*.bin x/a*").split() == ["x/b.bin", "x/a.txt"]
     (tmp_path / "down").mkdir()
@@ -67,6 +67,13 @@ def test_files_on_the_board(sh, desk, tmp_path):
         ("cd nothing", 1, "cannot go to nothing"),
         ("get boot.py /no/such/place", 7, "Cannot write to /no/such"),
         ("repl", 2, "needs a terminal"),
+        ("get boot.py nosuch/", 2, "nosuch/ is no folder here"),
+        ("cp -r lib lib2", 2, "no option -r"),
+        ("cat", 2, "cat FILE"),
+        ("head", 2, "head .* FILE"),
+        ("mkdir -p", 2, "mkdir .* PATH"),
+        ("sha256sum", 2, "sha256sum FILE"),
+        ("put /dev/null", 7, "/dev/null is no file"),
         ("exec 1/0", 1, "ZeroDivisionError"),
     ],
 )
@@ -82,6 +89,19 @@ def test_programs(sh, desk, tmp_path):
     assert sh("exec 'print(6*7)'") == "42\n"
     done = desk.wssctl("shell", "exec", "print(6*7)")
     assert (done.returncode, done.stdout) == (0, "42\n")
+    (tmp_path / "bom.py").write_bytes(b"\xef\xbb\xbfprint('an editor of Windows')\r\n")
+    done = subprocess.run([*WSSCTL, "repl", desk.url], stdin=open("/dev/zero"), env=desk.env, capture_output=True)  # noqa: SIM115
+    assert done.returncode == 2 and b"no program for a board" in done.stderr, done
+    assert sh("run bom.py") == "an editor of Windows\n" == desk.wssctl("exec", "-f", "bom.py").stdout
+
+
+def test_what_is_printed_comes_byte_by_byte(desk):
+    """Into a pipe: lines end in LF, and nothing else changes."""
+    data = bytes(range(256)) + b"\r"
+    code = f"import sys; print('line'); n = sys.stdout.buffer.write({data!r})"
+    for words in (["exec", desk.url], ["shell", desk.url, "exec"]):
+        done = subprocess.run([*WSSCTL, *words, code], env=desk.env, capture_output=True, timeout=180)
+        assert (done.returncode, done.stdout) == (0, b"line\n" + data), done
 
 
 def test_a_line_that_fails_ends_a_script(sh, desk):
@@ -135,6 +155,94 @@ def test_put_goes_where_it_says_also_beside_a_local_folder_of_that_name(sh, desk
     assert not (desk.directory / "lib" / "a.py").exists()
     done = desk.wssctl("put", "a.py", "lib\\a.py", cwd=tmp_path)
     assert done.returncode == 2 and "write lib/a.py" in done.stderr, done
+
+
+def test_cp_and_mv_lose_nothing(sh, desk, tmp_path):
+    """What would take the place of another, or of itself, is refused before anything is done."""
+    names = {"a.py": "a" * 900, "b.py": "b" * 5000, "-x": "x"}
+    (desk.directory / "lib").mkdir()
+    for name, text in names.items():
+        (desk.directory / name).write_text(text)
+    for line, words in (
+        ("mv a.py b.py away", "away is no folder on the board"),
+        ("cp a.py b.py away", "`mkdir away` makes it"),
+        ("mv a.py b.py a.py", "a.py is no folder"),
+        ("cp a.py a.py", "are the same file"),
+        ("cp a.py .", "are the same file"),
+        ("cp /a.py lib/../a.py", "are the same file"),
+        ("mv a.py ./a.py", "are the same file"),
+        ("mv lib lib/in", "lib/in is in lib itself"),
+        ("cp a.py lib/../a.py lib", "a.py would both be lib/a.py"),
+    ):
+        assert words in sh(line, code=2), line
+    assert desk.wssctl("exec", RAM_DISK).returncode == 0
+    sh("cp a.py /ram/one")
+    assert "file system is full" in sh("cp b.py /ram/one", code=1), "it has room for the old one or for the new one"
+    assert sh("ls /ram").split() == ["one"] and sh("cat /ram/one") == names["a.py"], "and the old one stays"
+    assert {name: (desk.directory / name).read_text() for name in names} == names
+    sh("rm -- -x", "cp a.py b.py lib", "mv a.py c.py")
+    assert not (desk.directory / "-x").exists() and (desk.directory / "c.py").read_text() == names["a.py"]
+    assert sorted(p.name for p in (desk.directory / "lib").iterdir()) == ["a.py", "b.py"]
+
+
+RAM_DISK = """\
+import vfs
+class Disk:
+    def __init__(self): self.data = bytearray(8 * 512)
+    def readblocks(self, n, to, at=0): to[:] = self.data[n * 512 + at : n * 512 + at + len(to)]
+    def writeblocks(self, n, data, at=0): self.data[n * 512 + at : n * 512 + at + len(data)] = data
+    def ioctl(self, op, n): return {4: 8, 5: 512}.get(op, 0)
+disk = Disk()
+vfs.VfsLfs2.mkfs(disk)
+vfs.mount(vfs.VfsLfs2(disk), "/ram")
+"""
+
+
+def test_names_with_a_tilde_that_is_nobodys_home(sh, desk, tmp_path):
+    (tmp_path / "~$plan.txt").write_text("an editor's")
+    sh("put ~$plan.txt", "put -- ~$plan.txt :t")
+    assert (desk.directory / "~$plan.txt").read_text() == (desk.directory / "t").read_text() == "an editor's"
+    assert "~nobody-here/x does not exist" in sh("put ~nobody-here/x", code=7)
+    assert "~nobody-here/x is no folder" in sh("sync ~nobody-here/x", code=7)
+    done = desk.wssctl("exec", "1", env={"WSSCTL_KEYS": "~nobody-here/keys"})
+    assert done.returncode == 7 and "in ~nobody-here/keys" in done.stderr and "Traceback" not in done.stderr, done
+    done = desk.wssctl("exec", "1", "--password-file", "~nobody-here/pw")
+    assert done.returncode == 7 and "Cannot read the secret in ~nobody-here/pw" in done.stderr, done
+
+
+def test_a_name_that_the_terminal_has_no_letters_for(desk, tmp_path):
+    """On Windows into a pipe, for instance."""
+    locale = {"LC_ALL": "C", "PYTHONIOENCODING": "cp1252"}
+    (desk.directory / "日本.py").write_text("print(1)\n")
+    (tmp_path / "ไทย.txt").write_text("x")
+    (tmp_path / "back").mkdir()
+    back = "sync --dry-run --from-board / back"
+    for line in ("ls", "sha256sum 日本.py", back, "put ไทย.txt"):
+        done = desk.wssctl("shell", line, env=locale, cwd=tmp_path)
+        assert done.returncode == 0 and done.stdout and not done.stderr, done
+    assert desk.wssctl("put", "ไทย.txt", env=locale, cwd=tmp_path).returncode == 0
+    assert (desk.directory / "ไทย.txt").read_text() == "x"
+    # Where no file here can have that name
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = desk.wssctl("shell", back, env=ascii_alone, cwd=tmp_path)
+    assert done.returncode == 7 and "PYTHONUTF8=1" in done.stderr and done.stderr.count("\n") == 1, done
+
+
+def test_a_key_folder_that_is_read_only_serves(desk, tmp_path):
+    """Mounted into a container, on a full disk: only what has to be written is refused."""
+    keys = tmp_path / "keys"
+    shutil.copytree(desk.keys.directory, keys)
+    env = {"WSSCTL_KEYS": str(keys)}
+    address = desk.url.removeprefix("wss://")
+    assert desk.run(*WSSCTL, "boards", "add", "room1", address, env=env).returncode == 0
+    bind = f"mount --bind {keys} {keys} && mount -o remount,bind,ro {keys}"
+    read_only = ["unshare", "-m", "sh", "-c", f'{bind} && exec "$@"', "sh"]
+    if desk.run(*read_only, "true").returncode:
+        pytest.skip("needs a mount namespace")
+    done = desk.run(*read_only, *WSSCTL, "exec", "--server-name", "127.0.0.1", "room1", "print(6*7)", env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", ""), done
+    done = desk.run(*read_only, *WSSCTL, "boards", "add", "room2", address, env=env)
+    assert done.returncode == 7 and "Cannot write to" in done.stderr, done
 
 
 def test_put_and_get_leave_a_running_program_alone(desk, tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from importlib import import_module
 
 from .arguments import SECRETS, Commands, Common, Parser, deadline, options, port_number, seconds
 from .errors import KeyFileError, WssctlError
+from .text import shown
 
 DESCRIPTION = """\
 Keys, terminal and files for MicroPython boards whose REPL is served over wss with mutual TLS.
@@ -509,13 +511,16 @@ def _keys(actions: Commands, common: Common) -> None:
 
 
 def _standard_streams() -> None:
-    """Those that the caller closed become /dev/null: Python has None for them, and a socket would get the number."""
+    """Those that the caller closed become /dev/null: Python has None for them, and a socket would get the number. And
+    what is printed need not be in the terminal's encoding: a board's file may have any name."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as sys.stderr has it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -537,6 +542,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `wssctl get ... - | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except UnicodeEncodeError as e:  # of a name, in a locale without UTF-8
+        name = shown(e.object[e.start : e.end])
+        print(f"wssctl: This locale's {e.encoding} has no {name} for a file's name; set PYTHONUTF8=1.", file=sys.stderr)
+        return KeyFileError.exit_code
     except OSError as e:  # of this machine: the disk that the output goes to is full, for instance
         try:
             sys.stdout.flush()

@@ -1,10 +1,12 @@
 """How every command that talks to one board connects to it."""
 
 import argparse
+import contextlib
 import copy
 import os
 from collections.abc import Callable
 
+from ..errors import KeyFileError
 from ..keys import ask
 from ..keys.remembered import remembered
 from ..keys.store import Store
@@ -105,7 +107,8 @@ class Dialler:
             return client
         from . import trust, waiting
 
-        self._registry.seen(self.board.name)
+        with contextlib.suppress(KeyFileError):  # a folder that is read-only, or on a full disk, serves to log in
+            self._registry.seen(self.board.name)
         if self.notes and (kinds := waiting.of(self._store.record, self.board.name)):
             self.notes = False
             name = self.board.name

@@ -16,7 +16,7 @@ MIN_PASSPHRASE = 8
 def from_file(path: str) -> str:
     """The first line of a file, without its end."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise KeyFileError(f"Cannot read the secret in {path} ({getattr(e, 'strerror', None) or e}).") from None
     secret = text.split("\n", 1)[0].rstrip("\r")

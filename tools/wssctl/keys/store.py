@@ -14,7 +14,7 @@ from .record import Record, exists, private, stage, sync_folder
 
 def default_folder() -> Path:
     if folder := os.environ.get("WSSCTL_KEYS"):
-        return Path(folder).expanduser()
+        return Path(os.path.expanduser(folder))
     from platformdirs import user_config_path
 
     return user_config_path("wssctl", appauthor=False) / "keys"
@@ -38,7 +38,7 @@ def host_id(user: str | None = None) -> str:
 
 class Store:
     def __init__(self, folder: str | os.PathLike[str] | None = None):
-        self.folder = Path(folder).expanduser() if folder else default_folder()
+        self.folder = Path(os.path.expanduser(folder)) if folder else default_folder()
         self.ca_key = self.folder / "ROOT_CA_key.pem"
         self.ca_cert = self.folder / "ROOT_CA_cert.pem"
         self.crl = self.folder / "ROOT_CA_crl.pem"

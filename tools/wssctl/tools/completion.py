@@ -64,7 +64,7 @@ class _Boards:
 
     def __call__(self, prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
         folder = getattr(parsed_args, "keys", None)
-        names, groups = known_names(Path(folder).expanduser() if folder else default_folder())
+        names, groups = known_names(Path(os.path.expanduser(folder)) if folder else default_folder())
         if not self.several:
             return names
         before, comma, _rest = prefix.rpartition(",")

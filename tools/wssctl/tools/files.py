@@ -54,7 +54,7 @@ class Files:
     def within(self, name: str, action: Callable[[str], object]) -> None:
         """`action` with a name that fits the protocol: a long one from inside its folder."""
         near = self.near(name)
-        if len(near.encode()) + _PART <= MAX_NAME or "/" not in near:
+        if len(near.encode("utf-8", "surrogateescape")) + _PART <= MAX_NAME or "/" not in near:
             action(near)
             return
         folder, back = near.rpartition("/")[0], self.cwd

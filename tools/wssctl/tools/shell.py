@@ -46,10 +46,11 @@ def shell(args: argparse.Namespace) -> int:
 
 def _quietly(dial: Dialler, words: list[str]) -> Outcome:
     """One command on one of many boards: what it would print is kept for the table."""
-    out = io.StringIO()
+    said = io.BytesIO()  # a board cuts characters where its buffers end
+    out = io.TextIOWrapper(said, "utf-8", "replace", "\n", write_through=True)
     with contextlib.closing(Shell(dial, out, out, bars=False, patient=False)) as session:
         code = session.line(shlex.join(words) if len(words) > 1 else words[0])
-    return Outcome("", code, out.getvalue().strip())
+    return Outcome("", code, said.getvalue().decode("utf-8", "replace").strip())
 
 
 class Shell(Commands):

@@ -1,6 +1,8 @@
 """The commands of `wssctl shell`."""
 
 import fnmatch
+import os
+import posixpath
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -62,10 +64,12 @@ class Commands:
     def _options(self, words: list[str], allowed: str = "") -> tuple[set[str], list[str]]:
         flags: set[str] = set()
         rest: list[str] = []
-        for word in words:
+        for i, word in enumerate(words):
+            if word == "--":  # what follows is a name, whatever it begins with
+                return flags, rest + words[i + 1 :]
             if word.startswith("--") and word in allowed.split():
                 flags.add(word)
-            elif word.startswith("-") and len(word) > 1 and all(c in allowed.split()[0] for c in word[1:]):
+            elif word.startswith("-") and len(word) > 1 and all(c in allowed.partition(" ")[0] for c in word[1:]):
                 flags |= set(word[1:])
             elif word.startswith("-") and len(word) > 1:
                 raise UsageError(f"There is no option {word}; `help` shows what there is.")
@@ -73,13 +77,33 @@ class Commands:
                 rest.append(word)
         return flags, rest
 
-    def _two(self, words: list[str], how: str) -> tuple[list[str], str]:
+    def _pairs(self, words: list[str], how: str) -> list[tuple[str, str]]:
+        """(source, where it goes) of `SOURCE... TO`. Raises UsageError before anything is done where one would take the
+        place of another, or of itself."""
+        words = self._options(words)[1]
         if len(words) < 2:
             raise UsageError(how)
-        return words[:-1], words[-1]
+        *sources, to = self.expand(words)
+        folder = self.files.remote.is_dir(to)
+        if len(sources) > 1 and not folder:
+            raise UsageError(f"{to} is no folder on the board, and several files go into one; `mkdir {to}` makes it.")
+        pairs: dict[str, str] = {}
+        for source in sources:
+            goal = f"{to.rstrip('/')}/{PurePosixPath(source).name}" if folder else to
+            here, there = (posixpath.normpath(posixpath.join(self.files.cwd, p)) for p in (source, goal))
+            if here == there:
+                raise UsageError(f"{source} and {goal} are the same file.")
+            if there.startswith(here.rstrip("/") + "/"):
+                raise UsageError(f"{goal} is in {source} itself.")
+            if pairs.setdefault(goal, source) != source:
+                raise UsageError(f"{pairs[goal]} and {source} would both be {goal}; nothing was done.")
+        return [(source, goal) for goal, source in pairs.items()]
 
-    def _into(self, source: str, to: str) -> str:
-        return f"{to.rstrip('/')}/{PurePosixPath(source).name}" if self.files.remote.is_dir(to) else to
+    def _names(self, words: list[str], how: str) -> list[str]:
+        """Files of the board, one at least."""
+        if not words:
+            raise UsageError(how)
+        return self.expand(words)
 
     # The commands; their docstrings are the help
 
@@ -95,7 +119,7 @@ class Commands:
 
     def do_ls(self, words: list[str]) -> None:
         """ls [-l] [PATH...]          files, folders end in /"""
-        flags, paths = self._options(words, "l")
+        flags, paths = self._options(words, "la")  # -a changes nothing: what is hidden is listed, too
         for path in self.expand(paths) or [""]:
             if path and not self.files.remote.is_dir(path):
                 entry = self.files.remote.stat(path)
@@ -125,7 +149,7 @@ class Commands:
 
     def do_cat(self, words: list[str]) -> None:
         """cat FILE...                what is in files"""
-        for path in self.expand(words):
+        for path in self._names(words, "cat FILE..."):
             self._show(self.files.board.get(self.files.near(path)))
 
     def do_head(self, words: list[str]) -> None:
@@ -133,7 +157,7 @@ class Commands:
         count = 10
         if words[:1] == ["-n"]:
             count, words = _number(words[1:2]), words[2:]
-        for path in self.expand(words):
+        for path in self._names(words, "head [-n LINES] FILE..."):
             self._show(self.files.remote.head(path, count))
 
     def _show(self, data: bytes) -> None:
@@ -154,22 +178,18 @@ class Commands:
 
     def do_cp(self, words: list[str]) -> None:
         """cp SOURCE... TO            copy on the board"""
-        sources, to = self._two(self.expand(words), "cp SOURCE... TO")
-        for source in sources:
-            self.files.remote.copy(source, self._into(source, to))
+        for source, to in self._pairs(words, "cp SOURCE... TO"):
+            self.files.remote.copy(source, to)
 
     def do_mv(self, words: list[str]) -> None:
         """mv SOURCE... TO            rename or move on the board"""
-        sources, to = self._two(self.expand(words), "mv SOURCE... TO")
-        for source in sources:
-            self.files.remote.rename(self.files.near(source), self.files.near(self._into(source, to)))
+        for source, to in self._pairs(words, "mv SOURCE... TO"):
+            self.files.remote.rename(self.files.near(source), self.files.near(to))
 
     def do_rm(self, words: list[str]) -> None:
         """rm [-r] PATH...            delete; -r folders too"""
         flags, paths = self._options(words, "r")
-        if not paths:
-            raise UsageError("rm [-r] PATH...")
-        for path in self.expand(paths):
+        for path in self._names(paths, "rm [-r] PATH..."):
             if path.strip("/") in ("", ".", ".."):
                 raise UsageError(f"rm {path}: name what is in it.")
             self.files.remote.remove(path.rstrip("/"), "r" in flags)
@@ -177,12 +197,14 @@ class Commands:
     def do_mkdir(self, words: list[str]) -> None:
         """mkdir [-p] PATH...         make folders"""
         flags, paths = self._options(words, "p")
+        if not paths:
+            raise UsageError("mkdir [-p] PATH...")
         for path in paths:
             self.files.remote.mkdir(path.rstrip("/"), "p" in flags)
 
     def do_rmdir(self, words: list[str]) -> None:
         """rmdir PATH...              delete empty folders"""
-        for path in self.expand(words):
+        for path in self._names(words, "rmdir PATH..."):
             self.files.remote.rmdir(path.rstrip("/"))
 
     def do_df(self, words: list[str]) -> None:
@@ -193,7 +215,8 @@ class Commands:
     def do_du(self, words: list[str]) -> None:
         """du [PATH]                  bytes in a folder and below"""
         for path in self.expand(words) or [""]:
-            entries = self.files.remote.walk(path, deep=True)
+            file = None if not path or self.files.remote.is_dir(path) else self.files.remote.stat(path)
+            entries = [file] if file else self.files.remote.walk(path, deep=True)
             self.say(f"{sum(e.size for e in entries):>10} {shown(path or self.files.cwd)}")
 
     def do_tree(self, words: list[str]) -> None:
@@ -206,7 +229,7 @@ class Commands:
 
     def do_sha256sum(self, words: list[str]) -> None:
         """sha256sum FILE...          computed on the board"""
-        for path in self.expand(words):
+        for path in self._names(words, "sha256sum FILE..."):
             self.say(f"{self.files.remote.sha256(path)}  {shown(path)}")
 
     def do_put(self, words: list[str]) -> None:
@@ -223,6 +246,8 @@ class Commands:
     def do_get(self, words: list[str]) -> None:
         """get FILE... [LOCAL]        files from the board"""
         to = Path()
+        if len(words) > 1 and words[-1][-1:] == "/" and not Path(words[-1]).is_dir():
+            raise UsageError(f"{words[-1]} is no folder here; make it first.")
         if len(words) > 1 and (Path(words[-1]).is_dir() or len(words) == 2 and not self.files.remote.stat(words[-1])):
             *words, last = words
             to = Path(last)
@@ -254,7 +279,8 @@ class Commands:
 
     def _run(self, code: str | bytes) -> int:
         """Code on the board, which may change its folder; its exit code."""
-        result = self.files.board.exec(code, output=lambda data: self._write(data.replace(b"\r", b"")))
+        with transfer.Lines(self._write) as lines:
+            result = self.files.board.exec(code, output=lines)
         self.files.moved()
         if result.error:
             print(shown(result.error, LINES), end="", file=self.errors)
@@ -274,7 +300,7 @@ class Commands:
             raise UsageError(how)
         if back and flags & {"--delete", "--mpy"}:
             raise UsageError("--delete and --mpy are for what goes to a board; a board deletes nothing here.")
-        local = Path(paths[back]).expanduser()
+        local = Path(os.path.expanduser(paths[back]))
         if not local.is_dir():
             raise KeyFileError(f"{local} is no folder{' here; make it first' if back else '; `put` copies files'}.")
         if back:

@@ -1,12 +1,13 @@
 """`wssctl exec`, `wssctl put`, `wssctl get`."""
 
 import argparse
+import codecs
 import glob
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ..boards.dialler import Dialler, connect
 from ..boards.many import named, on_each
@@ -20,6 +21,8 @@ from .local import Bar, no_bar, progress, replacing
 
 if TYPE_CHECKING:  # with one board, a command starts without it
     from ..boards.engine import Outcome
+
+_MAX_PROGRAM = 16 << 20  # bytes: what comes without an end (`yes | wssctl repl`) is not waited for
 
 
 def exec_(args: argparse.Namespace) -> int:
@@ -44,24 +47,51 @@ def _exec_one(dial: Dialler, code: str | bytes) -> "Outcome":
 
 def read_program(file: str) -> bytes:
     try:
-        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        with sys.stdin.buffer if file == "-" else open(file, "rb") as f:
+            code = f.read(_MAX_PROGRAM + 1)
+        if len(code) > _MAX_PROGRAM:
+            raise UsageError(f"{file} has more than {_MAX_PROGRAM >> 20} MB, which is no program for a board.")
+        return code.removeprefix(codecs.BOM_UTF8)  # as Python does; MicroPython takes it for part of a name
     except OSError as e:
         raise KeyFileError(f"Cannot read {file} ({e.strerror}).") from None
 
 
 def run(board: Client, code: str | bytes) -> int:
     """Output as it comes to stdout, a traceback to stderr; 1 if the code raised."""
-    result = board.exec(code, output=write_stdout)
+    if sys.stdout.isatty():
+        result = board.exec(code, output=_write_stdout)
+    else:
+        with Lines(_write_stdout) as lines:
+            result = board.exec(code, output=lines)
     if result.error:
         sys.stderr.write(shown(result.error, "\n\t"))
         return 1
     return 0
 
 
-def write_stdout(data: bytes) -> None:
-    # The board prints CR LF; a pipe or a file here wants lines
-    sys.stdout.buffer.write(data if sys.stdout.isatty() else data.replace(b"\r", b""))
+def _write_stdout(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+class Lines:
+    """What a board prints, for a file or a pipe here, which wants lines: LF where it prints CR LF. Other CRs stay, as
+    binary data has them; one that comes last waits for what follows."""
+
+    def __init__(self, write: Callable[[bytes], object]):
+        self._write, self._kept = write, b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._kept:
+            self._write(self._kept)
+
+    def __call__(self, data: bytes) -> None:
+        data = self._kept + data
+        self._kept = b"\r" * data.endswith(b"\r")
+        self._write(data.removesuffix(b"\r").replace(b"\r\n", b"\n"))
 
 
 class Put(NamedTuple):
@@ -105,7 +135,7 @@ def put_plan(words: list[str], deep: bool = False) -> Put:
 
 
 def _local(word: str) -> Path:
-    return Path(word).expanduser()
+    return Path(os.path.expanduser(word))
 
 
 def _glob(word: str) -> list[Path]:
@@ -164,7 +194,7 @@ def must_be_files(paths: list[Path]) -> None:
     """Before anything is sent."""
     for path in paths:
         if not path.is_file():
-            what = "is a folder; -r sends one" if path.is_dir() else "does not exist"
+            what = "is a folder; -r sends one" if path.is_dir() else "is no file" if path.exists() else "does not exist"
             raise KeyFileError(f"Cannot read {path} ({path} {what}); name the files to put.")
         if not os.access(path, os.R_OK):
             raise KeyFileError(f"Cannot read {path} (permission denied); nothing was sent.")

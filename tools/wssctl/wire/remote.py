@@ -56,18 +56,29 @@ def _wssctl_sum(n):
    if t & 7 == 0:
     _wssctl_say()
 """
+# Beside its name first: what was there stays until all of it has been written.
 _COPY = """\
 def _wssctl_copy(a, b):
+ import os
+ p = b + '.part'
  t = 0
- with open(a, 'rb') as f, open(b, 'wb') as g:
-  while True:
-   d = f.read(512)
-   if not d:
-    break
-   g.write(d)
-   t += 1
-   if t & 7 == 0:
-    _wssctl_say()
+ try:
+  with open(a, 'rb') as f, open(p, 'wb') as g:
+   while True:
+    d = f.read(512)
+    if not d:
+     break
+    g.write(d)
+    t += 1
+    if t & 7 == 0:
+     _wssctl_say()
+  os.rename(p, b)
+ except BaseException:
+  try:
+   os.remove(p)
+  except OSError:
+   pass
+  raise
 """
 _REMOVE = """\
 def _wssctl_remove(p):
