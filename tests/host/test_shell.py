@@ -245,6 +245,21 @@ def test_a_key_folder_that_is_read_only_serves(desk, tmp_path):
     assert done.returncode == 7 and "Cannot write to" in done.stderr, done
 
 
+def test_a_program_that_goes_on_in_spite_of_ctrl_c(desk, tmp_path):
+    """There is no way to its raw REPL; but there is one to mend it."""
+    (desk.directory / "main.py").write_text(
+        "import time\nprint('it runs')\nwhile True:\n try:\n  time.sleep_ms(5)\n except: pass\n"
+    )
+    desk.board.restart()
+    desk.board.read_until(b"it runs", 60)
+    done = desk.wssctl("exec", "print(6*7)", "--timeout", "2")
+    assert done.returncode == 6 and "catches Ctrl-C" in done.stderr and "a reset frees it" in done.stderr, done
+    (tmp_path / "main.py").write_text("print('mended')\n")
+    assert desk.wssctl("put", "main.py", cwd=tmp_path).returncode == 0
+    desk.board.restart()
+    desk.board.read_until(b"mended", 60)
+
+
 def test_put_and_get_leave_a_running_program_alone(desk, tmp_path):
     """As a watchdog needs it."""
     main = "import time\nn = 0\nwhile True:\n time.sleep_ms(5)\n n += 1\n open('n', 'w').write(str(n))\n"

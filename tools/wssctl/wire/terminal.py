@@ -158,7 +158,7 @@ class Terminal:
                 self.leave_raw(ended)
 
     def enter_raw(self) -> None:
-        deadline = Deadline(self.timeout)
+        deadline, before = Deadline(self.timeout), self.link.arrived
         while True:
             self.write(b"\x03\x03")  # give up the line that is typed, which may be half a command; stop what runs
             self.write(b"\r\x01")
@@ -168,8 +168,14 @@ class Terminal:
                 self._find(re.escape(RAW_BANNER), again, "enter the raw REPL")
                 return
             except NoAnswer:
-                if deadline.over:
+                if not deadline.over:
+                    continue
+                if self.link.arrived > before:
                     raise
+                raise NoAnswer(
+                    f"{self.link.target} is silent and does not enter the raw REPL: a program there catches Ctrl-C, or "
+                    "has turned it off. `put` and `get` work meanwhile; a reset frees it."
+                ) from None
 
     def leave_raw(self, ended: bool = True) -> None:
         """`ended`: the code has. Otherwise it is interrupted, or what the board has of it is given up."""

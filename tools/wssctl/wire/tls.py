@@ -247,8 +247,8 @@ def problem(
     if isinstance(e, TimeoutError):
         return Unreachable(
             f"{target.host} port {target.port} accepts connections but does not start TLS in time. Try "
-            "again; if it goes on, a program there holds the CPU and has taken the timer that start() names: reset the "
-            "board, and give start(timer=...) one that the program leaves alone."
+            "again; if it goes on, a program there has taken all memory, or holds the CPU and has taken the timer that "
+            "start() names: reset the board, and give start(timer=...) one that the program leaves alone."
         )
     if isinstance(e, (ConnectionError, ssl.SSLEOFError)) or reason == "UNEXPECTED_EOF_WHILE_READING":
         return HandshakeCut(
