@@ -427,7 +427,7 @@ def _ca(actions: Commands, common: Common) -> None:
         ),
     )  # fmt: skip
     p = _command(
-        actions, "rotate", _lazy("boards.fleet", "rotate"), "a new ROOT CA, without locking anybody out",
+        actions, "rotate", _lazy("boards.rotate", "rotate"), "a new ROOT CA, without locking anybody out",
         common.fleet, common.ca,
         more=(
             "Boards trust the old and the new ROOT CA; when each has let this host in under the new one, this machine "

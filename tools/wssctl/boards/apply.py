@@ -14,6 +14,7 @@ from . import update as updates
 from .dialler import Dialler
 from .fleet import Fleet
 from .registry import Board, Registry
+from .rotate import rotate
 
 # What `wssctl update` was given, for when the board is there
 _OPTIONS = ("overlay", "force", "deadline", "signed")
@@ -91,7 +92,7 @@ def _go_on_rotating(args: argparse.Namespace, fleet: Fleet) -> int:
         say("Boards still trust the old ROOT CA, for other hosts; `wssctl ca rotate` drops it.")
         return 0
     args.name, args.keep_old, args.skip = None, state.get("keep_old", False), state.get("skip", [])
-    return changes.rotate(args)
+    return rotate(args)
 
 
 def update(args: argparse.Namespace) -> int:

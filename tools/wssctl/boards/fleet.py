@@ -1,19 +1,15 @@
-"""Keys of boards that are in use, over wss: new certificates, a new ROOT CA, turned-away hosts, new passwords.
+"""Keys of boards that are in use, over wss: new certificates, new passwords; and what rotate.py and hosts.py need, too.
 
 Every change ends with a login under what is new; before that, nothing is dropped that the old login needs.
 """
 
 import argparse
 import contextlib
-import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ..errors import (
@@ -28,7 +24,6 @@ from ..errors import (
 )
 from ..keys import ask, ca, hosts
 from ..keys import commands as keys
-from ..keys.record import Together
 from ..keys.remembered import remember as keep_secret
 from ..keys.remembered import remembered
 from ..keys.store import Store
@@ -40,7 +35,6 @@ from . import trust, waiting
 from .engine import JOBS, Engine, Outcome, tell, worst
 from .registry import WARNING_DAYS, Board, Registry, server_name
 
-NEXT = "NEXT_"
 _LATER = "it waits for them: `wssctl boards apply` brings it when they can be reached."
 
 
@@ -191,7 +185,7 @@ class Fleet:
 # Certificates
 
 
-def _same_names(authority: ca.Authority, store: Store, board: Board) -> bytes:
+def certificate_for_same_names(authority: ca.Authority, store: Store, board: Board) -> bytes:
     """A new certificate (PEM) for the key and the names of the board's present one."""
     path = store.device_files(board.uid)["cert_pem"]
     if not board.uid or not path.exists():
@@ -209,7 +203,7 @@ def der(pem: bytes) -> bytes:
     return ca.load_cert(pem, "certificate").public_bytes(serialization.Encoding.DER)
 
 
-def _keep(fleet: Fleet, board: Board, pem: bytes) -> None:
+def keep_certificate(fleet: Fleet, board: Board, pem: bytes) -> None:
     files = fleet.store.device_files(board.uid)
     fleet.store.write({files["cert_pem"]: pem, files["cert_der"]: der(pem)}, force=True)
     fleet.registry.update(board.name, cert=pem)
@@ -231,139 +225,15 @@ def renew(args: argparse.Namespace) -> int:
 
 def bring_certificate(fleet: Fleet, authority: ca.Authority, board: Board) -> str:
     def work() -> str:
-        pem = _same_names(authority, fleet.store, board)
+        pem = certificate_for_same_names(authority, fleet.store, board)
         with fleet.connect(board) as client:
             client.put(der(pem), f"SSL_certificate{board.uid}.der")
             fleet.restart(client)
         fleet.prove(board, pem)
-        _keep(fleet, board, pem)
+        keep_certificate(fleet, board, pem)
         return "renewed"
 
     return waiting.bring(fleet.store.record, board.name, waiting.CERTIFICATE, work)
-
-
-def rotate(args: argparse.Namespace) -> int:
-    """Old CA -> boards trust both -> this machine changes over -> boards get new certificates and drop the old CA."""
-    args.board = []
-    fleet = Fleet(args)
-    store = fleet.store
-    key, cert = store.find_host()
-    later = {p: p.with_name(NEXT + p.name) for p in (store.ca_key, store.ca_cert, key, cert)}
-    state = waiting.rotation(store.record)
-    if state:
-        say(f"Going on with the rotation begun before, step {state['step']}")
-    else:
-        _refuse_unlisted(store, fleet.registry, args.skip)
-        authority = keys.load_authority(args, store)  # the passphrase is right, and both CAs get the same
-        passphrase = keys.ca_passphrase(args)
-        new = ca.Authority.create(args.name or f"ROOT CA {keys.who()} {time.strftime('%Y-%m-%d')}"[:64])
-        key_pem, cert_pem = new.host(keys.who()[:59], fleet.passphrase)
-        state = {"step": 1, "done": [], "old": authority.cert_pem.decode()}
-        files = {store.ca_key: new.key_pem(passphrase), store.ca_cert: new.cert_pem, key: key_pem, cert: cert_pem}
-        store.write({later[p]: data for p, data in files.items()}, force=True)
-        hosts.issued(store, cert_pem)
-    state |= {"keep_old": args.keep_old, "skip": args.skip}
-    _save(store, state)
-    old_pem = state["old"].encode()
-
-    def pending() -> list[Board]:
-        return [b for b in fleet.registry.select([]) if b.name not in state["done"] and b.name not in args.skip]
-
-    def write(names: list[str]) -> None:
-        finished = [*state["done"], *names]
-        _save(store, state | {"done": finished})
-        state["done"] = finished
-
-    together = Together(write)
-
-    def done(board: Board, words: str) -> str:
-        together.add(board.name)
-        return words
-
-    if state["step"] == 1:
-        new_pem, new_host = store.read(later[store.ca_cert]), hosts.of(store.read(later[cert]))
-
-        def trust_both(board: Board) -> str:
-            # where hosts are pinned, the new certificate is, too, before anything depends on it
-            with fleet.settle(board, fleet.connect(board), pin_too=new_host) as client:
-                client.put(old_pem.rstrip() + b"\n" + new_pem, "ROOT_CA_cert.pem")
-                fleet.restart(client)
-            fleet.connect(board, fleet.credentials(pair=(later[key], later[cert])), wait=args.timeout * 2).close()
-            return done(board, "trusts both ROOT CAs")
-
-        fleet.must(
-            fleet.each(trust_both, pending()),
-            "the rotation waits for them: `wssctl boards apply` goes on, `wssctl ca rotate --skip NAME` without one.",
-        )
-        state |= {"step": 2, "done": []}
-        _save(store, state)
-    if state["step"] == 2:
-        # What this machine trusts and shows changes over in one write; the files are kept until the end
-        files = {p: store.read(n) for p, n in later.items()}
-        files[store.ca_cert] = files[store.ca_cert].rstrip() + b"\n" + old_pem
-        store.write(files, force=True)
-        if store.crl.exists():
-            new = ca.Authority.load(files[store.ca_cert], files[store.ca_key], keys.ca_passphrase(args))
-            store.write({store.crl: store.read(store.crl) + new.crl([])}, force=True)
-        state["step"] = 3
-        _save(store, state)
-    if args.keep_old:
-        fleet.note(
-            "All boards trust both ROOT CAs. Other hosts: `wssctl ca import` and `host init --force` there; then run\n"
-            "`wssctl ca rotate` again, which gives the boards new certificates and drops the old ROOT CA."
-        )
-        return 0
-    authority = keys.load_authority(args, store)
-
-    def drop_old(board: Board) -> str:
-        pem = _same_names(authority, store, board)
-        with fleet.connect(board) as client:  # under the new HOST key: the board trusts the new CA
-            client.put(der(pem), f"SSL_certificate{board.uid}.der")
-            client.put(authority.cert_pem, "ROOT_CA_cert.pem")
-            fleet.restart(client)
-        fleet.prove(board, pem, fleet.credentials(ca_file=later[store.ca_cert]))
-        _keep(fleet, board, pem)
-        return done(board, "has its new certificate, trusts the new ROOT CA alone")
-
-    fleet.must(fleet.each(drop_old, pending()), "`wssctl boards apply` goes on.")
-    store.write({store.ca_cert: authority.cert_pem}, force=True)
-    store.crl.unlink(missing_ok=True)  # what it revokes, nobody trusts any more
-    for path in later.values():
-        path.unlink(missing_ok=True)
-    _save(store, None)
-    fleet.note("The rotation is complete.")
-    return 0
-
-
-def _refuse_unlisted(store: Store, registry: Registry, skip: list[str]) -> None:
-    """A board that has a certificate and no name would be left behind with the old CA, and nobody told."""
-    boards = registry.load()
-    listed = {d.uid for d in boards.values()}
-    gone: set[int] = set()
-    if store.crl.exists():
-        gone = {r.serial_number for r in x509.load_pem_x509_crl(store.read(store.crl))}
-    for name in skip:
-        if name not in boards and name not in store.devices():
-            raise UsageError(f"There is no board {name!r} to skip; `wssctl boards` lists them.")
-    unlisted = []
-    for uid in store.devices():
-        cert = ca.load_cert(store.read(store.folder / f"SSL_certificate{uid}.pem"), "device certificate")
-        valid = cert.not_valid_after_utc > datetime.now(UTC) and cert.serial_number not in gone
-        if valid and uid not in listed and uid not in skip:
-            unlisted.append(uid)
-    if unlisted:
-        raise UsageError(
-            f"`wssctl boards` does not list {', '.join(unlisted)}, whose keys are from this ROOT CA: add them "
-            "(`wssctl boards add NAME ADDRESS --uid ID`), or leave them behind: --skip ID."
-        )
-
-
-def _save(store: Store, state: dict[str, Any] | None) -> None:
-    with store.record.change() as db:
-        if state is None:
-            db.execute("DELETE FROM state WHERE what = 'rotation'")
-        else:
-            db.execute("INSERT OR REPLACE INTO state VALUES('rotation', ?)", (json.dumps(state),))
 
 
 # Passwords

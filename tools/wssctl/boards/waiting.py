@@ -83,7 +83,7 @@ def words(record: Record, boards: Iterable[str]) -> dict[str, list[str]]:
 
 
 def rotation(record: Record) -> dict[str, Any] | None:
-    """The change of the ROOT CA that is under way (fleet.rotate)."""
+    """The change of the ROOT CA that is under way (rotate.py)."""
     with record.view() as db:
         return _rotation(db)
 
