@@ -2,7 +2,7 @@
 
 Rooms, by what they know; each imports only from those below it (tests/host/test_layout.py):
 
-    cli.py      parses the command line and calls one function
+    cli.py      parses the command line and calls one function; arguments.py: what commands share
     tools/      what people use: shell, terminal, bridge, transfer, mpremote, keep
     cable/      a board on a serial port: its modules, its setup
     boards/     the boards one has: registry, trust, work on many
