@@ -282,6 +282,8 @@ def test_7_codes(peer, rfc, code):
 
 def test_9_limits(peer, rfc, desk):
     n = 4 << 20 if LONG else 1 << 18
+    peer.timeout = 300  # a frame of that size is one send(), which is waited for in all
+    peer.sock.settimeout(peer.timeout)
     takes(peer, encode(TEXT, content(n)), content(n))
     rfc(f"9.1 text of {n:,} bytes in one frame, to a program that reads")
     small = content(n // 16)

@@ -30,7 +30,7 @@ def test_testssl(kept, tmp_path, target, row):
     command = [program, "--quiet", "--color", "0", "--nodns", "none", "--warnings", "off", "--jsonfile", out]
     done = subprocess.run(
         [*map(str, command), "127.0.0.1:%d" % kept.port],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     found = json.loads(out.read_text())
     assert len(found) > 100, done.stdout[-2000:]
@@ -60,7 +60,7 @@ def test_sslyze(kept, keys, tmp_path, target, row):
     options += ["compression", "openssl_ccs", "robot", "fallback", "ems", "elliptic_curves", "early_data"]
     command = [python, "-m", "sslyze", *("--" + o for o in options), "--mozilla_config", "disable", "--slow_connection"]
     command += ["--cert", keys.host.cert, "--key", keys.host.key, "--pass", keys.passphrase, "--json_out", out]
-    done = subprocess.run([*map(str, command), "127.0.0.1:%d" % kept.port], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*map(str, command), "127.0.0.1:%d" % kept.port], capture_output=True, text=True, timeout=900)
     (server,) = json.loads(out.read_text())["server_scan_results"]
     result = {k: v for k, v in server["scan_result"].items() if v}
     bad = {k: v.get("error_reason") for k, v in result.items() if v["status"] == "ERROR"}
