@@ -25,6 +25,7 @@ _LOGIN_MS = const(60000)  # somebody types
 _RIVAL_MS = const(1500)
 _CLOSING_MS = const(1000)
 
+_ENOMEM = const(12)
 _TEXT = const(1)  # opcodes of RFC 6455 section 5.2
 _PING = const(9)
 
@@ -134,7 +135,9 @@ class Session:
             server.end(self, "out of memory")
         except (OSError, ValueError) as e:  # ValueError: a certificate that does not verify (extmod/modtls_mbedtls.c)
             why = "connection lost", None
-            if self.stage == _REQUEST:
+            if e.args[:1] == (_ENOMEM,):  # TLS found no room for its buffers
+                why = "out of memory", None
+            elif self.stage == _REQUEST:
                 why = trust.reason() or ("TLS: %s" % (e.args[-1] if e.args else e), None)
             server.end(self, why[0])
             server.last_refusal = why[1] or server.last_refusal

