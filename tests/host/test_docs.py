@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from targets import ROOT
 from wssctl.cli import build_parser
+from wssctl.tools.shell_commands import COMMANDS
 
 PAGES = [ROOT / n for n in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "tools/ansible/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
@@ -66,6 +67,11 @@ def test_help_is_a_screen_and_says_what_each_thing_is_for(words, parser, monkeyp
     for action in parser._actions:
         if action.metavar not in ("COMMAND", "ACTION"):
             assert action.help, action
+
+
+def test_the_shells_commands_are_listed():
+    said = re.search(r"`help` lists, beside `keys` and `exit`,\s+`([^`]+)`", (ROOT / "docs/tools.md").read_text())[1]
+    assert set(said.split()) == set(COMMANDS) - {"help", "keys", "exit"}
 
 
 KNOWN = {words for words, _ in commands(build_parser())}
