@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import re
 import shutil
 import sys
@@ -132,7 +133,7 @@ def test_the_connection_is_cut_at_each_record(target, keys, provisioned, tmp_pat
         def bundle(version):
             text = re.sub(r'^VERSION = ".+?"', f'VERSION = "{version}"', sources[name].decode(), flags=re.M)
             monkeypatch.setattr(modules, "sources", lambda: sources | {name: text.encode()})
-            update._compiled.cache_clear()
+            monkeypatch.setattr(update, "_compiled", functools.lru_cache(modules.compiled))
 
         with target.board(provisioned) as board:
             cuts = Cuts(keys, board.port, board.restart, provisioned, "8.0.0", "9.0.0")
