@@ -218,6 +218,27 @@ def test_interrupted_copies(desk, tmp_path):
     assert not (tmp_path / "half").exists()
 
 
+def test_ctrl_c_with_a_mounted_folder(desk, tmp_path):
+    """The program on the board ends, too: else mpremote's unmount runs into it, and what it wrote is lost."""
+    code = "import time; f = open('made', 'w'); f.write('x' * 3000); print('writ' + 'ten')\nwhile True: time.sleep(1)"
+    process = subprocess.Popen(
+        [desk.mpremote, "connect", desk.url, "mount", ".", "exec", code],
+        cwd=tmp_path,
+        env=desk.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    with process:
+        lines = iter(process.stdout.readline, b"")
+        assert any(b"written" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+    assert process.returncode and b"raw repl" not in said, said
+    assert (tmp_path / "made").read_text() == "x" * 3000
+    done = desk.run(desk.mpremote, "connect", desk.url, "eval", "'free'")
+    assert done.stdout.strip() == "free", done
+
+
 def test_repl(desk):
     with Terminal(desk.mpremote, "connect", desk.url, "repl", env=desk.env) as t:
         t.until("Connected to MicroPython at wss://")

@@ -87,6 +87,15 @@ def guard(ours: type) -> None:
             )
         return _theirs(self, *words, **more)
 
+    def follow(self: Any, *words: Any, _theirs: Any = transport_serial.SerialTransport.follow, **more: Any) -> Any:
+        try:
+            return _theirs(self, *words, **more)
+        except KeyboardInterrupt:
+            if is_ours(self.serial):  # else the program goes on, and mpremote's unmount with it in the way
+                with contextlib.suppress(OSError, transport.TransportError):
+                    self.enter_raw_repl(soft_reset=False)
+            raise
+
     def printfile(data: bytes, _theirs: Any = transport.stdout_write_bytes) -> None:
         _theirs(shown(data.decode("utf-8", "replace"), "\r\n\t").encode() if sys.stdout.isatty() else data)
 
@@ -96,6 +105,7 @@ def guard(ours: type) -> None:
     commands.open = open_
     transport_serial.PyboardCommand.__init__ = begin
     transport_serial.SerialTransport.mount_local = mount
+    transport_serial.SerialTransport.follow = follow
     transport.stdout_write_bytes = printfile
 
 
