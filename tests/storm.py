@@ -22,7 +22,7 @@ TIMER = """def tick(_):
  k += 1
  print('<T%d>' % k)
 
-t = Timer(1)
+t = Timer(-1 if sys.platform == 'rp2' else 1)
 t.init(period=3, mode=Timer.PERIODIC, callback=tick)
 """
 THREAD = """alive = True
