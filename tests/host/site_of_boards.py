@@ -52,7 +52,7 @@ class Site:
         files.mkdir()
         port = free_port()
         days = [f"--{k}={v}" for k, v in init.items()]
-        self.run("keys", "init", uid, "--name", name, "--ip", "127.0.0.1", "--wss-port", port, "--out", files, *days)
+        self.run("keys", "init", uid, "--name", name, "--ip", "127.0.0.1", "--port", port, "--out", files, *days)
         (files / "webrepl_cfg.py").write_text(f"PASS = {PASSWORD!r}\n")
         (files / "boot.py").write_text(f"import wss_repl\nwss_repl.start(port={port})\n")
         self.run("boards", "add", name, f"127.0.0.1:{port}", "--uid", uid, "--group", group)

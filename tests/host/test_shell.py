@@ -367,7 +367,7 @@ def test_many_boards(keys, desk, tmp_path):
         assert done.returncode == 0, done
         assert re.search(r"kitchen +ok .*hello.py", done.stdout) and re.search(r"garden +ok", done.stdout)
         assert (desk.directory / "hello.py").exists() and (other.directory / "hello.py").exists()
-        done = desk.run(*WSSCTL, "shell", "@all", "run", ":hello.py", cwd=tmp_path)
+        done = desk.run(*WSSCTL, "shell", "--all", "run", ":hello.py", cwd=tmp_path)
         assert done.returncode == 3, done
         assert len(re.findall(r"ok .*hi", done.stdout)) == 2
         assert re.search(r"away +failed \(3\) .*refuses connections", done.stdout)

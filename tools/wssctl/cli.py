@@ -149,7 +149,7 @@ def _terminal_and_files(commands: Commands, common: Common) -> None:
 
     p = _command(
         commands, "shell", _lazy("tools.shell", "shell"), "files of one board or many: ls cp put get sync ...", *some,
-        usage="wssctl shell [options] BOARD [COMMAND...]",
+        usage="wssctl shell [options] BOARD [COMMAND...]\n       wssctl shell [options] --all COMMAND...",
         more=(
             "A prompt on the board's files; `help` lists its commands. With COMMAND it runs that one, on many boards "
             "at once, too, and a table tells how it went. Options come before BOARD.\n"
@@ -157,6 +157,7 @@ def _terminal_and_files(commands: Commands, common: Common) -> None:
             "  wssctl shell @greenhouse sync src        send the files of src that differ"
         ),
     )  # fmt: skip
+    p.add_argument("--all", action="store_true", help="for BOARD: @all")
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="as typed at its prompt")
 
 
@@ -474,8 +475,9 @@ def _keys(actions: Commands, common: Common) -> None:
     names.add_argument("--name", action="append", default=[], help="its name, .local is added; may be repeated")
     names.add_argument("--ip", action="append", default=[], help="its address; may be repeated")
     names.add_argument(
-        "--wss-port", action="append", type=port_number, metavar="N", help="for upydev's names (8833); may be repeated"
-    )
+        "--wss-port", "--port", action="append", type=port_number, metavar="N",
+        help="for upydev's names (8833); may be repeated",
+    )  # fmt: skip
     p = _command(
         actions, "init", _lazy("keys.commands", "board_init"), "make a board's key and certificate", common.make, names,
         more="\n  wssctl keys init 30aea4b0a2d0 --name room1 --ip 192.168.1.20 --out FOLDER",

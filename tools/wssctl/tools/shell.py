@@ -30,6 +30,8 @@ _RECONNECT = 30.0
 
 
 def shell(args: argparse.Namespace) -> int:
+    if args.all:
+        args.command, args.url = [args.url, *args.command], "@all"
     words = args.command
     boards = named(args)
     if boards is not None:
