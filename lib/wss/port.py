@@ -15,6 +15,11 @@ except ImportError:
     except ImportError:
         tls = None
 
+try:
+    import esp32
+except ImportError:
+    esp32 = None
+
 VERSION = "0.1.0"  # of the whole bundle. Everything else that names it reads it here.
 update_note = ""  # what became of an update that was taken back, in a sentence, for status() and the client that comes
 update_keys = None  # whose signature an update needs: what wss/signed.py makes of start(update_key=...)
@@ -30,6 +35,12 @@ ticks_diff = time.ticks_diff
 # ticks_diff() misreads that.
 ticks_add = time.ticks_add
 sleep_ms = time.sleep_ms
+
+# Who imports one of these looks through the file systems first, each time, because a file may replace it
+# (py/builtinimport.c); but not when it is here. In a folder that mpremote mounts that look asks a host, which may be
+# lost, and our step would wait for it for ever.
+for name in ("binascii", "gc", "hashlib", "io", "json", "os", "select", "socket", "struct", "sys", "time"):
+    sys.modules[name] = __import__(name)
 
 # Where we are part of the firmware, a stage can be loaded when it is needed and unloaded again at almost no cost.
 try:
@@ -52,13 +63,11 @@ def memory_to_spare():
     from the memory in which TLS and Wi-Fi live, and the board loses the network.
     """
     try:
-        import esp32
-
         for part in esp32.idf_heap_info(esp32.HEAP_DATA):
             if part[2] > 200000:
                 return True
         return False
-    except (ImportError, AttributeError):
+    except AttributeError:
         return True
 
 

@@ -563,3 +563,38 @@ def test_a_socket_callback_inside_a_look_at_the_ring_does_not_look_again(connect
     peer.command("nested()")
     assert peer.command("print(len('%s'))" % ("y" * 900)) == b"900\r\n"
     assert peer.value("wss_repl._server.session.terminal.typed._ring.most") == 1
+
+
+_LOST_HOST = """
+import os
+asked = []
+class Host:
+    def mount(self, readonly, mkfs): pass
+    def umount(self): pass
+    def chdir(self, path): pass
+    def getcwd(self): return '/'
+    def stat(self, path): asked.append(path); raise OSError(2)
+    def open(self, path, mode): asked.append(path); raise OSError(2)
+    def statvfs(self, path): asked.append(path); raise OSError(2)
+os.mount(Host(), '/remote')
+os.chdir('/remote')
+"""
+
+
+def test_a_login_asks_nothing_of_a_mounted_folder(target, provisioned, keys):
+    """mpremote's asks its host for each name, and waits for ever when that one is lost."""
+    with target.board(provisioned) as board:
+        board.run(f"exec({_LOST_HOST!r})")
+        with Peer(board.address, keys.host) as first:
+            first.login()
+            with Peer(board.address, keys.host) as peer:
+                peer.login(path=b"/takeover")
+                assert peer.command("1+1") == b"2\r\n"
+                assert peer.put(b"/put", b"x") == 0 and peer.get(b"/put") == b"x"
+                peer.text("while True: pass\r\r")
+                peer.until(b"... ")
+                peer.text("\x03")
+                peer.until(PROMPT)
+                peer.request(4, b"about")  # what wss.about says
+                assert peer.reply() == 0
+        assert board.run("asked") == "[]"
