@@ -726,7 +726,8 @@ class World:
             trust.note_held(m.store.record, name, merged, theirs, BOARDS[b])
             for key, e in merged.items():
                 where = "" if e.verb == "revoked" else name
-                if (key, where) not in self.made or trustlist.later(self.made[key, where], e) == e:
+                told = not e.undone or e.seal  # and not a lie, which this host must not have believed
+                if told and ((key, where) not in self.made or trustlist.later(self.made[key, where], e) == e):
                     self.made[key, where] = e  # a pin that was made on the board, or what was sealed there
         return True
 
@@ -764,9 +765,16 @@ class World:
                     self.boards[b] = b""
                 self.reach(host, b)
         elif verb == "lie":  # of somebody who has the board in his hands
-            there = trustlist.parse(self.boards[b] or b"end").values()
-            lies = [Entry(e.verb, e.number, trustlist.LAST, True) for e in there]
-            self.boards[b] = trustlist.render(lies) if lies else b""
+            # Of pins that one host alone knows he can rob a board, and then the hosts keep each other out (SECURITY.md)
+            known = set()
+            for machine in self.machines:
+                with machine.store.record.view() as db:
+                    mine = trustlist.entries(db, name).values()
+                known.add(frozenset(e.number for e in mine if e.verb == "pinned" and not e.undone))
+            if len(known - {frozenset()}) < 2:
+                there = trustlist.parse(self.boards[b] or b"end").values()
+                lies = [Entry(e.verb, e.number, trustlist.LAST, True) for e in there]
+                self.boards[b] = trustlist.render(lies) if lies else b""
         elif verb == "export":
             self.exports[host] = hosts.packed(m.store, AUTHORITY)
         elif verb == "import":  # it may be of long ago
@@ -836,6 +844,7 @@ class World:
             for b in range(2) if not where else [self.names.index(where)]:
                 entry = views[b].get(key)
                 assert entry and trustlist.later(entry, e) == entry, "an entry was lost"
+                assert e.undone or not entry.undone or entry.seal, "a lie was believed"
         people = [m.who for m in self.machines]
         for b, answers in enumerate(verdicts(self.folder, self.boards, people)):
             for who, (is_revoked, pinned) in zip(people + VICTIMS, answers, strict=True):
