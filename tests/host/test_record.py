@@ -14,7 +14,7 @@ import time
 import types
 
 import pytest
-from wssctl.boards import registry
+from wssctl.boards import commands
 from wssctl.boards.registry import Registry
 from wssctl.errors import KeyFileError
 from wssctl.keys import record, trustlist
@@ -406,7 +406,7 @@ def test_a_password_that_a_locked_keyring_does_not_forget_is_told(tmp_path, monk
     for ring.locked in (False, True):
         Registry(store).update("room1", host="h")
         remember(store, "password:room1", "sesame")
-        registry.forget(argparse.Namespace(keys=str(tmp_path), board=["room1"]))
+        commands.forget(argparse.Namespace(keys=str(tmp_path), board=["room1"]))
         said = capsys.readouterr().err
         assert bool(ring.kept) is ring.locked
         assert (f"`keyring del wssctl {tmp_path}/password:room1`" in said) is ring.locked, said

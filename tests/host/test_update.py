@@ -121,7 +121,7 @@ USED = "import gc, sys; gc.collect(); print(gc.mem_alloc(), 'wss_update' in sys.
 
 def test_a_board_without_the_memory_to_compile_the_loader_runs_it_as_bytecode(keys, tmp_path, newer):
     """As an ESP32 without PSRAM whose bundle is not frozen, which has 7 KB in a session."""
-    with little(keys, tmp_path / "board", 8_500) as desk:
+    with little(keys, tmp_path / "board", 9_000) as desk:
         assert desk.wssctl("status").returncode == 0  # which loads what transfers need
         before = int(desk.wssctl("exec", USED).stdout.split()[0])
         assert f"{version()} -> {NEW}" in desk.update(newer())

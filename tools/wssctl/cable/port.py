@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -172,6 +173,7 @@ class Cable:
         self.transport.exec_raw = functools.partial(self.transport.exec_raw, timeout=_SILENT)
         # On a pseudo-terminal mpremote reads without looking first, and would wait for ever
         self.transport.serial.timeout = 2
+        self._room = self._end = math.inf
         self._read_port, self.transport.serial.read = self.transport.serial.read, self._read
         try:
             with self._words():
@@ -227,6 +229,8 @@ class Cable:
             raise self._gone(e) from None
         except NONSENSE:
             raise self._strange() from None
+        finally:
+            self._room = self._end = math.inf  # who listens to the console hears what there is
 
     def _strange(self) -> ConnectionLost:
         return ConnectionLost(f"{self.port} answers strangely; reset the board and try again.")
