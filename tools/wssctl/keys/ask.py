@@ -4,9 +4,9 @@ argv."""
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from ..errors import KeyFileError, UsageError
+from .store import expanded
 
 MAX_PASSWORD = 64  # lib/wss/login.py
 # Shorter ones fall to guessing in minutes once the key file is copied: PKCS #8 slows a guess by 2048 hashes only.
@@ -16,7 +16,7 @@ MIN_PASSPHRASE = 8
 def from_file(path: str) -> str:
     """The first line of a file, without its end."""
     try:
-        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8")
+        text = expanded(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise KeyFileError(f"Cannot read the secret in {path} ({getattr(e, 'strerror', None) or e}).") from None
     secret = text.split("\n", 1)[0].rstrip("\r")

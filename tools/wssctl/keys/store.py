@@ -12,9 +12,15 @@ from ..errors import KeyFileError, UsageError
 from .record import Record, exists, private, stage, sync_folder
 
 
-def default_folder() -> Path:
-    if folder := os.environ.get("WSSCTL_KEYS"):
-        return Path(os.path.expanduser(folder))
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """With a home for ~. (Path.expanduser() raises where there is no such user; here it is part of a name then.)"""
+    return Path(os.path.expanduser(path))
+
+
+def key_folder(given: str | os.PathLike[str] | None) -> Path:
+    """The folder of key files: the given one, $WSSCTL_KEYS, or this user's own."""
+    if given or (given := os.environ.get("WSSCTL_KEYS")):
+        return expanded(given)
     from platformdirs import user_config_path
 
     return user_config_path("wssctl", appauthor=False) / "keys"
@@ -38,7 +44,7 @@ def host_id(user: str | None = None) -> str:
 
 class Store:
     def __init__(self, folder: str | os.PathLike[str] | None = None):
-        self.folder = Path(os.path.expanduser(folder)) if folder else default_folder()
+        self.folder = key_folder(folder)
         self.ca_key = self.folder / "ROOT_CA_key.pem"
         self.ca_cert = self.folder / "ROOT_CA_cert.pem"
         self.crl = self.folder / "ROOT_CA_crl.pem"

@@ -7,12 +7,11 @@ import copy
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from ..boards.registry import known_names
 from ..errors import UsageError
-from ..keys.store import default_folder
+from ..keys.store import key_folder
 
 SHELLS = ("bash", "zsh", "fish")
 _BOARD = "BOARD"  # the metavar of arguments that take a board
@@ -64,7 +63,7 @@ class _Boards:
 
     def __call__(self, prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
         folder = getattr(parsed_args, "keys", None)
-        names, groups = known_names(Path(os.path.expanduser(folder)) if folder else default_folder())
+        names, groups = known_names(key_folder(folder))
         if not self.several:
             return names
         before, comma, _rest = prefix.rpartition(",")

@@ -1,7 +1,6 @@
 """The commands of `wssctl shell`."""
 
 import fnmatch
-import os
 import posixpath
 import sys
 from contextlib import AbstractContextManager
@@ -9,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from ..errors import BoardError, KeyFileError, UsageError
+from ..keys.store import expanded
 from ..text import shown
 from ..wire.remote import component
 from . import sync, transfer
@@ -300,7 +300,7 @@ class Commands:
             raise UsageError(how)
         if back and flags & {"--delete", "--mpy"}:
             raise UsageError("--delete and --mpy are for what goes to a board; a board deletes nothing here.")
-        local = Path(os.path.expanduser(paths[back]))
+        local = expanded(paths[back])
         if not local.is_dir():
             raise KeyFileError(f"{local} is no folder{' here; make it first' if back else '; `put` copies files'}.")
         if back:

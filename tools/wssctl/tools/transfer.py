@@ -13,6 +13,7 @@ from ..boards.dialler import Dialler, connect
 from ..boards.many import named, on_each
 from ..boards.registry import Board
 from ..errors import BoardError, KeyFileError, UsageError
+from ..keys.store import expanded
 from ..text import say, shown
 from ..wire.client import Client
 from ..wire.remote import component
@@ -111,7 +112,7 @@ def put_plan(words: list[str], deep: bool = False) -> Put:
     and KeyFileError.
     """
     to = None
-    if len(words) > 1 and (words[-1][:1] == ":" or words[-1][-1:] == "/" or not _local(words[-1]).is_file()):
+    if len(words) > 1 and (words[-1][:1] == ":" or words[-1][-1:] == "/" or not expanded(words[-1]).is_file()):
         *words, to = words
     sources = [p for w in words for p in _glob(w)]
     sources = list({os.path.abspath(p): p for p in sources}.values())
@@ -134,13 +135,9 @@ def put_plan(words: list[str], deep: bool = False) -> Put:
     return Put([(p, folder + board_name(p.name)) for p in files], folders, folder)
 
 
-def _local(word: str) -> Path:
-    return Path(os.path.expanduser(word))
-
-
 def _glob(word: str) -> list[Path]:
     """A name as it is, if there is such a file; else as a pattern."""
-    path = _local(word)
+    path = expanded(word)
     return [path] if os.path.lexists(path) else [Path(p) for p in sorted(glob.glob(str(path)))] or [path]
 
 
