@@ -244,7 +244,7 @@ def try_out(dial: Dialler, client: Client, board: Survey, signature: bytes | Non
     """The change-over, the restart and the proof. Returns "OLD -> NEW"; raises as prove() does."""
     try:
         if trial.state:
-            _store(client, board.home, {"n": 0} | _stored(client, board.home) | trial.state)
+            _store(client, board.home, _stored(client, board.home) | trial.state)
         else:
             change_over(Remote(client), board, signature, trial.begin)
         restart(client, trial.how)
@@ -443,7 +443,7 @@ def _stored(client: Client, home: str) -> dict[str, Any]:
 
 
 def _store(client: Client, home: str, state: dict[str, Any]) -> None:
-    state["n"] += 1
+    state = state | {"n": state.get("n", 0) + 1}
     data = json.dumps(state).encode()
     data = _check(data) + data
     name = home + _STATES[state["n"] & 1]
