@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="the openssl
 UPYDEV_SUITE = "ECDHE-ECDSA-AES128-CCM8"
 
 
-def sclient(desk, *options, certificate=True) -> list:
+def s_client(desk, *options, certificate=True) -> list:
     host = desk.host
     own = ["-cert", host.cert, "-key", host.key, "-pass", f"pass:{PASSPHRASE}"] if certificate else []
     verify = ["-CAfile", host.ca, "-verify_return_error", "-verify_ip", "127.0.0.1"]
@@ -37,7 +37,7 @@ def login(client: Console):
 def refused(desk, *options, certificate=True) -> str:
     """What the client said; it must have failed, and never have seen an answer."""
     done = subprocess.run(
-        [str(a) for a in sclient(desk, *options, "-quiet", certificate=certificate)],
+        [str(a) for a in s_client(desk, *options, "-quiet", certificate=certificate)],
         input=(REQUEST % b"/").decode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode != 0, done.stdout
@@ -56,7 +56,7 @@ def refused(desk, *options, certificate=True) -> str:
     ids=["default", "tls12", "gcm", "ccm8"],
 )
 def test_with_a_certificate_to_the_prompt(desk, options, suite):
-    with Console(sclient(desk, "-brief", "-ign_eof", *options), terminal=False) as client:
+    with Console(s_client(desk, "-brief", "-ign_eof", *options), terminal=False) as client:
         client.until(b"Protocol version: TLSv1.2\n")
         assert suite in client.until(b"\n").decode()  # Ciphersuite: ...
         client.until(b"Verification: OK\n")
@@ -64,7 +64,7 @@ def test_with_a_certificate_to_the_prompt(desk, options, suite):
 
 
 def test_its_request_for_a_certificate_names_the_ca(desk):
-    with Console(sclient(desk), terminal=False) as client:
+    with Console(s_client(desk), terminal=False) as client:
         client.until(b"Acceptable client certificate CA names\n")
         assert b"ROOT CA" in client.until(b"\n")
         client.until(b"Verify return code: 0 (ok)")
@@ -106,7 +106,7 @@ def test_plain_text_is_refused(desk):
 @pytest.mark.parametrize("name", ["wss://127.0.0.1:8833", "board.local", "not-the-boards-name"])
 def test_a_server_name_is_no_reason_to_refuse(desk, name):
     """upydev sends its whole URI as the SNI. Whether the certificate fits is for the client to say."""
-    with Console(sclient(desk, "-servername", name, "-brief", "-ign_eof"), terminal=False) as client:
+    with Console(s_client(desk, "-servername", name, "-brief", "-ign_eof"), terminal=False) as client:
         client.until(b"Verification: OK\n")
         login(client)
 

@@ -140,7 +140,7 @@ def test_net_hosted(mpy, tmp_path, name, pki):
 # run-multitests.py looks whether there is output, then whether the program has ended: what was printed in between is
 # lost. So a program ends here when all that it printed has been read.
 READ_FIRST = """
-import fcntl, os, select, signal, subprocess, sys, termios, time
+import fcntl, os, select, signal, subprocess, sys, termios
 
 program = subprocess.Popen(command + sys.argv[1:], env={**os.environ, **env})
 signal.signal(signal.SIGTERM, lambda *_: program.terminate())
