@@ -35,6 +35,24 @@ def set_clock():
         print("boot: no time from NTP:", e)
 
 
+def start():
+    # Who presses Ctrl-C on the cable gets a prompt, and the server is there all the same.
+    stop = None
+    for _ in range(9):
+        try:
+            import wss_repl
+
+            wss_repl.start(ssl=True)
+            break
+        except KeyboardInterrupt as e:
+            stop = e
+        except Exception as e:  # the board must boot all the same
+            print("boot: no secure REPL:", e)
+            break
+    if stop:
+        raise stop
+
+
 try:
     if connect():
         set_clock()
@@ -42,10 +60,5 @@ try:
         print("boot: not in Wi-Fi", WIFI[0])
 except Exception as e:
     print("boot: no Wi-Fi:", e)
-# Whatever became of Wi-Fi: the server answers when the network is there.
-try:
-    import wss_repl
-
-    wss_repl.start(ssl=True)
-except Exception as e:  # the board must boot all the same
-    print("boot: no secure REPL:", e)
+finally:  # whatever became of Wi-Fi: the server answers when the network is there
+    start()

@@ -1,7 +1,7 @@
 """What the examples use of the boards' `network`, for the stand-in, which has none: Wi-Fi that is joined at once.
 
-Calls are printed; a name that is "out of reach" is never joined, one that is "joined already" is refused, as ESP32's
-connect() does while an earlier one goes on, and joined all the same.
+Calls are printed; a name that is "out of reach" or "still looked for" is never joined, one that is "joined already" is
+refused, as ESP32's connect() does while an earlier one goes on, and joined all the same.
 """
 
 STA_IF = 0
@@ -21,7 +21,7 @@ class WLAN:
 
     def isconnected(self):
         self._looks += 1
-        return self._joined not in (None, "out of reach") and self._looks > 2
+        return self._joined not in (None, "out of reach", "still looked for") and self._looks > 2
 
     def connect(self, name, password):
         print("wlan connect", name, password)
@@ -30,7 +30,7 @@ class WLAN:
             raise OSError("Wifi Internal State Error")
 
     def status(self):
-        return -2 if self._joined == "out of reach" else 3
+        return {"out of reach": -2, "still looked for": 1}.get(self._joined, 3)
 
     def ifconfig(self):
         return ("127.0.0.1", "255.0.0.0", "127.0.0.1", "127.0.0.1")

@@ -18,12 +18,12 @@ YEAR_2000 = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp())
 
 
 @contextlib.contextmanager
-def running(directory, name, place, ntp=True, wifi="home", until=b"wss_repl: listening", lacks=()):
+def running(directory, name, place, ntp=True, wifi="home", until=b"wss_repl: listening", lacks=(), looks=10):
     port = free_port()
     text = (ROOT / "examples" / name).read_text()
     assert text.count("wss_repl.start(ssl=True)") == 1
     text = text.replace("start(ssl=True)", f"start(port={port}, ssl=True)").replace('("name",', f'("{wifi}",')
-    text = text.replace("range(150)", "range(10)").replace("range(200)", "range(10)")
+    text = text.replace("range(150)", f"range({looks})").replace("range(200)", f"range({looks})")
     (directory / place).write_text(text)
     (directory / "webrepl_cfg.py").write_text("PASS = 'secret'\n")
     now = datetime.now(UTC)
@@ -55,6 +55,19 @@ def test_boot_without_ntp(provisioned, keys, name):
 def test_boot_without_wifi_listens_all_the_same(provisioned, keys, name):
     with running(provisioned, name, "boot.py", wifi="out of reach") as (board, address, said):
         assert "boot: not in Wi-Fi out of reach" in said
+        with Peer(address, keys.host) as peer:
+            peer.login()
+
+
+@pytest.mark.parametrize("name", ["esp32_boot.py", "pico_w_boot.py"])
+def test_boot_listens_when_a_ctrl_c_ends_the_wait_for_wifi(provisioned, keys, name):
+    """pico_w_boot.py's wait ends by itself when there is no such network: the stand-in says that it still looks."""
+    with running(
+        provisioned, name, "boot.py", wifi="still looked for", until=b"wlan connect still", looks=1 << 20
+    ) as (board, address, _):
+        board.write(b"\x03")
+        said = board.read_until(b">>> ", 60)
+        assert b"wss_repl: listening" in said and b"KeyboardInterrupt" in said
         with Peer(address, keys.host) as peer:
             peer.login()
 

@@ -304,7 +304,7 @@ def test_a_repl_without_a_terminal(desk):
 def test_a_server_that_boot_py_does_not_bring_back(desk, monkeypatch):
     boot = desk.directory / "boot.py"
     text = boot.read_text()
-    line = "from wssctl.tools import serial_handler as p; p.RECONNECT = 3; p.install()\n"
+    line = "from wssctl.tools import serial_handler as p; p.BOOT = 3; p.install()\n"
     config = Path(desk.env["XDG_CONFIG_HOME"]) / "mpremote/config.py"
     before = config.read_text()
     try:

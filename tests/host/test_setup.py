@@ -181,6 +181,31 @@ def test_the_server_starts_whatever_the_other_lines_of_boot_py_do(desk, lines):
     assert desk.listing() == {"boot.py": lines.encode()}
 
 
+# Imported by start(): the first two times it goes on for ever
+_HALF = """\
+PASS = %r
+with open('/times', 'a') as f: f.write('x')
+with open('/times') as f: n = len(f.read())
+print('half way', n)
+while n < 3: pass
+"""
+
+
+def test_a_ctrl_c_in_the_start_leaves_a_prompt_and_the_server(desk):
+    (desk.files / "boot.py").write_text("print('mine')\n")
+    desk.start()
+    desk.run("setup", "PORT")
+    (desk.files / "webrepl_cfg.py").write_text(_HALF % PASSWORD)
+    desk.board.restart()
+    for n in (b"1", b"2"):
+        desk.board.read_until(b"half way " + n, 60)
+        desk.board.write(b"\x03")
+    said = desk.board.read_until(b">>> ", 60)
+    assert b"half way 3" in said and b"wss_repl: listening" in said and b"KeyboardInterrupt" in said
+    assert b"mine" not in said.replace(b"\r", b"").split(b"\n")
+    desk.peer().close()
+
+
 NETWORK = """
 import os
 STA_IF, AP_IF = 0, 1

@@ -16,6 +16,8 @@ from ..wire.client import Client, twice
 from ..wire.link import Credentials, parse_target
 from .registry import Registry, server_name, warn
 
+BOOT = 60.0  # seconds after which a board that was reset is given up: a slow one needs 20 to load what it runs
+
 
 class Dialler:
     """Connects to the board that the command line names, as often as it is called, and asks for secrets once.

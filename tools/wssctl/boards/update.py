@@ -36,7 +36,7 @@ from ..text import brief, say, shown
 from ..wire.client import Client
 from ..wire.remote import HEAP, Remote, has_room
 from . import foreign, modules
-from .dialler import Dialler
+from .dialler import BOOT, Dialler
 from .engine import Engine, Outcome
 from .many import named, on_each
 
@@ -46,7 +46,6 @@ _STATES = ("wss_state0", "wss_state1")
 UPDATE_FILES = (*_STATES, SIGNED)  # as onboard/loader.py calls them
 UPDATE_FOLDERS = ("wss_a", "wss_b")
 _CHECK = 60.0  # seconds that a board may take to check a signature and all that is signed
-BOOT = 60.0  # seconds that a board may take to start and join its network, beside the deadline for the login
 _PAUSE = 0.3  # seconds between attempts to log in
 _ROOM = 36 << 10  # bytes of heap in which a board of 32 bits compiles the loader
 _LITTLE_ROOM = 5632  # and in which it runs what is asked of it here, one thing after the other

@@ -25,6 +25,7 @@ from mpremote.transport import TransportError, TransportExecError
 from serial import SerialException
 
 from ..boards import foreign
+from ..boards.dialler import BOOT
 from ..errors import BoardError, ConnectionLost, Unreachable, UsageError
 from ..text import brief
 from ..wire.remote import NONSENSE
@@ -336,7 +337,7 @@ class Cable:
         code = f"try:\n from machine import RTC\n RTC().datetime({fields})\n print(1)\nexcept ImportError:\n print(0)"
         return self.exec(code).strip() == "1"
 
-    def restart(self, wanted: bytes, timeout: float = _SILENT) -> str:
+    def restart(self, wanted: bytes, timeout: float = BOOT) -> str:
         """A soft reset, as Ctrl-D does it; returns what boot.py printed up to the end of the line with `wanted` in it,
         or all of it until the prompt or the timeout."""
         transport = self.transport

@@ -16,28 +16,39 @@ _CLOCK_OFF = 5  # seconds
 # What boot.py begins with. It comes before the user's lines, because these may raise (ESP32's connect() does while the
 # station still connects), or wait for a network for ever. The server needs no network to start, and answers when there
 # is one (lwIP is up as soon as socket is imported: ports/esp32/modsocket.c). A commit() that lost power is finished
-# before anything of the bundle is imported: half of it may be new.
+# before anything of the bundle is imported: half of it may be new. A Ctrl-C on the cable while this runs asks for the
+# prompt. It gets one, and the server is there all the same: else nothing could reach the board until its next reset. An
+# import that is cut off leaves no module behind (py/builtinimport.c), so it is simply begun again; and whoever goes on
+# with Ctrl-C gets out, should a start never end.
 _START = """\
 {begin}
 def _start():
     global wss_repl
     import os
-    try:
-        with open('{unfinished}') as f:
-            names = f.read().split('\\n')
-        for name in names:  # files that setup had no time to put in their places
+    stop = None
+    for _ in range(9):
+        try:
             try:
-                os.rename(name + '.new', name)
+                with open('{unfinished}') as f:
+                    names = f.read().split('\\n')
+                for name in names:  # files that setup had no time to put in their places
+                    try:
+                        os.rename(name + '.new', name)
+                    except OSError:
+                        pass
+                os.remove('{unfinished}')
             except OSError:
                 pass
-        os.remove('{unfinished}')
-    except OSError:
-        pass
-{hostname}    try:
-        import wss_repl
-        wss_repl.start({port})
-    except Exception as e:  # the board must boot all the same
-        print('wss_repl: not started:', e)
+{hostname}            try:
+                import wss_repl
+                wss_repl.start({port})
+            except Exception as e:  # the board must boot all the same
+                print('wss_repl: not started:', e)
+            break
+        except KeyboardInterrupt as e:  # first the server, then the prompt
+            stop = e
+    if stop:
+        raise stop
 _start()
 del _start
 {end} (`wssctl remove` takes this out again)
@@ -47,11 +58,11 @@ del _start
 # Before anything joins a network, because DHCP and mDNS are told then; lines of boot.py behind this block may set
 # another one. network.hostname is there from MicroPython 1.20 on, where there is a network at all.
 _HOSTNAME = """\
-    try:
-        import network
-        network.hostname('{}')
-    except Exception:  # no network, no names in it, or not this one
-        pass
+            try:
+                import network
+                network.hostname('{}')
+            except Exception:  # no network, no names in it, or not this one
+                pass
 """
 _MAX_HOSTNAME = 32  # bytes (MICROPY_PY_NETWORK_HOSTNAME_MAX_LEN in extmod/modnetwork.h)
 

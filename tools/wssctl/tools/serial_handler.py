@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import serial
 from serial.serialutil import SerialBase, SerialException
 
-from ..boards.dialler import Dialler
+from ..boards.dialler import BOOT, Dialler
 from ..errors import AccessDenied, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError, WssctlError
 from ..text import shown
 from ..wire.client import Client
@@ -32,8 +32,6 @@ from . import guard
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-# A board that joins its Wi-Fi in boot.py needs 5 to 10 s.
-RECONNECT = 30.0
 # A board that the command before has reset, with its network up already.
 _BOOTING = 5.0
 # mpremote sleeps 10 ms whenever it finds nothing to read, once or more for every 256 bytes of a copy: wait for it.
@@ -334,7 +332,7 @@ class Serial(SerialBase):
         if not reset:
             if self._raw:
                 self._give_up(cause)
-            _say(f"{cause} Connecting again, for {RECONNECT:g} s...")
+            _say(f"{cause} Connecting again, for {BOOT:g} s...")
         self._client = self._redial(cause, reset)
         if self._selector:
             self._selector.register(self._client.link, selectors.EVENT_READ)
@@ -355,11 +353,11 @@ class Serial(SerialBase):
         by itself and one for our Ctrl-A. Code that answers tells where all of them end."""
         client.write(b"\r\x01")
         client.write(b"print('%s')\x04" % _MARK)
-        self._input += client.read_until(b"OK" + _MARK + b"\r\n\x04\x04>", RECONNECT).partition(b"raw REPL;")[0]
+        self._input += client.read_until(b"OK" + _MARK + b"\r\n\x04\x04>", BOOT).partition(b"raw REPL;")[0]
         self._input += _RAW_BANNER
 
     def _redial(self, cause: ConnectionLost, reset: bool) -> Client:
-        deadline = time.monotonic() + RECONNECT
+        deadline = time.monotonic() + BOOT
         while True:
             left = deadline - time.monotonic()
             try:
@@ -370,7 +368,7 @@ class Serial(SerialBase):
                 if left <= 0:
                     what = "did its soft reset and does not come back" if reset else "does not come back"
                     hint = "does its boot.py connect to the network and start wss_repl? (`resume` avoids the reset)"
-                    end = type(e)(f"{self._dial.target} {what} in {RECONNECT:g} s; {hint if reset else e}")
+                    end = type(e)(f"{self._dial.target} {what} in {BOOT:g} s; {hint if reset else e}")
                     self._give_up(end)
             time.sleep(0.2)
 

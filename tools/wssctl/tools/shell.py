@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ..boards.dialler import Dialler
+from ..boards.dialler import BOOT, Dialler
 from ..boards.engine import Engine, Outcome
 from ..boards.many import named, on_each
 from ..errors import BoardError, ConnectionLost, KeyFileError, NoAnswer, UsageError, WssctlError
@@ -25,8 +25,6 @@ from .shell_commands import COMMANDS, Commands
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer
-
-_RECONNECT = 30.0
 
 
 def shell(args: argparse.Namespace) -> int:
@@ -164,9 +162,9 @@ class Shell(Commands):
 
     def _again(self, cause: ConnectionLost) -> None:
         """Connects anew, in the folder it was in; raises the cause when that fails."""
-        print(f"wssctl: {cause} Connecting again, for {_RECONNECT:g} s...", file=self.errors, flush=True)
+        print(f"wssctl: {cause} Connecting again, for {BOOT:g} s...", file=self.errors, flush=True)
         self.files.board.close()
-        deadline = time.monotonic() + _RECONNECT
+        deadline = time.monotonic() + BOOT
         while True:
             try:
                 board = self._dial(timeout=min(self._dial.timeout, max(1.0, deadline - time.monotonic())))
