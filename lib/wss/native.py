@@ -29,7 +29,10 @@ except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no me
             k = len(d)
             d[:] = (int.from_bytes(d, "big") ^ int.from_bytes((key * 64)[:k], "big")).to_bytes(k, "big")
 
-        any(map(part, range(0, n, 256)))
+        try:
+            return any(map(part, range(0, n, 256)))
+        except:  # no memory: half of it may be done, and nobody could go on  # noqa: E722
+            raise OSError(12)  # ENOMEM
 
 
 # cut(b, i, n): make TEXT frames of up to 125 bytes, at the beginning of b, from the text at b[i:n]. As many as have

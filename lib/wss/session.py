@@ -132,7 +132,12 @@ class Session:
                 self._refuse(*e.args)
         except MemoryError:
             port.remove_failed_imports()
-            server.end(self, "out of memory")
+            receiver = self.receiver
+            if self.stage == _OPEN and not receiver.login and not receiver.files:
+                # Nothing that is typed or printed is lost, as after a Ctrl-C of the console (receiver.py, sender.py)
+                server.last_refusal = "out of memory"  # the next step tries again
+            else:
+                server.end(self, "out of memory")
         except (OSError, ValueError) as e:  # ValueError: a certificate that does not verify (extmod/modtls_mbedtls.c)
             why = "connection lost", None
             if e.args[:1] == (_ENOMEM,):  # TLS found no room for its buffers

@@ -111,7 +111,7 @@ class Terminal(IOBase):
     def _read(self, buf):
         typed = self.typed
         typed.asked = False
-        if typed.fed is not None:
+        if typed.fed:
             return typed.give(buf)
         # Nothing is given to callbacks inside of our own step: its buffers are in use, and a Ctrl-C would rise in it.
         if self._server.guard.owner is not None:

@@ -14,6 +14,7 @@ _RING = const(250)  # bytes given to the firmware's ring when it is empty
 _HELD_MS = const(60)  # when the ring is not empty for this long, the program is not reading
 _AGAIN_MS = const(1000)  # between two questions whether a Ctrl-C is data
 _LOOKS = const(50)  # looks at a full ring
+_KEPT = const(260)  # for all that ESP32's ring can hold, and a byte
 _CTRL_C = const(3)
 
 
@@ -25,8 +26,8 @@ class Typed:
         self._text = bytearray(_MAX)
         self._start = 0
         self._end = 0
-        self.fed = None  # what give() gives instead, see _feed()
-        self._at = 0  # how many times it was asked for that
+        self.fed = 0  # up to where give() gives what is in _kept instead, see _feed()
+        self._at = 0  # from where
         self._credit = 0  # bytes for which the ring is sure to have room
         self._looks = 0  # looks at a full ring that are left
         self._held = None  # ticks since when the ring has been untouched
@@ -36,6 +37,9 @@ class Typed:
         if port.dupterm_notify:
             self._ring = select.poll()
             self._ring.register(sys.stdin, select.POLLIN)
+            # The latest Ctrl-C has to come through when there is no memory left
+            self._kept = bytearray(_KEPT)
+            self._ring_empty()  # only the first look needs memory
 
     def clear(self):
         """The session is over."""
@@ -74,13 +78,12 @@ class Typed:
     def give(self, buf):
         """Put one byte into buf; 1, or None when the firmware's ring has no room. waits() was true."""
         if port.dupterm_notify:
-            fed = self.fed
-            if fed is not None:
+            if self.fed:
                 at = self._at
                 self._at = at + 1
-                if at == len(fed):
+                if at == self.fed:
                     return None
-                buf[0] = fed[at]
+                buf[0] = self._kept[at]
                 return 1
             if not self._credit:
                 if not self._ring_empty():
@@ -123,35 +126,45 @@ class Typed:
                 self.asked = False
 
     def _overtake(self, now):
-        # A Ctrl-C behind more than a program which does not read will ever take: it overtakes, as on a UART. Whether it
-        # is one, or data (under micropython.kbd_intr(-1), or at a prompt), only the firmware knows. So it is given one.
-        # When it comes for more, it has put that one into its ring: everything is taken out of there, and put back.
+        # A Ctrl-C behind more than a program which does not read will ever take: it overtakes, as on a UART.
         n = self._end - self._start
         while n and self._text[self._start + n - 1] != _CTRL_C:
             n -= 1
-        if not n:
-            return
+        if n and self._ask(n):
+            self._held = port.ticks_add(now, _AGAIN_MS)
+
+    def _ask(self, n):
+        # Whether a Ctrl-C is data, as under micropython.kbd_intr(-1) or at a prompt, only the firmware knows. So it is
+        # given one. If that was an interrupt, n bytes of what waits are dropped. If the firmware comes for more, it has
+        # put it into its ring: then everything is taken out of there, and put back without it; returns True. Needs no
+        # memory.
+        kept = self._kept
+        kept[0] = _CTRL_C
         self.looking = True
         try:
-            answer = self._feed(b"\x03")  # no jump from here on
+            answer = self._feed(0, 1)  # no jump from here on
             self._start += n * (answer == 0)
             if answer > 0:
-                self._held = port.ticks_add(now, _AGAIN_MS)
-                ring = bytearray()
-                for _ in range(_RING + 9):
+                end = 1
+                for _ in range(_KEPT - 1):
                     for _ in self._ring.ipoll(0):
-                        ring += sys.stdin.buffer.read(1)  # no jump since it was seen: another thread might take it
-                self._feed(ring[: len(ring) - (ring[-1] == _CTRL_C)])
+                        # No jump since it was seen: another thread might take it
+                        sys.stdin.buffer.readinto(kept, 1)
+                        kept[end] = kept[0]
+                        end += 1
+                self._feed(1, end - (kept[end - 1] == _CTRL_C))
+            return answer > 0
         finally:
             self.looking = False
 
-    def _feed(self, data):
-        # Have the firmware read data. Positive when it has come for more, and 0 when it has not, as after an interrupt.
-        self._at = 0
-        self.fed = data
+    def _feed(self, at, end):
+        # Have the firmware read what is kept. Positive when it has come for more, and 0 when it has not, as after an
+        # interrupt.
+        self._at = at
+        self.fed = end
         port.dupterm_notify(None)
-        self.fed = None
-        return self._at - len(data)
+        self.fed = 0
+        return self._at - end
 
     def _ring_empty(self):
         if self.looking:
