@@ -11,7 +11,7 @@ from errno import EAGAIN, EBADF, EINPROGRESS, EINVAL, ENOTCONN, ETIMEDOUT
 from time import ticks_add, ticks_diff, ticks_ms
 from micropython import const
 
-from wss.pem import ders
+from wss.pem import der_blocks
 
 try:
     import tls  # MicroPython 1.23 and later: the C module
@@ -471,14 +471,14 @@ def _blocks(source):
         if "-----BEGIN " not in source:
             try:
                 with open(source, "rb") as f:
-                    return ders(f.read(), source)
+                    return der_blocks(f.read(), source)
             except OSError as e:
                 raise OSError(e.errno, "can't read " + source)
         source = source.encode()
     elif not isinstance(source, (bytes, bytearray, memoryview)):
         return [source]  # for the firmware to refuse
     source = bytes(source)
-    return ders(source, "PEM data") if b"-----BEGIN " in source else [source]
+    return der_blocks(source, "PEM data") if b"-----BEGIN " in source else [source]
 
 
 class SSLContext:

@@ -54,13 +54,15 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     of a certificate: by that key.
 
     Raises ValueError when port, password, key, certificate or CA are missing or unusable, OSError when the port is
-    taken; then a server that runs goes on (but for one at the same port that is taken meanwhile).
+    taken. A server that already runs goes on then, with one exception: one at the same port is stopped first, so it is
+    gone if another program takes the port in that moment.
     """
     global _server, _url, _lacks, _began, listen_s
-    # When its heap of 56 KB is full or too fragmented, an ESP32 doubles it (py/gc.c). It takes that from the memory in
-    # which TLS and Wi-Fi live, and frames are lost. So what the imports leave behind is collected as they go on. And as
-    # long as it is full before it is collected, what stays lies between what goes, and a login finds no kilobyte in one
-    # piece. So there it goes on being collected earlier, unless the program has set a threshold of its own.
+    # An ESP32 without PSRAM begins with a heap of 56 KB. When that is full or too fragmented, the firmware doubles it
+    # (py/gc.c) and takes the memory from TLS and Wi-Fi, which then lose frames. So the garbage that the imports leave
+    # is collected while they go on. Afterwards garbage is collected early on such a board, too: otherwise objects that
+    # stay would lie between garbage, and a login would find no free kilobyte in one piece. A threshold that the program
+    # has set itself is left as it is.
     threshold = gc.threshold()
     gc.threshold(2048)
     try:
@@ -70,25 +72,26 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             # To load these in a socket's callback would take time, and heap for the compiler.
             from wss import files, session, upgrade  # noqa: F401
         try:
-            from wss.start import look
+            from wss.start import check
 
-            found, context, password, lacks, update_keys, timer, log, url = look(
+            found, context, password, lacks, update_keys, timer, log, url = check(
                 port, password, ssl, key, cert, ca, host, write_timeout, timer, log, update_key
             )
-            del look
+            del check
         finally:
             _port.unload("start", "probe", "credentials", "pem", "signed")
-        # All of them: else there would be two copies of one, which would not know each other's exceptions.
+        # All of them at once: a module that stayed would keep the old copy of another, and an `except` in one copy does
+        # not match exceptions of the other.
         _port.unload_frozen(
             "session", "receiver", "sender", "terminal", "typed", "login", "trust", "files", "frames", "upgrade"
         )
-        # All that is given has been looked at: up to here a server that runs goes on
+        # All arguments are good. Up to here a server that already runs has not been touched.
         if _server and _url[0].endswith(url[0][url[0].rfind(":") :]):
             stop()
         new = Server(found, context, password, write_timeout, _changed)
         stop()
         _server = new
-        _url = url  # before what may raise: the next start() looks at it
+        _url = url  # before the calls that may raise, because the next start() reads it
         _port.update_keys = update_keys
         if log:
             _server.log = log
@@ -108,7 +111,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
 def _timer():
     timer = _server and _server.timer
     name = timer and repr(timer).split(",")[0].rstrip(")") + ")"
-    return "Timer(-1)" if name and "=" in name else name  # RP2's have no other number, and tell none
+    return "Timer(-1)" if name and "=" in name else name  # RP2's timers are all virtual, and print no id
 
 
 def start_foreground(port=None, password=None, **options):

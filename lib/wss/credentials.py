@@ -6,7 +6,7 @@ from micropython import const
 
 from wss import port, probe, trust
 from wss.files import replace
-from wss.pem import ders
+from wss.pem import der_blocks
 
 _FILE_MAX = const(8192)  # bytes; a P-256 certificate has 600, a PEM of ten CAs 8,000
 
@@ -26,7 +26,7 @@ def places(uid):
 def read(source, names, what):
     """(DER blocks, name) of source, or of the first of names that exists when source is None. Raises ValueError."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return ders(bytes(source), what), what
+        return der_blocks(bytes(source), what), what
     for name in (source,) if source else names:
         try:
             size = os.stat(name)[6]
@@ -38,11 +38,11 @@ def read(source, names, what):
             if e.errno == 2:
                 continue
             raise ValueError("%s can't be read (%s): copy it again" % (name, e))
-        return ders(data, name), name
+        return der_blocks(data, name), name
     raise ValueError("no %s: put %s on the board (wssctl keys init makes it)" % (what, source or names[0]))
 
 
-def finish(names):
+def finish_replacement(names):
     """Finish a replacement of key, certificate and CA that lost power between its renames.
 
     All three are first written as NAME.new, the key first, and then renamed, the key first. So when other files wait
@@ -72,7 +72,7 @@ def context(key=None, cert=None, ca=None):
     tls = port.tls
     names = places(port.uid())
     try:
-        finish(names)
+        finish_replacement(names)
     except OSError:
         pass  # the files that are there are used
     key, key_name = read(key, names[0], "private key")

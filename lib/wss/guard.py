@@ -48,7 +48,8 @@ def check_stack(calls=_CALLS):
 
 _CHECK = (id, check_stack)
 
-# Raised where somebody is inside. Nothing in here raises this one, and a class of its own would take 170 bytes of heap.
+# Raised when somebody is inside. A class of our own would take 170 bytes of heap. EOFError will do, because nothing
+# that runs inside raises it.
 Busy = EOFError
 _FREE = (None,)
 

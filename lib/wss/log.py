@@ -15,7 +15,8 @@ _current = None
 class Log(io.IOBase):
     """Keeps the last bytes printed, at least size of them and a quarter more. Raises ValueError, MemoryError.
 
-    os.dupterm has one place on ESP32. A session's terminal takes it over and hands on what it sends; else it is here.
+    ESP32's os.dupterm has one slot. This object is in it while nobody is connected. A session's terminal takes the
+    slot, and its sender passes on to add_frames() what it sends.
     """
 
     def __init__(self, size):
@@ -37,7 +38,7 @@ class Log(io.IOBase):
         self._previous = None
 
     def attach(self):
-        """Take the place of os.dupterm."""
+        """Take the slot of os.dupterm."""
         self._previous = os.dupterm(self)
 
     def detach(self):
@@ -53,8 +54,8 @@ class Log(io.IOBase):
     def ioctl(self, request, arg):
         return arg & 4 if request == 3 else 0  # always writable (py/stream.h)
 
-    # The firmware takes the place away when write() raises. So there is no jump in it, where the VM would raise what is
-    # pending: which function has to take data is looked up.
+    # The firmware empties the slot when write() raises. So write() has no jump (guard.py), where the VM would raise a
+    # pending exception: which function takes the data is looked up in a table.
 
     def write(self, data):
         return _WRITE[data == _REBOOT](self, data)
@@ -90,7 +91,8 @@ class Log(io.IOBase):
         return n
 
     def add_frames(self, record):
-        """Take the payloads of port.cut's frames. After a KeyboardInterrupt, call it with the same record again."""
+        """Take the payloads of frames that text_frames() has made (native.py). After a KeyboardInterrupt, call it with
+        the same record again."""
         while self._at < len(record):
             i = self._at + 2
             end = i + record[i - 1]

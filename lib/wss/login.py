@@ -12,7 +12,7 @@ _FORGIVEN = const(60000)  # ms after which an address starts afresh
 _ADDRESSES_MAX = const(4)
 
 
-def same(a, b):
+def compare_digest(a, b):
     """Compare two byte strings in a time that does not tell where they differ."""
     diff = len(a) ^ len(b)
     for i in range(len(a)):
@@ -60,7 +60,7 @@ class Login:
         """0 when the password is right, else the milliseconds after which it may be denied."""
         failures = self._failures
         f = self._earlier(now)
-        if same(self._typed, self._password):
+        if compare_digest(self._typed, self._password):
             if f:
                 failures.remove(f)
             return 0

@@ -1,5 +1,5 @@
 # Two loops over every byte that comes in or goes out, made on the board from text that is let go of afterwards.
-# In: nothing.  Out: unmask(), cut().  Next: port.py, which unloads this.
+# In: nothing.  Out: unmask(), text_frames().  Next: port.py, which unloads this.
 #
 # Where the firmware can compile them to machine code, 1 KB takes 1 to 2 us instead of 60 to 300. It is done on the
 # board: a .mpy file with machine code in it fits only one processor.
@@ -35,14 +35,14 @@ except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no me
             raise OSError(12)  # ENOMEM
 
 
-# cut(b, i, n): make TEXT frames of up to 125 bytes, at the beginning of b, from the text at b[i:n]. As many as have
-# room for their headers before i. A line's end is a frame of its own, and so is a prompt (">>> ", "... ", "=== ",
-# shared/runtime/pyexec.c) at a line's beginning or at the end of the text. Of a character in UTF-8 all bytes come into
-# the same frame. Returns what was found << 24 | where the text goes on << 12 | where the frames end. Found is 1: a byte
-# that is not ASCII, 2: what may be the REPL's announcement of raw or paste mode (modes.py), 4: a prompt at the end, and
-# always 8.
-_CUT = """
-def cut(b:ptr8,i:int,n:int)->int:
+# text_frames(b, i, n): make TEXT frames of up to 125 bytes, at the beginning of b, from the text at b[i:n]: as many as
+# have room for their headers before i. A line's end is a frame of its own, and so is a prompt (">>> ", "... ", "=== ",
+# shared/runtime/pyexec.c) at a line's beginning or at the end of the text. All bytes of a character in UTF-8 are in the
+# same frame. Returns what was found << 24 | where the rest of the text begins << 12 | where the frames end. What was
+# found is a sum: 1, a byte that is not ASCII; 2, what may be the REPL's announcement of raw or paste mode (modes.py);
+# 4, a prompt at the end; and always 8.
+_TEXT_FRAMES = """
+def text_frames(b:ptr8,i:int,n:int)->int:
  j=0
  f=8
  while i<n and j+2<=i:
@@ -84,7 +84,7 @@ def cut(b:ptr8,i:int,n:int)->int:
  return f<<24|i<<12|j
 """
 try:
-    exec("@micropython.viper" + _CUT)
+    exec("@micropython.viper" + _TEXT_FRAMES)
 except (SyntaxError, MemoryError):
-    exec(_CUT)
-del _CUT
+    exec(_TEXT_FRAMES)
+del _TEXT_FRAMES

@@ -3,7 +3,7 @@
 from binascii import a2b_base64
 
 
-def ders(data, name):
+def der_blocks(data, name):
     """The DER blocks in data: data itself, or the blocks of a PEM (RFC 7468) without parameters. Raises ValueError,
     whose text begins with name.
 

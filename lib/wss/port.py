@@ -21,8 +21,8 @@ except ImportError:
     esp32 = None
 
 VERSION = "0.1.0"  # of the whole bundle. Everything else that names it reads it here.
-update_note = ""  # what became of an update that was taken back, in a sentence, for status() and the client that comes
-update_keys = None  # whose signature an update needs: what wss/signed.py makes of start(update_key=...)
+update_note = ""  # why an update was taken back, in a sentence, for status() and the next client
+update_keys = None  # whose signature an update needs: signed.trusted_keys() for start(update_key=...)
 
 _SOCKET_CALLBACK = const(20)  # the "register callback" option of ports/esp32/modsocket.c and extmod/modlwip.c
 _SOL_SOCKET = const(1)
@@ -36,9 +36,9 @@ ticks_diff = time.ticks_diff
 ticks_add = time.ticks_add
 sleep_ms = time.sleep_ms
 
-# Who imports one of these looks through the file systems first, each time, because a file may replace it
-# (py/builtinimport.c); but not when it is here. In a folder that mpremote mounts that look asks a host, which may be
-# lost, and our step would wait for it for ever.
+# An import of one of these looks for a file of that name first, each time, because a file may replace the module
+# (py/builtinimport.c). It does not when the module is in sys.modules. While mpremote has a folder mounted, it is the
+# host that is asked for the file. If the host is lost, our step would wait for its answer for ever.
 for name in ("binascii", "gc", "hashlib", "io", "json", "os", "select", "socket", "struct", "sys", "time"):
     sys.modules[name] = __import__(name)
 
@@ -141,7 +141,7 @@ try:
     import lwip  # noqa: F401
     from wss.room import may_write
 except ImportError:
-    may_write = None  # whether a socket can be written, it says itself
+    may_write = None  # elsewhere the socket itself says whether it can be written
 
 
 def schedule(callback, arg=None):
@@ -204,6 +204,6 @@ def is_ours(timer):
 # that RP2 alone had threads without a global lock.
 has_gil = getattr(sys.implementation, "_thread", "unsafe" if sys.platform == "rp2" else "GIL") != "unsafe"
 
-from wss.native import cut, unmask  # noqa: F401
+from wss.native import text_frames, unmask  # noqa: F401
 
 unload("native")

@@ -40,8 +40,8 @@ def addresses(host):
     """The addresses at which a server listens that listens at host; for messages only."""
     if host not in ("0.0.0.0", "::"):
         return [host]
-    # Other interfaces than these are found by what boot.py calls them: to ask for one that there is, in other ports
-    # than ESP32's, begins it anew.
+    # Wi-Fi can be asked for, and Ethernet on ESP32. Other interfaces are found among the variables of boot.py, because
+    # a call of such a class would start the interface anew.
     import __main__
 
     nics = list(__main__.__dict__.values())

@@ -35,7 +35,7 @@ class Receiver:
         """Read as much as one step may. Raises Refused."""
         session = self.session
         if not session.terminal and port.may_write and not port.may_write(session):
-            return  # the handshake writes, too
+            return  # a read goes on with the handshake, which writes, too
         decoder = self._decoder
         for _ in range(_READS_MAX):
             if session.close_answer or self.login and self.login.is_complete:

@@ -4,21 +4,21 @@ import socket
 from micropython import const
 
 # How many of lwIP's 8000 bytes (extmod/lwip-include/lwipopts_common.h) have to be free. The open session leaves enough
-# for a newcomer's handshake, in memory and in the 32 segments that all connections share. What the session before it
-# has not got rid of stays there for ten seconds (MICROPY_PY_LWIP_TCP_CLOSE_TIMEOUT_MS in modlwip.c): the next one gets
-# along with less.
+# for a newcomer's handshake, in memory and in the 32 segments that all connections share. What an ended session could
+# not send any more keeps its memory for ten seconds (MICROPY_PY_LWIP_TCP_CLOSE_TIMEOUT_MS in modlwip.c). For so long
+# the next session gets along with less.
 _OPEN = const(4600)
 _LOGIN = const(2000)
 _CRAMPED = const(1200)
 _ENOMEM = const(12)
 
 _ask = None
-_cramped = False  # at the open session's first write the room was another's, and has been since
+_cramped = False  # memory was short before the open session's first write, and has been since
 
 
 def _has(n):
-    # There is nothing that tells. But a datagram takes its memory before its route is looked for, and to this address
-    # there is none.
+    # lwIP has no call that tells. But sendto() allocates a datagram before it looks for a route. There is none to this
+    # address, so that nothing is sent, and without memory the error is ENOMEM.
     global _ask
     try:
         if not _ask:

@@ -8,7 +8,7 @@ from wss.guard import check_stack
 _REPLIES_MAX = const(4)
 _ENOTCONN = const(128)
 _RAW_PROMPT = const(62)
-_MODE = const(2)  # what port.cut has found in a record
+_MODE = const(2)  # what port.text_frames() has found in a record
 _PROMPT = const(4)
 _NEW = const(8)  # in every record
 _BEGUN_MS = const(20)  # how long the beginning of a character waits for its end
@@ -22,7 +22,7 @@ class Sender:
         self.replies = []  # small frames that come before all else
         self.record = None  # memoryview of what is being written. TLS wants the very same bytes again.
         self._sent = None  # how much of it the socket has just taken
-        self._found = 0  # what is still to be done with record: _NEW, and else _cut()
+        self._found = 0  # what is still to be done with record: _note() for _NEW, _split() for the rest
         self._begun = b""  # the beginning of a character, printed before the rest of it
         self._since = 0  # ticks of that
         self.wrote = False  # for room.py: whether the open session has written
@@ -44,7 +44,7 @@ class Sender:
             if self._found & _NEW:
                 self._note()
             if self._found:
-                self._cut()
+                self._split()
             if self.record is None:
                 if self.replies:
                     self.record = self.replies.pop(0)
@@ -90,12 +90,15 @@ class Sender:
             server.log.add_frames(record)
         self._found = found & 1 | len(self._begun)
 
-    def _cut(self):
-        from wss.utf8 import cut, whole
+    def _split(self):
+        from wss.utf8 import invalid_frame, split
 
         files = self.session.receiver.files
         only_text = files and files.is_active()
-        done = cut(self.record, self._begun, only_text) if self.record else (whole(self._begun, only_text), b"")
+        if self.record:
+            done = split(self.record, self._begun, only_text)
+        else:
+            done = invalid_frame(self._begun, only_text), b""
         self.record, self._begun = done
         self._found = 0
         self._since = port.ticks_ms()

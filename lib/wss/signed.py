@@ -18,8 +18,8 @@ _PURPOSE = b"\x06\x03\x55\x1d\x25\x04\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x0
 _KEY = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\0\4"
 
 
-def told(update_key, ca):
-    """What start() is told: (the one certificate in DER that may sign or None, the ROOT CAs in DER).
+def trusted_keys(update_key, ca):
+    """What an update may be signed with: (the one certificate in DER that may sign or None, the ROOT CAs in DER).
 
     update_key: True takes any update key of the ROOT CA; a file name or bytes (PEM or DER) is the certificate of the
     only one. ca: as given to start(). Raises ValueError.
@@ -36,16 +36,16 @@ def told(update_key, ca):
 
 def _numbers(der):
     # r, s of an ECDSA signature (RFC 3279 section 2.2.3)
-    i = trust._tlv(der, 0, 0x30)[1]
-    _, a, i = trust._tlv(der, i, 2)
-    _, b, c = trust._tlv(der, i, 2)
+    i = trust.tlv(der, 0, 0x30)[1]
+    _, a, i = trust.tlv(der, i, 2)
+    _, b, c = trust.tlv(der, i, 2)
     return int.from_bytes(der[a:i], "big"), int.from_bytes(der[b:c], "big")
 
 
 def _parts(cert, updates=False):
     # (signed part, signature, (x, y)) of a certificate; updates: it has to be for them
     try:
-        tlv = trust._tlv
+        tlv = trust.tlv
         start = tlv(cert, 0, 0x30)[1]
         _, i, end = tlv(cert, start, 0x30)
         _, a, b = tlv(cert, tlv(cert, end, 0x30)[2], 3)
@@ -118,10 +118,11 @@ def _firmware(label, size, digest):
 def check(keys, name, place, image, floor):
     """When it was signed, "YYYYMMDDhhmmss" in UTC. Raises ValueError with why it is not taken, OSError.
 
-    keys: what told() returned. name: of the file with the signature: the signer's certificate and an ECDSA signature
-    of the rest, both in DER, and that rest: a line "bundle VERSION TIME" and a line "SHA-256 NAME" for each file, or
-    "firmware VERSION TIME SIZE SHA-256". place: the bundle's folder; of an image, the label of its partition. floor:
-    when the latest one that was taken was signed, "" where there was none: then an older version is not taken.
+    keys: what trusted_keys() returned. name: of the file with the signature. That file is the signer's certificate and
+    an ECDSA signature of the rest, both in DER, and that rest: a line "bundle VERSION TIME" and a line "SHA-256 NAME"
+    for each file, or "firmware VERSION TIME SIZE SHA-256". place: the bundle's folder, or the label of the image's
+    partition. floor: when the latest update that was taken was signed, "" if none was taken yet; then an older version
+    than the one that runs is refused.
     """
     from wss import enrol
 
@@ -135,8 +136,8 @@ def check(keys, name, place, image, floor):
     with open(name, "rb") as f:
         data = f.read()
     try:
-        a = trust._tlv(data, 0, 0x30)[2]
-        b = trust._tlv(data, a, 0x30)[2]
+        a = trust.tlv(data, 0, 0x30)[2]
+        b = trust.tlv(data, a, 0x30)[2]
         cert = data[:a]
         r, s = _numbers(data[a:b])
         message = data[b:]
@@ -148,7 +149,7 @@ def check(keys, name, place, image, floor):
             raise ValueError("its key is revoked")
         lines = message.decode().split("\n")
         words = lines[0].split(" ")
-        signed = trust._date(0x18, words[2].encode())
+        signed = trust.parse_date(0x18, words[2].encode())
         # The board's clock may be slow, so it cannot tell that a key is from the future.
         if not first <= signed <= last or time.gmtime()[:6] > last:
             raise ValueError("its key is not valid at that time")

@@ -1,5 +1,5 @@
-# What start() was given: looked at, and made into what a server needs. Unloaded when that is done, with all that it
-# has loaded for it: on a board without PSRAM each kilobyte that stays is missing beside a session.
+# Checks the arguments of start(), and makes from them what a server needs. It is unloaded afterwards, with all modules
+# that it has loaded, because on a board without PSRAM a session needs every kilobyte.
 # In: start()'s arguments.  Out: what wss_repl.py gives to server.py.
 from micropython import const
 
@@ -18,7 +18,7 @@ def _password(password):
     return password
 
 
-def look(port, password, ssl, key, cert, ca, host, write_timeout, timer, log, update_key):
+def check(port, password, ssl, key, cert, ca, host, write_timeout, timer, log, update_key):
     """(getaddrinfo()'s entry, TLS context or None, password, what the certificate lacks, update keys, timer or None,
     Log or None, URLs); the arguments are start()'s. Raises ValueError, which says what to do."""
     if password is None:
@@ -43,10 +43,10 @@ def look(port, password, ssl, key, cert, ca, host, write_timeout, timer, log, up
         context, lacks = load(key, cert, ca)
         if update_key:
             try:
-                from wss.signed import told
+                from wss.signed import trusted_keys
             except ImportError:
                 raise ValueError("update_key needs wss/signed and wss/enrol: this firmware is without them")
-            update_keys = told(update_key, ca)
+            update_keys = trusted_keys(update_key, ca)
     timer = _port.timer(timer)  # this can raise, so it comes before anything listens
     if log:
         from wss.log import Log

@@ -2,10 +2,10 @@
 # In: output from the REPL and programs; what was typed (typed.py).  Out: frames to sender.py; bytes for the firmware.
 #
 # write() only appends to a buffer. The buffer is sent at once when a line ends, else when the program comes to its next
-# jump (guard.py), and only then its text becomes frames, in place (port.cut). So write() is short, needs no memory, and
-# has no jump, which means that no Ctrl-C, callback or thread can come in between: it either has not begun, or is done.
-# What was tried before: a write() that cuts the frames has to be taken up again where a Ctrl-C left it, and needs a
-# place for what callbacks print meanwhile. micropython.RingIO appends without Python, but drops what does not fit.
+# jump (guard.py), and only then its text becomes frames, in place (text_frames() in native.py). So write() is short,
+# needs no memory, and has no jump. Therefore no Ctrl-C, callback or thread can come in between: it either has not
+# begun, or is done. Two other ways were tried. A write() that makes the frames itself has to be resumed where a Ctrl-C
+# left it, and needs a place for what callbacks print meanwhile. micropython.RingIO drops what does not fit.
 #
 # Only when the buffer is full does write() wait, for as long as the peer may take to read.
 import gc
@@ -52,7 +52,7 @@ class Terminal(IOBase):
         self._at = _HEADS  # where in it the text begins
         self._made = 0  # bytes of a record that has been made and not taken yet
         self._limit = _HEADS + _TEXT if port.has_gil else -1  # without a GIL each write() has to enter the guard
-        self.found = 0  # what the record has in it that take() has returned, see port.cut; 0 without one
+        self.found = 0  # what text_frames() found in the record that take() has returned; 0 without a record
         self._next = _IDLE
         self._flush_callback = self._flush  # this bound method is made once, because callbacks must not allocate
 
@@ -270,11 +270,11 @@ class Terminal(IOBase):
                 server.records = 0
             self._next = _IDLE if server.records < _RUSH else _RUSHING
             try:
-                made = port.cut(out, _HEADS, len(out))
+                made = port.text_frames(out, _HEADS, len(out))
                 self._at = made >> 12 & 4095
                 self._made = made & 4095
                 self.found = made >> 24
-            except:  # Ctrl-C of the console, where cut() is bytecode: half of the text is frames
+            except:  # a Ctrl-C of the console, where text_frames() is bytecode: it was left half done
                 self._give_up(out, None)
                 raise
         record = memoryview(out)[: self._made]

@@ -26,7 +26,7 @@ class Damaged(ValueError):
     pass
 
 
-def _tlv(der, i, tag=None):
+def tlv(der, i, tag=None):
     # (tag, start, end) of the DER value at i (X.690 section 8.1)
     t = der[i]
     n = der[i + 1]
@@ -46,34 +46,35 @@ def fields(cert):
     Dates are (year, month, day, hour, minute, second) in UTC. Raises ValueError.
     """
     try:
-        i = _tlv(cert, _tlv(cert, 0, 0x30)[1], 0x30)[1]
-        t, start, end = _tlv(cert, i)
+        i = tlv(cert, tlv(cert, 0, 0x30)[1], 0x30)[1]
+        t, start, end = tlv(cert, i)
         if t == 0xA0:  # version
-            _, start, end = _tlv(cert, end, 2)
+            _, start, end = tlv(cert, end, 2)
         if end - start > 21:  # RFC 5280 section 4.1.2.2: 20 bytes, and a zero in front
             raise ValueError("not a certificate")
         serial = hexlify(cert[start:end]).decode().lstrip("0")
         for _ in range(3):  # signature algorithm, issuer, validity
-            _, start, end = _tlv(cert, end, 0x30)
-        t, a, b = _tlv(cert, start)
-        first = _date(t, bytes(cert[a:b]))
-        t, a, b = _tlv(cert, b)
-        return serial, first, _date(t, bytes(cert[a:b]))
+            _, start, end = tlv(cert, end, 0x30)
+        t, a, b = tlv(cert, start)
+        first = parse_date(t, bytes(cert[a:b]))
+        t, a, b = tlv(cert, b)
+        return serial, first, parse_date(t, bytes(cert[a:b]))
     except IndexError:
         raise ValueError("not a certificate")
 
 
 def _name(cert):
-    # The common name in the subject, which comes after the issuer and the dates: for people, and of any sender.
+    # The common name in the subject, for people to read. It is looked for behind the dates, because the issuer before
+    # them has one, too. Whoever made the certificate chose its characters: only printable ASCII is let through.
     cert = bytes(cert)
     i = cert.find(b"\x06\x03\x55\x04\x03", cert.find(b"\x17\x0d"))
     if i < 0:
         return "?"
-    _, a, b = _tlv(cert, i + 5)
+    _, a, b = tlv(cert, i + 5)
     return "".join([chr(c) if 32 <= c < 127 else "?" for c in cert[a : min(b, a + 40)]])
 
 
-def _date(tag, text):
+def parse_date(tag, text):
     # UTCTime or GeneralizedTime (RFC 5280 section 4.1.2.5)
     if tag == 0x17:
         text = (b"19" if text >= b"5" else b"20") + text
@@ -98,11 +99,11 @@ def place(name=FILE):
 def listed(serial="", fingerprint="", name=None, above=()):
     """(revoked, pinned) for a certificate; (False, None) when there is no list. Raises Damaged, OSError.
 
-    above: serials and fingerprints of the certificates between it and the root: who revokes one of them revokes all
-    below it.
+    above: serials and fingerprints of the certificates between it and the root: to revoke one of them is to revoke all
+    below it. pinned is None when the list pins nobody.
 
     The list is read for each login, so a change that arrives over wss counts from the next login on. It is read line
-    by line, which takes no memory. pinned is None when the list pins nobody.
+    by line, so that its length costs no memory.
     """
     revoked = False
     pinned = None

@@ -37,7 +37,7 @@ def _valid(data):
     return i
 
 
-def _may_go_on(data):
+def _is_beginning(data):
     # Whether data is the beginning of a character.
     lead = data[0]
     missing = _length(lead) - len(data)
@@ -45,8 +45,8 @@ def _may_go_on(data):
     return missing > 0 and (len(data) == 1 and 0xC2 <= lead < 0xF5 or _is_char(data + b"\x80" * missing))
 
 
-def whole(data, only_text):
-    """A frame of bytes that are not UTF-8: binary, or if only_text a text frame with ? in their places."""
+def invalid_frame(data, only_text):
+    """A frame of bytes that are not UTF-8: a binary one; a text frame with ? in their places if only_text."""
     if not only_text:
         return frame(_BINARY, data) if len(data) < 126 else header(_BINARY, len(data)) + data
     data = bytearray(data)
@@ -58,8 +58,8 @@ def whole(data, only_text):
     return header(_TEXT, len(data)) + data
 
 
-def cut(record, begun, only_text):
-    """(frames, beginning of a character) for port.cut's frames in record and the beginning that was left before them.
+def split(record, begun, only_text):
+    """(frames, beginning of a character) for the frames in record and the beginning that was left before them.
 
     A frame with bytes that are not UTF-8 is cut before the first of them, and the rest is a frame of its own, which
     thus begins with a byte of 0x80 or more: no answer of the file protocol does, so a client can tell them apart. The
@@ -72,8 +72,8 @@ def cut(record, begun, only_text):
         i += 2
         data = bytes(record[i : i + n])
         i += n
-        if begun and (data[0] & 0xC0 != 0x80 or not _may_go_on(begun)):
-            out += whole(begun, only_text)
+        if begun and (data[0] & 0xC0 != 0x80 or not _is_beginning(begun)):
+            out += invalid_frame(begun, only_text)
             begun = b""
         data = begun + data
         begun = b""
@@ -82,8 +82,8 @@ def cut(record, begun, only_text):
             out += header(_TEXT, k) + data[:k]
         data = data[k:]
         if data:
-            if _may_go_on(data):
+            if _is_beginning(data):
                 begun = data
             else:
-                out += whole(data, only_text)
+                out += invalid_frame(data, only_text)
     return memoryview(out) if out else None, begun

@@ -291,7 +291,7 @@ def interrupted(board, peer: Peer, where: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "where",
-    ["wss.terminal.Terminal, 'take', lambda r, _: r and max(bytes(r)) > 0xC2", "wss.utf8, 'cut', lambda *_: True"],
+    ["wss.terminal.Terminal, 'take', lambda r, _: r and max(bytes(r)) > 0xC2", "wss.utf8, 'split', lambda *_: True"],
     ids=["taken", "cut"],
 )
 def test_an_interrupt_of_a_step_keeps_each_byte(injected, where):

@@ -43,11 +43,11 @@ def test_import_has_no_side_effect():
 
 
 UNMASK = """
-from wss.port import cut, unmask
+from wss.port import text_frames, unmask
 AT = 64
 def frames(text, found):
     out = bytearray(AT) + text
-    made = cut(out, AT, len(out))
+    made = text_frames(out, AT, len(out))
     end = made & 4095
     assert (made >> 12 & 4095) == len(out), (text, made)
     assert made >> 24 == 8 | found, (text, made >> 24)
@@ -81,7 +81,8 @@ assert frames(b"paste mode; Ctrl-C to cancel, Ctrl-D to finish\\r\\n=== ", 6)[0]
 for i in range(256):
     frames(b"ab" + bytes((i,)) + b"cd", i > 127)
 out = bytearray(6) + b"a\\r\\nb\\r\\n"  # three frames have room for their headers
-assert cut(out, 6, 12) == 8 << 24 | 10 << 12 | 10 and out == b"\\x81\\x01a\\x81\\x02\\r\\n\\x81\\x01b\\r\\n", out
+assert text_frames(out, 6, 12) == 8 << 24 | 10 << 12 | 10
+assert out == b"\\x81\\x01a\\x81\\x02\\r\\n\\x81\\x01b\\r\\n", out
 whole = bytes(range(256))
 for n in range(70):
     for at in range(4):

@@ -745,7 +745,7 @@ class Pem:
 
     def run(self, data):
         try:
-            found = metered(self.m.ders, data, "a file")
+            found = metered(self.m.der_blocks, data, "a file")
         except ValueError as e:
             if type(e) is not ValueError or not str(e).startswith("a file "):
                 raise Bug("says %r" % e)

@@ -182,7 +182,7 @@ def boot(disk, names):
         pass
     disk.gone = True
     enter(Ram(0, disk.size, disk.data))
-    credentials.finish(names)
+    credentials.finish_replacement(names)
     return [read(n[0]) for n in names]
 
 
@@ -267,7 +267,7 @@ def keys(folder):
                 disk = Ram(0, after.size, after.data)
                 enter(disk, m, torn)
                 try:
-                    credentials.finish(names)
+                    credentials.finish_replacement(names)
                     cut = False
                 except OSError:
                     again += 1
