@@ -174,9 +174,14 @@ class Server:
         gc.collect()  # before some KB are allocated in pieces of 1 KB: see wss_repl.start()
         # What takes most memory comes first. Where it is missing, the connection stays in the queue. A MemoryError
         # inside of the firmware's accept() would lose the connection and its descriptor.
-        from wss.session import Session
+        try:
+            from wss.session import Session
 
-        bytearray(1024)
+            bytearray(1024)
+        except MemoryError:
+            if self.session:
+                self.session.probe()
+            raise
         try:
             sock, address = self.sock.accept()
         except OSError:
@@ -205,7 +210,7 @@ class Server:
             self.count_refusal("out of memory")
 
     def end(self, s, cause):
-        """End the session s now. Never raises."""
+        """End the session s now. Never raises anything, but MemoryError when that is the cause."""
         if s not in self.sessions:
             return
         try:
@@ -217,6 +222,8 @@ class Server:
         self.sessions.remove(s)
         if cause != "closed":
             self.count_refusal(cause)
+            if self.session and cause == "out of memory":
+                self.session.probe()
 
     def stop(self):
         """Close everything. Raises RuntimeError when there is no stack."""

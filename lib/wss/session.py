@@ -23,6 +23,7 @@ _SILENT_MS = const(10000)
 _REQUEST_MS = const(15000)  # an ESP32 needs 1 to 5 s for the handshake with ECDSA on both sides
 _LOGIN_MS = const(60000)  # somebody types
 _RIVAL_MS = const(1500)
+_LIFE_MS = const(5000)
 _CLOSING_MS = const(1000)
 
 _ENOMEM = const(12)
@@ -42,6 +43,7 @@ class Session:
         self.deadline = port.ticks_add(now, _SILENT_MS)
         self.has_spoken = False  # whether a first byte has come
         self.is_alive = False  # whether something has come since it was last asked for a sign of life
+        self.asked = False  # whether it has to end if none comes in time
         self.close_answer = None  # the answer to the peer's CLOSE
         self.rival = None  # the session that was asked for a sign of life
         self.host = None  # (name, serial) of the peer's certificate
@@ -75,6 +77,15 @@ class Session:
         """The peer has sent a CLOSE: answer it when what it typed before is with the REPL, or the time is up."""
         self.close_answer = answer
         self.deadline = port.ticks_add(port.ticks_ms(), _CLOSING_MS)
+
+    def probe(self):
+        """A newcomer finds no memory beside this session. Its peer may be gone, and then nobody could ever take over:
+        it has to give a sign of life, or it ends."""
+        if not self.asked:
+            self.is_alive = False
+            self.sender.reply(frame(_PING))
+            self.deadline = port.ticks_add(port.ticks_ms(), _LIFE_MS)
+            self.asked = True
 
     def out_of_memory(self):
         """There is no memory even for closing: end at the next step."""
@@ -112,7 +123,9 @@ class Session:
                     self._compete()
                 elif self.terminal and not self.terminal.is_attached():
                     raise Refused(1011, "no terminal")
-                if self.stage != _OPEN and port.ticks_diff(now, self.deadline) >= 0:
+                if self.is_alive:
+                    self.asked = False
+                if (self.stage != _OPEN or self.asked) and port.ticks_diff(now, self.deadline) >= 0:
                     self._deadline_passed()
                 if self.stream:
                     self.receiver.receive()
@@ -180,6 +193,8 @@ class Session:
             self.judge()
         elif stage == _RIVAL:
             self._open_terminal()
+        elif stage == _OPEN:
+            raise Refused(0, "silent")
         elif stage > _REQUEST:
             if stage == _DENIED:
                 self.sender.reply(frame(_TEXT, b"\r\nAccess denied\r\n"))

@@ -83,6 +83,39 @@ class TestTheBoard(Lwip):
         with Peer(board.address, keys.host) as peer:
             assert peer.login().command("1+1") == b"2\r\n"
 
+    def full(self, board):
+        """Beside the session that is open there is no room for the TLS of a second one."""
+        board.run("import gc; kept = []")
+        board.run(r"exec('while gc.collect() or gc.mem_free() > 20_000:\n kept.append(bytearray(500))')")
+
+    def test_a_session_whose_peer_vanished_makes_room(self, board, keys):
+        """It was kept until the next reset, since who wants to take over needs TLS first."""
+        with Peer(board.address, keys.host) as ghost:
+            ghost.login()  # and reads no more: it answers no PING
+            self.full(board)
+            refused, end = 0, time.monotonic() + 60
+            while True:
+                with Peer(board.address, keys.host) as peer:
+                    try:
+                        peer.login()
+                        break
+                    except (Ended, ConnectionError):
+                        refused += 1
+                        assert time.monotonic() < end, board.run("wss_repl.status()")
+            assert eval(board.run("wss_repl.status()['refused']")) == {"out of memory": refused, "silent": 1}
+            assert refused
+
+    def test_a_session_whose_peer_lives_goes_on_without_room(self, board, keys):
+        with Peer(board.address, keys.host) as first:
+            first.login()
+            self.full(board)
+            with pytest.raises((Ended, ConnectionError)), Peer(board.address, keys.host) as peer:
+                peer.login()
+            assert board.run("wss_repl._server.session.asked") == "True"
+            first.text("6 * 7777\r")  # and reads, so that the PING is answered, but this would do, too
+            first.until(b"46662\r\n")
+            assert board.run("wss_repl._server.session.asked") == "False"
+
     def test_the_timer_is_known_as_ours_and_stops(self, board):
         """RP2 prints a period in microseconds: one that was not known as ours ran on after stop(), for ever."""
         board.run("from wss import port")
