@@ -18,6 +18,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if (report.failed or hasattr(report, "wasxfail")) and (board := item.funcargs.get("board")):
         board.suspect = True
+        report.sections.append(("the board's console", board.console.log[-2000:].decode(errors="replace")))
     return report
 
 

@@ -168,6 +168,10 @@ def test_20_kb_in_paste_mode_at_once(connect, board):
     """MicroPython keeps the text whole: needs 60 KB of heap beside the session, on ESP32 without taking it from the
     system's."""
     peer = connect().login()
+    if peer.value("__import__('sys').platform") == "rp2":
+        leave(peer)
+        # Seen with 140 KB free, 67 of them in one piece: no memory for 18,824 bytes. There TLS is in that heap, too.
+        pytest.skip("paste mode stops RP2 for good where it finds no piece of memory for its text (nlr_jump_fail)")
     peer.command("import gc; gc.collect()")
     free = peer.value("gc.mem_free()")
     with contextlib.suppress(SyntaxError, ValueError):

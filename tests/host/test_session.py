@@ -70,12 +70,13 @@ def test_the_last_line_of_a_soft_reset_said_by_a_program_arrives(connect):
     assert peer.command(line) == b"MPY: soft reboot\r\n"
 
 
-def test_a_pasted_kilobyte_is_not_a_thousand_records(connect):
+def test_a_pasted_kilobyte_is_not_a_thousand_records(connect, target):
     peer = connect().login()
     records = peer.records
     peer.text("#" * 1000 + "\r")
     peer.until(PROMPT)
-    assert peer.records - records < 30
+    # Without a GIL what was echoed goes out with the next byte, eight times a tick of our timer.
+    assert peer.records - records < (250 if "lwip" in target.capabilities else 30)
 
 
 def test_any_output_keeps_its_bytes_its_line_ends_and_its_characters(connect):
