@@ -8,6 +8,7 @@ _RAW = const(1)
 _PASTE = const(2)
 _RUN = const(4)  # the code was whole: a program runs, which may read what is typed
 _LEFT = const(8)  # by a client that is lost
+_END = const(16)  # the latest of what is printed is the 0x04 behind what a program in raw mode has printed
 
 _SAID = (
     (b"\x81\x18raw REPL; CTRL-B to exit", _RAW),
@@ -26,9 +27,10 @@ def after_output(mode, record):
             mode = to
     if record.endswith(b"\x81\x04>>> "):
         return 0, b""
-    if mode & _RAW and record.endswith(b"\x04>"):  # the program has ended
+    # The program has ended: 0x04 and ">" are two writes, and may be two records
+    if mode & _RAW and (record.endswith(b"\x04>") or mode & _END and record == b"\x81\x01>"):
         return _RAW, b"\x02" if mode & _LEFT else b""
-    return mode, b""
+    return mode & ~_END | _END * (record[-1] == 4), b""
 
 
 def after_input(mode, data):

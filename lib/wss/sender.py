@@ -7,7 +7,6 @@ from wss.guard import check_stack
 
 _REPLIES_MAX = const(4)
 _ENOTCONN = const(128)
-_RAW_PROMPT = const(62)
 _MODE = const(2)  # what port.text_frames() has found in a record
 _PROMPT = const(4)
 _NEW = const(8)  # in every record
@@ -76,12 +75,12 @@ class Sender:
     # done twice is struck off in the same stretch without a jump.
 
     def _note(self):
-        # A new record: for modes.py and log.py.
+        # A new record: for modes.py (4 and 62: see there) and log.py.
         session = self.session
         server = session.server
         record = self.record
         found = self._found
-        if session.terminal and (found & _MODE or server.mode and (found & _PROMPT or record[-1] == _RAW_PROMPT)):
+        if session.terminal and (found & _MODE or server.mode and (found & _PROMPT or record[-1] in (4, 62))):
             from wss.modes import after_output
 
             server.mode, typed = after_output(server.mode, record)
