@@ -343,7 +343,10 @@ def heard(stream, wanted):
     """Frames of the client, unmasked, until `wanted` is in them."""
     seen, said = b"", bytearray()
     while wanted not in said:
-        seen += stream.recv(65536)
+        data = stream.recv(65536)
+        if not data:
+            raise ConnectionError  # or this thread would turn for as long as the tests run
+        seen += data
         while len(seen) > 6 and len(seen) >= (size := 6 + {126: 2, 127: 8}.get(seen[1] & 127, 0)):
             length = seen[1] & 127
             if length > 125:
