@@ -17,15 +17,17 @@ pytestmark = pytest.mark.needs("quick")
 # thread, started from the console, with nothing of ours in its loop.
 COUNTER = """
 import time
-def count(ms):
+def count():
     n = worst = 0
-    last = start = time.ticks_ms()
-    while time.ticks_diff(last, start) < ms:
-        now = time.ticks_ms()
-        worst = max(worst, time.ticks_diff(now, last))
-        last = now
-        n += 1
-    print("worst", worst, "count", n)
+    last = time.ticks_ms()
+    try:
+        while True:
+            now = time.ticks_ms()
+            worst = max(worst, time.ticks_diff(now, last))
+            last = now
+            n += 1
+    except KeyboardInterrupt:
+        print("worst", worst, "count", n)
 """
 CALM = 250  # ms
 
@@ -37,16 +39,16 @@ def board(target, provisioned):
 
 
 @contextlib.contextmanager
-def counting(board, seconds):
+def counting(board):
     """Run the counter on the board meanwhile; afterwards its longest gap must be below CALM."""
     watch = Stopwatch(board)
-    board.console.write(b"count(%d)\r" % (seconds * 1000))
-    board.console.read_until(b"count(")
+    board.console.write(b"count()\r")
+    board.console.read_until(b"count()\r\n")
     yield
-    text = board.console.read_until(b" count ", seconds + 60).decode()
+    board.console.write(b"\x03")
+    text = board.console.read_until(b" count ", 60).decode()
     worst = int(text.rsplit("worst ", 1)[1].split(" ")[0])
     assert worst < CALM + watch.starved() * 1000, "the program stood still for %d ms" % worst
-    assert watch.seconds() < seconds + 5
 
 
 def prompt_within(board, keys, seconds, path=b"/"):
@@ -66,7 +68,7 @@ def drips(peer):
     hello = peer._out.read()
     for i in range(4):
         peer.sock.sendall(hello[i : i + 1])
-        time.sleep(0.3)
+        time.sleep(0.1)
 
 
 def half_a_request(peer):
@@ -86,7 +88,7 @@ def half_a_password(peer):
 @pytest.mark.parametrize("how", [silent, drips, half_a_request, no_password, half_a_password])
 @pytest.mark.parametrize("peers", [1, 3, pytest.param(5, marks=pytest.mark.needs("connections"))])
 def test_a_peer_that_does_not_go_on(board, keys, how, peers):
-    with counting(board, 3), contextlib.ExitStack() as stack:
+    with counting(board), contextlib.ExitStack() as stack:
         for _ in range(peers):
             peer = stack.enter_context(Peer(board.address, keys.host))
             with contextlib.suppress(OSError, Ended):
