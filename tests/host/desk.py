@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+import zygote
 from board import Board
 from cable import BOARD, Cable, NoCable
 from ports import free_port
 from targets import ROOT, UID, Unix
+from zygote import WSSCTL
 
 PASSWORD = "secret"
-WSSCTL = [sys.executable, "-m", "wssctl"]
 
 
 class Desk:
@@ -68,8 +69,8 @@ class Desk:
     def run(self, *words, timeout=180, cwd=None, env=None, stdin="") -> subprocess.CompletedProcess:
         """A command to its end; stdout and stderr apart, as text. If the board ends meanwhile, its last words."""
         try:
-            return subprocess.run(
-                [str(w) for w in words],
+            return zygote.run(
+                words,
                 env=self.env | (env or {}),
                 cwd=cwd or self.directory.parent,
                 input=stdin,

@@ -3,8 +3,8 @@
 import os
 import re
 import subprocess
-import sys
 
+import zygote
 from board import Board
 from ports import free_port
 from wssctl.boards.registry import Registry
@@ -35,8 +35,8 @@ class Site:
             board.close()
 
     def run(self, *words, status=0, env=None, timeout=180, **more):
-        done = subprocess.run(
-            [sys.executable, "-m", "wssctl", *map(str, words)], env=self.env | (env or {}), capture_output=True,
+        done = zygote.run(
+            [*zygote.WSSCTL, *words], env=self.env | (env or {}), capture_output=True,
             text=True, timeout=timeout, stdin=subprocess.DEVNULL, start_new_session=True, **more,
         )  # fmt: skip
         assert done.returncode == status, (words, done.returncode, done.stdout, done.stderr)

@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import zygote
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from websockets.exceptions import ConnectionClosed
@@ -751,7 +752,7 @@ def wssctl(board, keys, *args, **options):
     env = {k: v for k, v in (env | options.pop("env", {})).items() if v is not None}
     argv = [sys.executable, "-m", "wssctl", args[0], f"127.0.0.1:{board.port}", "--host-id", "good", *args[1:]]
     argv = options.pop("before", []) + argv
-    return subprocess.run(argv, env=env, capture_output=True, timeout=180, start_new_session=True, **options)
+    return zygote.run(argv, env=env, capture_output=True, timeout=180, start_new_session=True, **options)
 
 
 def test_a_program_on_standard_input_is_run(board, keys):

@@ -8,6 +8,7 @@ import struct
 import subprocess
 
 import pytest
+import zygote
 from desk import WSSCTL, Terminal
 from peers import Peer
 from wssctl.wire.client import Client
@@ -42,7 +43,7 @@ def env(keys):
 
 
 def wssctl(env, *words) -> subprocess.CompletedProcess:
-    return subprocess.run([*WSSCTL, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=180)
+    return zygote.run([*WSSCTL, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=180)
 
 
 def numbers(text: bytes) -> list[int]:

@@ -13,6 +13,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+import zygote
 from board import Board
 from peers import PROMPT, Ended, Identity, Peer
 from ports import free_port
@@ -54,7 +55,7 @@ class Desk:
 
     def run(self, *words, status=0, secrets=True, env=None):
         env = self.env | (self.secrets if secrets else {}) | (env or {})
-        done = subprocess.run(
+        done = zygote.run(
             self.command(*words), env=env, capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
