@@ -98,6 +98,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
             log.attach()
         _server.start_timer(timer)
         gc.collect()
+        _server.hold_memory()
     finally:
         gc.threshold(threshold if threshold >= 0 or _port.memory_to_spare() else _THRESHOLD)
     listen_s = _server.sock

@@ -3,6 +3,7 @@
 import gc
 import select
 import socket
+from io import BytesIO
 from micropython import const
 
 from wss import port
@@ -14,6 +15,7 @@ _BACKLOG = const(4)
 _PERIOD_IDLE = const(100)  # ms between steps that the timer makes when nobody is connected, or nothing comes in
 _IDLE_MS = const(2000)  # after this time without input
 _NOT_NOW = (Busy, RuntimeError)  # the last: no stack, against all care. Made here, because matching must not allocate.
+_NO_ROOM = (OSError, MemoryError)  # likewise
 _LOST_MS = const(2000)  # the timer is somebody else's when it has made no step for this long, and others have
 
 
@@ -57,6 +59,7 @@ class Server:
             raise
         sock.setblocking(False)
         self._poll = None
+        self._held = None  # see hold_memory()
         port.on_readable(sock, self.callback)
 
     def _stop_waiting(self, sock):
@@ -66,6 +69,34 @@ class Server:
                 self._poll.unregister(sock)
         except (KeyError, OSError):
             pass
+
+    def hold_memory(self):
+        """On an ESP32 without PSRAM, keep the memory of one more TLS connection, until give_memory().
+
+        There MicroPython's heap grows into the memory of TLS and Wi-Fi: by as much as it has, or else by the largest
+        block in one piece (gc_try_add_heap() in py/gc.c). What is held lies in the middle of what is free, so that
+        block is smaller, and what a program takes ends before the board is out of reach. Never raises.
+        """
+        if self._held or not self.context or port.memory_to_spare():
+            return
+        first = None
+        try:
+            first = self.tls(BytesIO())
+            self._held = self.tls(BytesIO())
+        except _NO_ROOM:
+            pass  # it is the program's already, and Wi-Fi needs the rest
+        if first:
+            first.close()
+
+    def give_memory(self):
+        """Let go of what hold_memory() keeps: a TLS connection needs it now."""
+        if self._held:
+            self._held.close()
+            self._held = None
+
+    def tls(self, stream):
+        """TLS over stream. The handshake is left to the reads."""
+        return self.context.wrap_socket(stream, server_side=True, do_handshake_on_connect=False)
 
     def start_timer(self, timer):
         """Let timer (a machine.Timer or None) make steps where no socket callback can: while a program computes.
@@ -224,6 +255,7 @@ class Server:
             self.count_refusal(cause)
             if self.session and cause == "out of memory":
                 self.session.probe()
+        self.hold_memory()
 
     def stop(self):
         """Close everything. Raises RuntimeError when there is no stack."""
@@ -239,5 +271,6 @@ class Server:
         self.sock.close()
         for s in list(self.sessions):
             self.end(s, "closed")
+        self.give_memory()
         if self.log:
             self.log.detach()

@@ -179,12 +179,12 @@ class Session:
             self.close(closing(code, reason=cause))
 
     def _start_tls(self):
-        # wrap_socket() leaves the handshake to the reads.
-        context = self.server.context
+        server = self.server
         self.stream = self.sock
-        if context:
-            port.set_verify_callback(context, trust.verify)
-            self.stream = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        if server.context:
+            port.set_verify_callback(server.context, trust.verify)
+            server.give_memory()
+            self.stream = server.tls(self.sock)
         self._set_stage(_REQUEST, _REQUEST_MS)
 
     def _deadline_passed(self):
@@ -281,6 +281,7 @@ class Session:
             if said:
                 self.sender.replies.append(frame(_TEXT, said))
         self.receiver.open()
+        server.hold_memory()
 
     def _release_terminal(self):
         self.receiver.ignore()

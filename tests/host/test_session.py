@@ -494,6 +494,24 @@ def test_where_the_heap_would_grow_it_is_collected_before_it_is_full(target, pro
         assert board.run("import gc; print(gc.threshold())") == str(threshold)
 
 
+def test_where_the_heap_would_grow_the_memory_of_one_more_tls_connection_is_held(target, provisioned, keys, board):
+    """Else a program that needs more heap than is free takes it (py/gc.c), and each login fails in its handshake."""
+    held = "print(bool(wss_repl._server._held))"
+    again = "exec('while not wss_repl._server._held: time.sleep_ms(5)')"
+    assert board.run(held) == "False"  # memory to spare
+    with target.board(provisioned, boot=ESP32_WITHOUT_PSRAM) as small:
+        small.run("import time")
+        assert small.run(held) == "True"
+        with Peer(small.address, keys.host) as first:
+            first.login()
+            small.run(again)
+            with Peer(small.address, keys.host) as newcomer:
+                newcomer.upgrade()  # its handshake is over: it has the memory
+                assert small.run(held) == "False"
+            small.run(again)
+        assert small.run("s = wss_repl._server; wss_repl.stop(); print(s._held)") == "None"
+
+
 def test_who_still_sends_for_a_session_that_has_ended_finds_nothing_to_do(board, connect):
     """On an emulated ESP32 status() told of an internal error, because a terminal was looked for that was gone."""
     connect().login()
