@@ -24,7 +24,7 @@ _THRESHOLD = const(4096)  # bytes allocated between two collections on a board w
 _server = None
 _url = None
 _lacks = []
-_began = 0, 0  # time.time() and ticks_ms() at start(), for wss/about.py
+began = 0, 0  # time.time() and ticks_ms() at start(), for wss/about.py
 
 # The names that webrepl and upydev use. client_swr takes bytes that go out without a frame: upydev's `get` runs
 # rcat(..., stream=client_swr).
@@ -57,7 +57,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
     taken. A server that already runs goes on then, with one exception: one at the same port is stopped first, so it is
     gone if another program takes the port in that moment.
     """
-    global _server, _url, _lacks, _began, listen_s
+    global _server, _url, _lacks, began, listen_s
     # An ESP32 without PSRAM begins with a heap of 56 KB. When that is full or too fragmented, the firmware doubles it
     # (py/gc.c) and takes the memory from TLS and Wi-Fi, which then lose frames. So the garbage that the imports leave
     # is collected while they go on. Afterwards garbage is collected early on such a board, too: otherwise objects that
@@ -103,7 +103,7 @@ def start(port=None, password=None, ssl=True, auth=True, *, key=None, cert=None,
         gc.threshold(threshold if threshold >= 0 or _port.memory_to_spare() else _THRESHOLD)
     listen_s = _server.sock
     _lacks = lacks
-    _began = _time(), _port.ticks_ms()
+    began = _time(), _port.ticks_ms()
     print("wss_repl: listening on", ", ".join(_url) + (" with " + _timer() if timer else ""))
     for lack in lacks:
         print("wss_repl: warning:", lack)

@@ -21,7 +21,7 @@ def document():
     gc.collect()
     wss_repl = sys.modules["wss_repl"]  # which imports us: an import back would be a circle
     implementation = sys.implementation
-    began = wss_repl._began
+    began = wss_repl.began
     about = {
         "firmware": [implementation[0], "%d.%d.%d" % implementation[1][:3], getattr(implementation, "_machine", "")],
         "bundle": getattr(wss_repl, "VERSION", ""),

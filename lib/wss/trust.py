@@ -71,7 +71,8 @@ def _name(cert):
     if i < 0:
         return "?"
     _, a, b = tlv(cert, i + 5)
-    return "".join([chr(c) if 32 <= c < 127 else "?" for c in cert[a : min(b, a + 40)]])
+    # Not with chr(): the firmware keeps each letter for ever, as a name.
+    return bytes([c if 32 <= c < 127 else 63 for c in cert[a : min(b, a + 40)]]).decode()
 
 
 def parse_date(tag, text):

@@ -160,4 +160,4 @@ def test_ctrl_c_and_soft_resets_of_a_program_that_prints(target, provisioned, ke
         board.run("print('new')")
         with Peer(board.address, keys.host) as peer:
             peer.login()
-            assert peer.value("b'new' in __import__('wss.log').log._current._kept") is True
+            assert peer.value("b'new' in __import__('wss.log').log.document().read()") is True

@@ -515,7 +515,7 @@ def test_where_the_heap_would_grow_the_memory_of_one_more_tls_connection_is_held
 def test_who_still_sends_for_a_session_that_has_ended_finds_nothing_to_do(board, connect):
     """On an emulated ESP32 status() told of an internal error, because a terminal was looked for that was gone."""
     connect().login()
-    assert board.run("s = __import__('wss_repl')._server.session; s.release(); print(s.sender.flush())") == "True"
+    assert board.run("s = __import__('wss_repl').client_swr; s.session.release(); print(s.flush())") == "True"
 
 
 def test_no_large_buffers_where_the_heap_would_grow_into_tls_memory(target, provisioned, keys):
@@ -525,7 +525,7 @@ def test_no_large_buffers_where_the_heap_would_grow_into_tls_memory(target, prov
         peer.request(PUT, b"big.bin", len(content))
         assert peer.reply() == 0
         peer.binary(content[:4096])
-        assert board.run("import wss_repl; print(wss_repl._server.session.receiver.files._buf)") == "None"
+        assert board.run("import wss_repl; print(wss_repl.client_swr.session.receiver.files.room(1))") == "None"
         peer.binary(content[4096:])
         assert peer.reply() == 0
         pieces = []
@@ -540,7 +540,7 @@ import wss.terminal as t
 def full(*_):
     raise RuntimeError('schedule queue full')
 was, t.schedule = t.schedule, full
-guard = wss_repl._server.guard
+guard = wss_repl.client_swr.session.server.guard
 with guard:
     print('from inside')
 t.schedule = was
@@ -557,31 +557,33 @@ def test_a_print_inside_of_our_step_while_the_queue_of_callbacks_is_full(connect
 
 
 RING = """
+import select, wss_repl
+from wss import typed
 class Ring:
+    POLLIN = select.POLLIN
     depth = most = 0
-    def __init__(self, ring):
-        self.ring = ring
+    def poll(self):
+        self.ring = select.poll()
+        self.register = self.ring.register
+        return self
     def ipoll(self, ms):
         self.depth += 1
         self.most = max(self.most, self.depth)
         if self.depth < 4:
-            wss_repl._server.step()
+            wss_repl.poll()
         self.depth -= 1
         return self.ring.ipoll(ms)
-def nested():
-    typed = wss_repl._server.session.terminal.typed
-    typed._ring = Ring(typed._ring)
+typed.select = ring = Ring()
 """
 
 
-def test_a_socket_callback_inside_a_look_at_the_ring_does_not_look_again(connect):
+def test_a_socket_callback_inside_a_look_at_the_ring_does_not_look_again(board, connect):
     """ESP32 calls back for readable sockets while it polls, so our step runs in there. Six deep its stack is full, and
     that exception takes the terminal away."""
+    board.run(f"exec({RING!r})")
     peer = connect().login()
-    peer.command(f"exec({RING!r})")
-    peer.command("nested()")
     assert peer.command("print(len('%s'))" % ("y" * 900)) == b"900\r\n"
-    assert peer.value("wss_repl._server.session.terminal.typed._ring.most") == 1
+    assert peer.value("ring.most") == 1
 
 
 _LOST_HOST = """
