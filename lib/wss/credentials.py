@@ -49,14 +49,14 @@ def finish_replacement(names):
     and the key does not, the key has been renamed, and they have to follow. The same holds when there is no key under
     its own name, because FAT's rename removes the old file first.
     """
-    waiting = [n[0] for n in names if exists(n[0] + ".new")]
+    waiting = [n[0] for n in names if _exists(n[0] + ".new")]
     key = names[0][0]
-    if key not in waiting or not exists(key):
+    if key not in waiting or not _exists(key):
         for name in waiting:
             replace(name + ".new", name)
 
 
-def exists(name):
+def _exists(name):
     try:
         os.stat(name)
         return True

@@ -40,14 +40,14 @@ class Session:
         self.address = address
         self.stream = None  # what is read and written: TLS over the socket, or the socket itself
         self.stage = _SILENT
-        self.deadline = port.ticks_add(now, _SILENT_MS)
+        self._deadline = port.ticks_add(now, _SILENT_MS)
         self.has_spoken = False  # whether a first byte has come
         self.is_alive = False  # whether something has come since it was last asked for a sign of life
         self.asked = False  # whether it has to end if none comes in time
         self.close_answer = None  # the answer to the peer's CLOSE
-        self.rival = None  # the session that was asked for a sign of life
+        self._rival = None  # the session that was asked for a sign of life
         self.host = None  # (name, serial) of the peer's certificate
-        self.takeover = False  # whether the peer wants the terminal even from a session that is alive
+        self._takeover = False  # whether the peer wants the terminal even from a session that is alive
         self.terminal = None
         self.receiver = Receiver(self)
         self.sender = Sender(self)
@@ -67,8 +67,8 @@ class Session:
         self._release_terminal()
         self.sender.replies.append(last)
 
-    def close_for(self, address):
-        """Tell a peer that may still be there that address has taken over. Never waits."""
+    def _close_for(self, address):
+        # Tells a peer that may still be there that address has taken over. Never waits.
         self.sender.replies = [frame(_TEXT, b"\r\nTaken over by %s.\r\n" % address)]
         self.close(closing(1008))
         self.sender.send()
@@ -76,7 +76,7 @@ class Session:
     def answer_close(self, answer):
         """The peer has sent a CLOSE: answer it when what it typed before is with the REPL, or the time is up."""
         self.close_answer = answer
-        self.deadline = port.ticks_add(port.ticks_ms(), _CLOSING_MS)
+        self._deadline = port.ticks_add(port.ticks_ms(), _CLOSING_MS)
 
     def probe(self):
         """A newcomer finds no memory beside this session. Its peer may be gone, and then nobody could ever take over:
@@ -84,7 +84,7 @@ class Session:
         if not self.asked:
             self.is_alive = False
             self.sender.reply(frame(_PING))
-            self.deadline = port.ticks_add(port.ticks_ms(), _LIFE_MS)
+            self._deadline = port.ticks_add(port.ticks_ms(), _LIFE_MS)
             self.asked = True
 
     def out_of_memory(self):
@@ -104,11 +104,11 @@ class Session:
                 pass
         self.sender.clear()
         # Without rival, or a session whose peer is gone would keep the one before it in memory, and so on.
-        self.stream = self.rival = None
+        self.stream = self._rival = None
 
     def _set_stage(self, stage, ms):
         self.stage = stage
-        self.deadline = port.ticks_add(port.ticks_ms(), ms)
+        self._deadline = port.ticks_add(port.ticks_ms(), ms)
 
     # Steps ------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Session:
                     raise Refused(1011, "no terminal")
                 if self.is_alive:
                     self.asked = False
-                if (self.stage != _OPEN or self.asked) and port.ticks_diff(now, self.deadline) >= 0:
+                if (self.stage != _OPEN or self.asked) and port.ticks_diff(now, self._deadline) >= 0:
                     self._deadline_passed()
                 if self.stream:
                     self.receiver.receive()
@@ -136,7 +136,7 @@ class Session:
                         if (
                             self.stage != _OPEN
                             or not self.terminal.typed.waits()
-                            or port.ticks_diff(now, self.deadline) >= 0
+                            or port.ticks_diff(now, self._deadline) >= 0
                         ):
                             self.close(self.close_answer)
                     if self.sender.flush() and self.close_answer and self.stage == _CLOSING:
@@ -217,7 +217,7 @@ class Session:
 
     def ask_password(self, response, takeover):
         """Accept the WebSocket with response, and ask."""
-        self.takeover = takeover
+        self._takeover = takeover
         self._take_peer()
         ask = frame(_TEXT, b"Password: ")
         self.sender.replies += (response, ask)  # no jump from here on
@@ -235,7 +235,7 @@ class Session:
         if delay:
             self.server.count_refusal("wrong password")
             self._set_stage(_DENIED, delay)
-        elif self.takeover:
+        elif self._takeover:
             self._open_terminal()
         else:
             self._compete()
@@ -245,8 +245,8 @@ class Session:
         other = self.server.session
         if not other:
             self._open_terminal()
-        elif other is not self.rival:
-            self.rival = other
+        elif other is not self._rival:
+            self._rival = other
             other.is_alive = False
             other.sender.reply(frame(_PING))
             self._set_stage(_RIVAL, _RIVAL_MS)
@@ -261,7 +261,7 @@ class Session:
         server = self.server
         other = server.session
         if other:
-            other.close_for(self.address[0])
+            other._close_for(self.address[0])
             server.end(other, "taken over")
         self.terminal = Terminal(server, self.sender)
         self.stage = _OPEN
