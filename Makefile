@@ -107,10 +107,11 @@ $(VENV)/.bench: $(VENV)/.stamp
 	@touch $@
 
 # BENCH= is passed on: BENCH="--port /dev/ttyACM0 --address 192.168.1.20", BENCH=--quick
-bench: $(VENV)/.bench ## speed: this bundle, the stock chain and bare TLS; a kept connection and OpenSSH; an image of 1.7 MB (8 minutes)
+bench: $(VENV)/.bench ## speed: this bundle, the stock chain and bare TLS; a kept connection and OpenSSH; setup and copies; an image of 1.7 MB
 	@$(VENV)/bin/python tools/dev/firmware.py build
 	@$(VENV)/bin/python tools/dev/bench.py $(BENCH)
 	$(if $(findstring --port,$(BENCH)),,@$(VENV)/bin/python tools/dev/bench_kept.py $(filter --quick,$(BENCH)))
+	$(if $(findstring --port,$(BENCH)),,@$(VENV)/bin/python tools/dev/bench_tools.py $(filter --quick,$(BENCH)))
 	$(if $(BENCH),,@$(VENV)/bin/python tools/dev/bench_image.py)
 
 .PHONY: bench-fleet

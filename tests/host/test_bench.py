@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -129,6 +130,14 @@ def test_the_bench_of_a_kept_connection(tmp_path):
     assert result["imports"]["kept"]["modules"] < result["imports"]["not kept"]["modules"]
     assert not any(result["imports"]["kept"][name] for name in ("cryptography", "rich", "ssl", "websockets"))
     assert (tmp_path / "kept.md").read_text() == done.stdout
+
+
+def test_the_bench_of_what_a_user_waits_for():
+    command = [sys.executable, ROOT / "tools/dev/bench_tools.py", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\| (.*?) \| ([\d.e-]+) \| ", done.stdout, re.M)
+    assert len(rows) == 13 and all(float(seconds) > 0 for _, seconds in rows), rows
 
 
 def test_a_network_delays_and_keeps_order_and_can_be_cut():
