@@ -407,7 +407,7 @@ class Port:
         files = self._kept / "files"
         for path in sorted(p for p in files.rglob("*") if p.is_file()):
             name = path.relative_to(files).as_posix()
-            if not self._cable.same(name, path.read_bytes()):
+            if not self._cable.holds(name, path.read_bytes()):
                 self._cable.replace({name: path.read_bytes()})
         if (now := self._listing()) != self._was:
             differ = sorted(n for n in now.keys() | self._was.keys() if now.get(n) != self._was.get(n))
@@ -754,7 +754,7 @@ class PortMicroPython:
                 elif path:
                     files[path.name] = path
             for name, path in files.items():
-                if not board.same(f"{DEVICE_TESTS}/{name}", path.read_bytes()):
+                if not board.holds(f"{DEVICE_TESTS}/{name}", path.read_bytes()):
                     board.replace({f"{DEVICE_TESTS}/{name}": path.read_bytes()})
             board.exec(f"import gc, os, sys\nos.chdir('/{DEVICE_TESTS}')\nsys.argv[:] = {words!r}\ngc.collect()")
             try:

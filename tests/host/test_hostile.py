@@ -28,7 +28,7 @@ from wssctl.text import brief, shown
 from wssctl.wire.client import Client
 from wssctl.wire.link import Credentials, parse_target
 from wssctl.wire.remote import component
-from wssctl.wire.tls import _by_two_clocks
+from wssctl.wire.tls import _why_out_of_date
 from wssctl.wire.websocket import WebSocketLink
 
 _MEMORY = 200 << 20  # bytes
@@ -598,7 +598,7 @@ def test_dates_are_compared_on_both_sides(keys):
     """What a board's alert says of our certificate, beside its dates and this computer's clock."""
 
     def why(alert, host):
-        return _by_two_clocks(alert, Credentials(host.ca, host.cert, host.key)) or ""
+        return _why_out_of_date(alert, Credentials(host.ca, host.cert, host.key)) or ""
 
     assert "the board's clock is behind" in why("CERTIFICATE_UNKNOWN", keys.host)
     assert "the board's clock is ahead" in why("CERTIFICATE_EXPIRED", keys.host)

@@ -703,7 +703,7 @@ class World:
         trustlist.learn(db, board, entries)
         for key, e in entries.items():
             key = (key, board)
-            self.made[key] = trustlist.later(self.made[key], e) if key in self.made else e
+            self.made[key] = trustlist.winner(self.made[key], e) if key in self.made else e
 
     def lets_in(self, host, b):
         who = self.machines[host].who
@@ -727,7 +727,7 @@ class World:
             for key, e in merged.items():
                 where = "" if e.verb == "revoked" else name
                 told = not e.undone or e.seal  # and not a lie, which this host must not have believed
-                if told and ((key, where) not in self.made or trustlist.later(self.made[key, where], e) == e):
+                if told and ((key, where) not in self.made or trustlist.winner(self.made[key, where], e) == e):
                     self.made[key, where] = e  # a pin that was made on the board, or what was sealed there
         return True
 
@@ -843,7 +843,7 @@ class World:
         for (key, where), e in self.made.items():
             for b in range(2) if not where else [self.names.index(where)]:
                 entry = views[b].get(key)
-                assert entry and trustlist.later(entry, e) == entry, "an entry was lost"
+                assert entry and trustlist.winner(entry, e) == entry, "an entry was lost"
                 assert e.undone or not entry.undone or entry.seal, "a lie was believed"
         people = [m.who for m in self.machines]
         for b, answers in enumerate(verdicts(self.folder, self.boards, people)):

@@ -86,7 +86,7 @@ def test_a_password_that_came_and_was_not_proved(site):
     """Killed in between: the board has the new one, and this machine does not know it."""
     store = Store(site.keys)
     remember(store, "new password:room1", "the new 42")
-    waiting.want(store.record, ["room1"], waiting.PASSWORD, {"remember": True})
+    waiting.add(store.record, ["room1"], waiting.PASSWORD, {"remember": True})
     off(site)
     (site.path / "room1/webrepl_cfg.py").write_text("PASS = 'the new 42'\n")
     (site.path / "given").write_text("another one\n")
@@ -130,8 +130,8 @@ def test_what_waits_is_asked_once_for_all_boards(tmp_path, monkeypatch, capsys, 
         trustlist.learn(db, names[1], {pinned.key: pinned})
     trust.note_held(record, names[0], {revoked.key: revoked}, {}, None)
     trust.note_held(record, names[1], {revoked.key: revoked}, {}, None)
-    waiting.want(record, names[:2], waiting.BUNDLE, {"version": "1.2"})
-    waiting.want(record, ["forgotten"], waiting.PASSWORD)
+    waiting.add(record, names[:2], waiting.BUNDLE, {"version": "1.2"})
+    waiting.add(record, ["forgotten"], waiting.PASSWORD)
     opened, view = [], Record.view
     monkeypatch.setattr(Record, "view", lambda self: opened.append(self) or view(self))
     assert cli.main(["boards", "list", "--keys", str(tmp_path)]) == 0
@@ -160,7 +160,7 @@ def test_what_cannot_be_done_there_does_not_wait(site):
     assert waits(site) == [] and not remembered(Store(site.keys), "new password:room1")
     site.run("password", "room1", status=3)
     site.run("boards", "forget", "room1")
-    assert not waiting.of(Store(site.keys).record, "room1")
+    assert not waiting.pending(Store(site.keys).record, "room1")
 
 
 def test_an_update_waits_while_another_is_on_trial_there(site):
@@ -236,14 +236,14 @@ class Refuses:
 @pytest.mark.parametrize("error", Refuses.FINAL + Refuses.PASSES, ids=lambda e: type(e).__name__)
 def test_what_ends_the_waiting(tmp_path, error):
     record = Store(tmp_path).record
-    waiting.want(record, ["room1"], waiting.BUNDLE, {"version": VERSION})
+    waiting.add(record, ["room1"], waiting.BUNDLE, {"version": VERSION})
 
     def work():
         raise error
 
     with pytest.raises(type(error)):
         waiting.bring(record, "room1", waiting.BUNDLE, work)
-    assert bool(waiting.of(record, "room1")) == (error in Refuses.PASSES)
+    assert bool(waiting.pending(record, "room1")) == (error in Refuses.PASSES)
 
 
 def test_a_board_that_gets_another_name_meanwhile(tmp_path):
@@ -251,11 +251,11 @@ def test_a_board_that_gets_another_name_meanwhile(tmp_path):
     registry = Registry(Store(tmp_path))
     registry.update("room1", uid=UID)
     registry.update("other", uid=SECOND)
-    waiting.want(registry.record, ["room1", "other"], waiting.BUNDLE, {"version": VERSION})
-    waiting.want(registry.record, ["room1"], waiting.PASSWORD)
+    waiting.add(registry.record, ["room1", "other"], waiting.BUNDLE, {"version": VERSION})
+    waiting.add(registry.record, ["room1"], waiting.PASSWORD)
     waiting.bring(registry.record, "room1", waiting.BUNDLE, lambda: registry.update("hall", uid=UID).name)
-    assert list(waiting.of(registry.record, "hall")) == [waiting.PASSWORD] and registry.find("room1") is None
-    assert list(waiting.of(registry.record, "other")) == [waiting.BUNDLE]
+    assert list(waiting.pending(registry.record, "hall")) == [waiting.PASSWORD] and registry.find("room1") is None
+    assert list(waiting.pending(registry.record, "other")) == [waiting.BUNDLE]
 
 
 def test_a_signature_that_is_not_here_is_told_before_anything_waits(site):

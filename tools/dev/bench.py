@@ -855,7 +855,7 @@ def main(argv: list[str] | None = None) -> int:
                 ports = dict(zip(KINDS, range(first, first + 3), strict=True))
                 store = Store(a.keys)
                 key, cert = store.find_host()
-                secret = ask.later(f"Passphrase of {key.name}", a.passphrase_file, "WSSCTL_PASSPHRASE",
+                secret = ask.deferred(f"Passphrase of {key.name}", a.passphrase_file, "WSSCTL_PASSPHRASE",
                                    option="--passphrase-file")  # fmt: skip
                 context = Credentials(store.find_ca_cert(), cert, key, secret).context()
                 console = Console(a.port)

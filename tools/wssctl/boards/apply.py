@@ -28,8 +28,8 @@ def apply(args: argparse.Namespace) -> int:
     boards = [b for b in fleet.boards if b.name in wait]
     if args.drop:
         for board in boards:
-            for kind in waiting.of(record, board.name):
-                waiting.drop(record, board.name, kind)
+            for kind in waiting.pending(record, board.name):
+                waiting.remove(record, board.name, kind)
                 if kind == waiting.PASSWORD:
                     changes.forget_new_password(fleet.store, board)
                     say(
@@ -41,7 +41,7 @@ def apply(args: argparse.Namespace) -> int:
     if not boards:
         fleet.note("Nothing waits.")
         return 0
-    todo = {b.name: waiting.of(record, b.name) for b in boards}
+    todo = {b.name: waiting.pending(record, b.name) for b in boards}
     certificates = any(waiting.CERTIFICATE in kinds for kinds in todo.values())
     authority = keys.load_authority(args, fleet.store) if certificates else None
     bundles = sum(waiting.BUNDLE in kinds for kinds in todo.values())
@@ -110,13 +110,13 @@ def update(args: argparse.Namespace) -> int:
         how["signed"] = os.path.abspath(how["signed"])
     if getattr(args, "sign", False):
         listed = []  # that asks for a passphrase, which nobody gives later: --signed FILE waits
-    waiting.want(registry.record, listed, waiting.BUNDLE, how)
+    waiting.add(registry.record, listed, waiting.BUNDLE, how)
     try:
         code = updates.run(args, lambda dial: bring_bundle(args, dial), "update")
     except WssctlError as e:
         if waiting.is_final(e):
             for name in listed:
-                waiting.drop(registry.record, name, waiting.BUNDLE)
+                waiting.remove(registry.record, name, waiting.BUNDLE)
         _tell(registry, listed)
         raise
     if code:
@@ -125,6 +125,6 @@ def update(args: argparse.Namespace) -> int:
 
 
 def _tell(registry: Registry, boards: list[str]) -> None:
-    left = [n for n in boards if waiting.BUNDLE in waiting.of(registry.record, n)]
+    left = [n for n in boards if waiting.BUNDLE in waiting.pending(registry.record, n)]
     if left:
         say(f"It waits for {', '.join(left)}: `wssctl boards apply` brings it when they can be reached.")

@@ -111,7 +111,7 @@ class Dialler:
 
         with contextlib.suppress(KeyFileError):  # a folder that is read-only, or on a full disk, serves to log in
             self._registry.seen(self.board.name)
-        if self.notes and (kinds := waiting.of(self._store.record, self.board.name)):
+        if self.notes and (kinds := waiting.pending(self._store.record, self.board.name)):
             self.notes = False
             name = self.board.name
             say(f"NOTE: for {name} there waits: {', '.join(sorted(kinds))}. `wssctl boards apply {name}` brings it.")
@@ -171,7 +171,7 @@ def credentials_for(args: argparse.Namespace, passphrase: str | None = None) -> 
         key, cert = store.host_files(args.host_id)
     else:
         key, cert = store.find_host()
-    typed = ask.later(
+    typed = ask.deferred(
         f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
     given = passphrase or ask.given(args.passphrase_file, "WSSCTL_PASSPHRASE")

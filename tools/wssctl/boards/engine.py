@@ -75,7 +75,7 @@ class Engine:
         with _on_ctrl_c(run.interrupted):
             try:
                 while not run.over():
-                    yield from run.turn()
+                    yield from run.step()
             except GeneratorExit:
                 run.finish()
 
@@ -113,7 +113,7 @@ class _Run:
     def over(self) -> bool:
         return not (self.unseen or self.held or self.probing or self.ready or self.at_work or self.ended)
 
-    def turn(self) -> Iterator[Outcome]:
+    def step(self) -> Iterator[Outcome]:
         """Begins what may begin, waits for an event, and tells what has ended."""
         while self.unseen and len(self.probing) < _PROBES:
             board = self.unseen.popleft()

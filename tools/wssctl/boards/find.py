@@ -34,7 +34,7 @@ def find(args: argparse.Namespace) -> int:
     places += [(address, port) for address in _addresses(args.network, boards) for port in ports]
     found: dict[str, tuple[str, int]] = {}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for place, der in zip(places, pool.map(_look, places), strict=True):
+        for place, der in zip(places, pool.map(_certificate, places), strict=True):
             if der and (board := whose(der, authorities, boards)) and board.name not in found:
                 found[board.name] = place
     for board in boards:
@@ -72,7 +72,7 @@ def whose(der: bytes, authorities: Iterable[x509.Certificate], boards: Iterable[
     return by_id or next((b for b in boards if not b.uid and b.name in names), None)
 
 
-def _look(place: tuple[str, int]) -> bytes | None:
+def _certificate(place: tuple[str, int]) -> bytes | None:
     return glance.certificate(*place, timeout=_WAIT)
 
 

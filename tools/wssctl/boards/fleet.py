@@ -218,7 +218,7 @@ def renew(args: argparse.Namespace) -> int:
     fleet.boards = due
     authority = keys.load_authority(args, fleet.store)
 
-    waiting.want(fleet.store.record, [b.name for b in due], waiting.CERTIFICATE)
+    waiting.add(fleet.store.record, [b.name for b in due], waiting.CERTIFICATE)
     fleet.must(fleet.each(lambda board: bring_certificate(fleet, authority, board)), _LATER)
     return 0
 
@@ -274,11 +274,11 @@ def password(args: argparse.Namespace) -> int:
         keep_secret(fleet.store, _pending(board), before or given or secrets.token_urlsafe(15))
     names = [b.name for b in fleet.boards]
     new = {n: remembered(fleet.store, f"new password:{n}") for n in names}
-    waiting.want(fleet.store.record, names, waiting.PASSWORD, {"remember": not args.no_remember})
+    waiting.add(fleet.store.record, names, waiting.PASSWORD, {"remember": not args.no_remember})
     done = fleet.each(lambda board: bring_password(fleet, board))
     if args.show:
         for o in done:
-            if not o.code or waiting.PASSWORD in waiting.of(fleet.store.record, o.board):
+            if not o.code or waiting.PASSWORD in waiting.pending(fleet.store.record, o.board):
                 fleet.note(f"{o.board}: {new[o.board]}" if len(names) > 1 else str(new[o.board]))
     fleet.must(done, _LATER)
     return 0
@@ -287,7 +287,7 @@ def password(args: argparse.Namespace) -> int:
 def bring_password(fleet: Fleet, board: Board) -> str:
     """Raises BoardError, and the old one is in force, when the board takes its password from elsewhere."""
     store = fleet.store
-    how = waiting.of(store.record, board.name).get(waiting.PASSWORD, {})
+    how = waiting.pending(store.record, board.name).get(waiting.PASSWORD, {})
     new = remembered(store, _pending(board))
 
     def work() -> str:

@@ -38,7 +38,7 @@ def _wssctl_foreign():
 """
 
 
-def found(client: Client) -> str:
+def find(client: Client) -> str:
     """What it is called, by reading files over an open session, which interrupts no program; "" when there is none."""
     for name in _NAMES:
         try:

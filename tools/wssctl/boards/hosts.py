@@ -75,7 +75,8 @@ def init(args: argparse.Namespace) -> int:
     passphrase = ask.new_secret(
         "Passphrase for the new HOST key", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
-    key_pem, cert_pem = authority.host(keys.who(args.user)[:59], passphrase, days=keys.days(args, ca.LEAF_DAYS))
+    name = keys.user_at_host(args.user)[:59]
+    key_pem, cert_pem = authority.host(name, passphrase, days=keys.days(args, ca.LEAF_DAYS))
     before = None
     if cert.exists():
         old = store.read(cert)

@@ -71,8 +71,8 @@ class _Rotation:
         _refuse_unlisted(store, self.fleet.registry, args.skip)
         authority = keys.load_authority(args, store)  # the passphrase is right, and both CAs get the same
         passphrase = keys.ca_passphrase(args)
-        new = ca.Authority.create(args.name or f"ROOT CA {keys.who()} {time.strftime('%Y-%m-%d')}"[:64])
-        key_pem, cert_pem = new.host(keys.who()[:59], self.fleet.passphrase)
+        new = ca.Authority.create(args.name or f"ROOT CA {keys.user_at_host()} {time.strftime('%Y-%m-%d')}"[:64])
+        key_pem, cert_pem = new.host(keys.user_at_host()[:59], self.fleet.passphrase)
         files = {
             store.ca_key: new.key_pem(passphrase), store.ca_cert: new.cert_pem, self.key: key_pem, self.cert: cert_pem
         }  # fmt: skip

@@ -202,7 +202,7 @@ def _update(args: argparse.Namespace, dial: Dialler) -> str:
         board = survey(client)
         base = _stored(client, board.home).get("base", board.bundle)
         board = dataclasses.replace(board, is_small=is_small, base=base)
-        foreign.refuse(foreign.found(client), "then update it.")
+        foreign.refuse(foreign.find(client), "then update it.")
         if done := _refuse(args, board, new):
             return done
         loader = _loader(board)

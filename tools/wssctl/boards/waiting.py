@@ -24,14 +24,14 @@ def is_final(e: WssctlError) -> bool:
     return isinstance(e, _FINAL) and not e.passes
 
 
-def want(record: Record, boards: Iterable[str], kind: str, how: dict[str, Any] | None = None) -> None:
+def add(record: Record, boards: Iterable[str], kind: str, how: dict[str, Any] | None = None) -> None:
     """how: what has to be known to bring it; JSON."""
     rows = [(name, kind, json.dumps(how or {}), now()) for name in boards]
     with record.change() as db:
         db.executemany("INSERT OR REPLACE INTO wanted VALUES(?, ?, ?, ?)", rows)
 
 
-def drop(record: Record, board: str, kind: str, uid: str = "") -> None:
+def remove(record: Record, board: str, kind: str, uid: str = "") -> None:
     """uid: of a board that may have got another name meanwhile."""
     with record.change() as db:
         db.execute(
@@ -41,7 +41,7 @@ def drop(record: Record, board: str, kind: str, uid: str = "") -> None:
         )
 
 
-def of(record: Record, board: str) -> dict[str, dict[str, Any]]:
+def pending(record: Record, board: str) -> dict[str, dict[str, Any]]:
     """What waits for it, and how it is brought, by kind."""
     with record.view() as db:
         found = db.execute("SELECT kind, value FROM wanted WHERE board = ?", (board,)).fetchall()
@@ -58,9 +58,9 @@ def bring(record: Record, board: str, kind: str, work: Callable[[], str]) -> str
         words = work()
     except WssctlError as e:
         if is_final(e):
-            drop(record, board, kind, uid)
+            remove(record, board, kind, uid)
         raise
-    drop(record, board, kind, uid)
+    remove(record, board, kind, uid)
     return words
 
 

@@ -15,7 +15,7 @@ from ..text import say, steps
 from .port import NEW, About, Cable
 
 
-def give(
+def install(
     args: argparse.Namespace, store: Store, board: Cable, authority: ca.Authority, about: About, names: list[str],
     addresses: list[str],
 ) -> None:
@@ -47,10 +47,10 @@ def _fit(
 ) -> bool:
     """Whether the board holds the certificate that is in the store, it suits, and the board's key belongs to it."""
     path = store.device_files(uid)["cert_pem"]
-    if not path.exists() or not board.same("ROOT_CA_cert.pem", authority.cert_pem):
+    if not path.exists() or not board.holds("ROOT_CA_cert.pem", authority.cert_pem):
         return False
     cert = ca.load_cert(store.read(path), "device certificate")
-    if not board.same(f"SSL_certificate{uid}.der", cert.public_bytes(serialization.Encoding.DER)):
+    if not board.holds(f"SSL_certificate{uid}.der", cert.public_bytes(serialization.Encoding.DER)):
         return False
     report = ca.report(store.read(path), "device", authority.cert_pem)
     wanted = {*names, *addresses}

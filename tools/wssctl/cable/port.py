@@ -229,11 +229,11 @@ class Cable:
         except TransportError as e:
             raise self._gone(e) from None
         except NONSENSE:
-            raise self._strange() from None
+            raise self._nonsense() from None
         finally:
             self._room = self._end = math.inf  # who listens to the console hears what there is
 
-    def _strange(self) -> ConnectionLost:
+    def _nonsense(self) -> ConnectionLost:
         return ConnectionLost(f"{self.port} answers strangely; reset the board and try again.")
 
     def _gone(self, e: Exception) -> ConnectionLost:
@@ -261,7 +261,7 @@ class Cable:
                 raise TypeError
             return said | {"asked": asked, "heard": datetime.now(UTC), "why": str(said.get("why", ""))}
         except NONSENSE:
-            raise self._strange() from None
+            raise self._nonsense() from None
 
     def read(self, name: str) -> bytes | None:
         """A file's content, None when there is none."""
@@ -272,10 +272,10 @@ class Cable:
         """SHA-256 of the content, in hexadecimal, of those files that there are."""
         found = self.exec(_DIGESTS % "\n".join(names)).split() if names else []
         if len(found) != len(names):
-            raise self._strange()
+            raise self._nonsense()
         return {name: digest for name, digest in zip(names, found, strict=True) if digest != "-"}
 
-    def same(self, name: str, data: bytes) -> bool:
+    def holds(self, name: str, data: bytes) -> bool:
         """Whether the board's file holds `data`."""
         return not self.differing({name: data})
 

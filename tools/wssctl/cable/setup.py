@@ -66,7 +66,7 @@ def setup(args: argparse.Namespace) -> int:
         # a board without the network module does not know its own, and one that is out of reach comes back
         addresses = _addresses(args, about, registry.addresses(known))
         others = credentials.is_others(board, about, authority.cert_pem)
-        credentials.give(args, store, board, authority, about, [name, *args.name[1:]], addresses)
+        credentials.install(args, store, board, authority, about, [name, *args.name[1:]], addresses)
         cert = store.read(store.device_files(uid)["cert_pem"])
         credentials.send_trust(store, board, name, others, cert)
         startup.configure(board, about, args, name, password, bool(files or old))
@@ -309,7 +309,7 @@ def _authority(args: argparse.Namespace, store: Store, passphrase: str) -> ca.Au
         return ca.Authority.load(store.read(store.ca_cert), store.read(store.ca_key), passphrase)
     if store.ca_cert.exists():
         raise KeyFileError(f"There is no {store.ca_key.name} in {store.folder}, so nothing can be signed; restore it.")
-    authority = ca.Authority.create(f"ROOT CA {keys.who()}"[:64])
+    authority = ca.Authority.create(f"ROOT CA {keys.user_at_host()}"[:64])
     store.write({store.ca_key: authority.key_pem(passphrase), store.ca_cert: authority.cert_pem})
     say(f"Made a ROOT CA in {store.folder}. Keep a copy of it, and the passphrase, elsewhere.")
     return authority
@@ -321,7 +321,7 @@ def _host(args: argparse.Namespace, store: Store, authority: ca.Authority, passp
         return
     if store.hosts():
         return  # find_host() chooses, or says why not
-    key_pem, cert_pem = authority.host(keys.who()[:59], passphrase)
+    key_pem, cert_pem = authority.host(keys.user_at_host()[:59], passphrase)
     store.write({key: key_pem, cert: cert_pem}, force=cert.exists() != key.exists())
     hosts.issued(store, cert_pem)
     say(f"Made this machine's HOST key, {cert.name}")
@@ -332,7 +332,7 @@ def _host(args: argparse.Namespace, store: Store, authority: ca.Authority, passp
 
 def _login(args: argparse.Namespace, store: Store, entry: Board, passphrase: str, password: str) -> None:
     key, cert = store.find_host()
-    answer: str | Callable[[], str] = ask.later(
+    answer: str | Callable[[], str] = ask.deferred(
         f"Passphrase for key '{key.name}'", args.passphrase_file, "WSSCTL_PASSPHRASE", option="--passphrase-file"
     )
     try:
@@ -347,7 +347,7 @@ def _login(args: argparse.Namespace, store: Store, entry: Board, passphrase: str
             with Client.connect(
                 target, Credentials(store.find_ca_cert(), cert, key, answer), password, timeout=args.timeout
             ) as client:
-                foreign.refuse(foreign.found(client), "then reset the board.")
+                foreign.refuse(foreign.find(client), "then reset the board.")
                 say(f"{client.tls_line}")
                 return
         except (Unreachable, ConnectionLost, HandshakeCut):  # it is booting

@@ -54,7 +54,7 @@ def new_secret(question: str, file: str | None, *variables: str, option: str) ->
     return chosen
 
 
-def later(question: str, file: str | None, *variables: str, option: str) -> Callable[[], str]:
+def deferred(question: str, file: str | None, *variables: str, option: str) -> Callable[[], str]:
     """A function that asks when called and remembers, for keys that may turn out not to be encrypted."""
     answers: list[str] = []
 

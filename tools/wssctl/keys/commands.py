@@ -23,7 +23,7 @@ def ca_init(args: argparse.Namespace) -> int:
         "WSSCTL_PASSPHRASE",
         option="--passphrase-file",
     )
-    authority = ca.Authority.create(args.name or f"ROOT CA {who()}"[:64], days=days(args, ca.CA_DAYS))
+    authority = ca.Authority.create(args.name or f"ROOT CA {user_at_host()}"[:64], days=days(args, ca.CA_DAYS))
     store.write({store.ca_key: authority.key_pem(passphrase), store.ca_cert: authority.cert_pem}, args.force)
     print(f"Made {store.ca_cert} and its key. Keep a copy of both, and the passphrase, away from this machine.")
     return 0
@@ -298,5 +298,5 @@ def until(cert_pem: bytes, role: str) -> str:
     return f"{ca.report(cert_pem, role).not_after:%Y-%m-%d}"
 
 
-def who(user: str | None = None) -> str:
+def user_at_host(user: str | None = None) -> str:
     return f"{user or user_name()}@{platform.node() or 'host'}"

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..errors import KeyFileError
 from . import ask, ca
-from .commands import days, load_authority, refuse_present, until, who
+from .commands import days, load_authority, refuse_present, until, user_at_host
 from .store import Store
 
 
@@ -26,7 +26,7 @@ def make(args: argparse.Namespace) -> int:
     refuse_present(args, store.update_key, store.update_cert)
     authority = load_authority(args, store)
     passphrase = _passphrase(ask.new_secret, "Passphrase for the new update key", args)
-    key, cert = authority.update_key(who(), passphrase, days=days(args, ca.LEAF_DAYS))
+    key, cert = authority.update_key(user_at_host(), passphrase, days=days(args, ca.LEAF_DAYS))
     store.write({store.update_key: key, store.update_cert: cert}, args.force)
     print(f"Made {store.update_cert} and its key, valid until {until(cert, 'update')}: for updates and nothing else.")
     print("On a board: start(update_key=True). Best keep this key where no host's key is.")

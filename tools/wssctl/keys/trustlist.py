@@ -112,7 +112,7 @@ def parse(data: bytes, damaged: bool = False) -> List:
         by_whom, what = certificates.get(by), _decoded(text)
         if e.undone and by_whom and 0 < len(what) < 256:
             e = replace(e, seal=_seal(what, by_whom))
-        found[e.key] = later(found[e.key], e) if e.key in found else e
+        found[e.key] = winner(found[e.key], e) if e.key in found else e
     return found
 
 
@@ -142,8 +142,8 @@ def vouches(e: Entry, certificate: bytes) -> bool:
     return e.undone and bool(certificate) and _unsealed(e)[1] == certificate
 
 
-def later(one: Entry, other: Entry) -> Entry:
-    """Of two of the same key, the one that counts."""
+def winner(one: Entry, other: Entry) -> Entry:
+    """Of two entries with the same key, the one that a merged list keeps."""
     return max(one, other, key=lambda e: (e.version, not e.undone, bool(e.seal), e.words, e.seal))
 
 
@@ -152,7 +152,7 @@ def merge(*lists: List) -> List:
     result: List = {}
     for entries in lists:
         for key, e in entries.items():
-            result[key] = later(result[key], e) if key in result else e
+            result[key] = winner(result[key], e) if key in result else e
     return result
 
 

@@ -41,26 +41,26 @@ class Files:
     def chdir(self, path: str) -> None:
         self._cwd = self.remote.chdir(path)
 
-    def moved(self) -> None:
+    def forget_cwd(self) -> None:
         """Code has run on the board that may have called chdir()."""
         self._cwd = None
 
-    def near(self, path: str) -> str:
+    def relative(self, path: str) -> str:
         """A path from the current folder, if it leads into it."""
         if path.startswith("/"):
             path = path.removeprefix(self.cwd.rstrip("/") + "/") or "."
         return path
 
-    def within(self, name: str, action: Callable[[str], object]) -> None:
+    def in_its_folder(self, name: str, action: Callable[[str], object]) -> None:
         """`action` with a name that fits the protocol: a long one from inside its folder."""
-        near = self.near(name)
-        if len(near.encode("utf-8", "surrogateescape")) + _PART <= MAX_NAME or "/" not in near:
-            action(near)
+        short = self.relative(name)
+        if len(short.encode("utf-8", "surrogateescape")) + _PART <= MAX_NAME or "/" not in short:
+            action(short)
             return
-        folder, back = near.rpartition("/")[0], self.cwd
+        folder, back = short.rpartition("/")[0], self.cwd
         self.remote.chdir(folder)
         try:
-            action(near.rpartition("/")[2])
+            action(short.rpartition("/")[2])
         finally:
             self.remote.chdir(back)
 
@@ -68,15 +68,15 @@ class Files:
         """Returns its size in bytes. Raises KeyFileError for a file here that can't be read, else as Client.put()."""
         sizes: list[int] = []
         if isinstance(source, bytes):
-            self.within(name, lambda short: sizes.append(self.board.put(source, short, progress=progress)))
+            self.in_its_folder(name, lambda short: sizes.append(self.board.put(source, short, progress=progress)))
             return sizes[0]
         try:
             with source.open("rb") as f:
-                self.within(name, lambda short: sizes.append(self.board.put(f, short, progress=progress)))
+                self.in_its_folder(name, lambda short: sizes.append(self.board.put(f, short, progress=progress)))
         except OSError as e:
             raise KeyFileError(f"Cannot read {source} ({e.strerror}).") from None
         return sizes[0]
 
     def get(self, name: str, sink: BinaryIO, progress: Progress = None) -> None:
         """Raises as Client.get()."""
-        self.within(name, lambda short: self.board.get(short, sink, progress=progress))
+        self.in_its_folder(name, lambda short: self.board.get(short, sink, progress=progress))

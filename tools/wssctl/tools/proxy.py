@@ -103,7 +103,7 @@ def _serve(
     try:
         user.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         head, rest = _request(user)
-        request = vetted(head, port, allowed, board.path)
+        request = checked_request(head, port, allowed, board.path)
         try:
             there = board.connect()
         except WssctlError as e:
@@ -138,7 +138,7 @@ def _request(user: socket.socket) -> tuple[bytes, bytes]:
     return head, rest
 
 
-def vetted(head: bytes, port: int, allowed: set[str], path: str = "/") -> bytes:
+def checked_request(head: bytes, port: int, allowed: set[str], path: str = "/") -> bytes:
     """The request (without its empty line) as the board gets it, the empty line included. Raises _Refused.
 
     Without the Origin that was allowed: the board knows pages of its own alone. path: what is asked for in place of /.
@@ -157,7 +157,7 @@ def vetted(head: bytes, port: int, allowed: set[str], path: str = "/") -> bytes:
     if known.get(b"upgrade", b"").lower() != b"websocket":
         raise _Refused("426 Upgrade Required", "this is a board's REPL (wssctl proxy), for WebSocket clients")
     origins = [value.decode("latin-1").lower() for name, value in fields if name == b"origin"]
-    if origins and not _may(origins, known, port, allowed):
+    if origins and not _is_allowed(origins, known, port, allowed):
         raise _Refused("403 Forbidden", f"pages of {origins[0][:80]} may not open a REPL; --origin lets one in")
     if words[1] == b"/":
         words[1] = path.encode()
@@ -165,7 +165,7 @@ def vetted(head: bytes, port: int, allowed: set[str], path: str = "/") -> bytes:
     return b"\r\n".join([b" ".join(words), *kept]) + b"\r\n\r\n"
 
 
-def _may(origins: list[str], known: dict[bytes, bytes], port: int, allowed: set[str]) -> bool:
+def _is_allowed(origins: list[str], known: dict[bytes, bytes], port: int, allowed: set[str]) -> bool:
     """A page that was allowed and has come by this address; or a program that names the address itself as its origin
     (websocket-client), which is none of a browser's: those always send User-Agent, and a page cannot take it away."""
     here = {f"127.0.0.1:{port}", f"localhost:{port}"}
@@ -185,7 +185,8 @@ def _end(user: socket.socket, refused: _Refused) -> None:
         user.settimeout(_LAST_WORDS)
         user.sendall(head.encode() + body)
         user.shutdown(socket.SHUT_WR)
-        while not deadline.over and user.recv(4096):  # closing with something unread would take the answer away (RST)
+        # To close with something unread would send a reset, and the client might never see the answer
+        while not deadline.expired and user.recv(4096):
             user.settimeout(max(0.01, deadline.left or 0.0))
     user.close()
 

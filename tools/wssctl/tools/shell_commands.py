@@ -150,7 +150,7 @@ class Commands:
     def do_cat(self, words: list[str]) -> None:
         """cat FILE...                what is in files"""
         for path in self._names(words, "cat FILE..."):
-            self._show(self.files.board.get(self.files.near(path)))
+            self._show(self.files.board.get(self.files.relative(path)))
 
     def do_head(self, words: list[str]) -> None:
         """head [-n LINES] FILE...    their first lines (10)"""
@@ -184,7 +184,7 @@ class Commands:
     def do_mv(self, words: list[str]) -> None:
         """mv SOURCE... TO            rename or move on the board"""
         for source, to in self._pairs(words, "mv SOURCE... TO"):
-            self.files.remote.rename(self.files.near(source), self.files.near(to))
+            self.files.remote.rename(self.files.relative(source), self.files.relative(to))
 
     def do_rm(self, words: list[str]) -> None:
         """rm [-r] PATH...            delete; -r folders too"""
@@ -281,7 +281,7 @@ class Commands:
         """Code on the board, which may change its folder; its exit code."""
         with transfer.Lines(self._write) as lines:
             result = self.files.board.exec(code, output=lines)
-        self.files.moved()
+        self.files.forget_cwd()
         if result.error:
             print(shown(result.error, LINES), end="", file=self.errors)
             return 1
@@ -322,7 +322,7 @@ class Commands:
         from .repl import interact
 
         code = interact(self.files.board, leave=b"\x13\x1d")
-        self.files.moved()
+        self.files.forget_cwd()
         return code
 
     def do_exit(self, words: list[str]) -> None:

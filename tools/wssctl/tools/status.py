@@ -43,7 +43,7 @@ def ask(dial: Dialler) -> Outcome:
         with dial() as client:
             said, der = client.about(), client.link.certificate
             suite = client.tls_line
-            other = foreign.found(client)
+            other = foreign.find(client)
     except SessionInUse as e:
         # somebody else's session is an answer, too
         return Outcome("", e.exit_code, str(e), data={"reachable": True, "in use": str(e)})

@@ -104,7 +104,7 @@ class Client(Files):
         text = self.link.text
         try:
             while wanted not in text and _DENIED not in text:
-                if deadline.over or not self.link.wait(deadline.left):
+                if deadline.expired or not self.link.wait(deadline.left):
                     break
         except ConnectionLost as e:
             if not text:

@@ -199,7 +199,7 @@ class Files(Terminal):
     def _need(self, n: int, what: str, deadline: Deadline | None = None) -> None:
         deadline = deadline or Deadline(self.timeout)
         while len(self.link.binary) < n:
-            if deadline.over or not self.link.wait(deadline.left):
+            if deadline.expired or not self.link.wait(deadline.left):
                 self.close()  # nobody knows what its next bytes would be
                 raise NoAnswer(
                     f"The board does not go on with {what!r} within {self.timeout:g} s; connect again and retry."

@@ -172,7 +172,7 @@ class Holder:
         for peer in [p for p in self.peers if p in writable]:
             if not peer.send():
                 self._gone(peer)
-        for peer in [p for p in self.peers if p.last and (not p.out or p.last.over)]:
+        for peer in [p for p in self.peers if p.last and (not p.out or p.last.expired)]:
             self._forget(peer)
         if link and link in writable:
             link._push()
@@ -185,7 +185,7 @@ class Holder:
             self._hear(peer)
         if self.link:
             self._relay(self.link)
-        if self.restoring and self.restoring.over:
+        if self.restoring and self.restoring.expired:
             self._drop()
 
     def _relay(self, link: _Board) -> None:

@@ -168,7 +168,7 @@ class KeptLink(Link):
             if received:
                 continue
             self._check()
-            if deadline.over:
+            if deadline.expired:
                 if self._waits:
                     raise SessionInUse(f"{self.target} is in use by {self._waits}; try again later, or end that.")
                 raise NoAnswer(
@@ -264,7 +264,7 @@ def open(wanted: Wanted) -> KeptLink | None:
     Raises what Client.connect() raises."""
     target, credentials, password, server_name, timeout, keep = wanted
     deadline, fresh = Deadline(timeout), False
-    hello: dict[str, Any] = {"who": who(), "keep": keep, "path": target.path, "timeout": timeout}
+    hello: dict[str, Any] = {"who": command_name(), "keep": keep, "path": target.path, "timeout": timeout}
     hello["identity"] = identity(target, credentials)
     # What is given, and not only asked for when needed, has to be what the holder has logged in with
     given = {"password": password, "server_name": server_name}
@@ -295,7 +295,7 @@ def open(wanted: Wanted) -> KeptLink | None:
     raise NoAnswer(f"The connection to {target} can't be kept: each holder ends at once. --keep 0 goes without.")
 
 
-def who() -> str:
+def command_name() -> str:
     """This command, for those who wait for it."""
     words = [Path(sys.argv[0]).name.removesuffix(".py") or "python", *sys.argv[1:2]]
     if words[0] in ("__main__", "wssctl"):

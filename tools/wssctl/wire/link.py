@@ -39,7 +39,7 @@ class Deadline:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     @property
-    def over(self) -> bool:
+    def expired(self) -> bool:
         return self.left == 0.0
 
     def extend(self, seconds: float, most: float) -> None:
@@ -177,7 +177,7 @@ class Link:
                 return True
             if not received:
                 self._check()
-            if deadline.over:
+            if deadline.expired:
                 return False
             if not received:
                 self.select((), deadline.left)
@@ -233,7 +233,7 @@ class Link:
             received = self._receive()
             if not received:
                 self._check()
-            if deadline.over:
+            if deadline.expired:
                 self._lost = NoAnswer(
                     f"{self.target} does not take what is sent to it; a program may be holding it: a reset frees it."
                 )

@@ -41,7 +41,7 @@ def start(path: Path, wanted: kept.Wanted) -> bool:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if deadline.over:
+                if deadline.expired:
                     raise NoAnswer(f"Another command does not get on with starting a holder for {target}.") from None
                 time.sleep(0.02)
         if (sock := kept.dial(path)) is not None:

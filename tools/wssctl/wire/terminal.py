@@ -90,7 +90,7 @@ class Terminal:
                 del text[:ready]
                 if sink:
                     sink(heard)
-            if deadline.over or not self.link.wait(deadline.left):
+            if deadline.expired or not self.link.wait(deadline.left):
                 raise self._no_answer(action, heard + bytes(text) if self.link.arrived > before else b"")
         rest, matched = bytes(text[: found.start()]), found.group()
         del text[: found.end()]
@@ -168,7 +168,7 @@ class Terminal:
                 self._find(re.escape(RAW_BANNER), again, "enter the raw REPL")
                 return
             except NoAnswer:
-                if not deadline.over:
+                if not deadline.expired:
                     continue
                 if self.link.arrived > before:
                     raise
@@ -279,7 +279,7 @@ class Terminal:
                 rest = Deadline(self.timeout if deadline.left is None else min(self.timeout, deadline.left))
                 end = self._find(mark + rb"|\x04>?", rest, "end the code", follows)
             except NoAnswer:
-                if deadline.over:
+                if deadline.expired:
                     raise
                 is_output()  # a traceback comes at once
                 end = self._find(mark + rb"|\x04", deadline, "end the code", sink, _FIRST)

@@ -116,7 +116,7 @@ def connect(
             left = deadline.left or 0.0
             patience = left if last else min(left, _SERVER_HELLO)
             if not select.select([tls], [], [], patience)[0]:
-                if last or deadline.over:
+                if last or deadline.expired:
                     raise TimeoutError
                 tls.close()
                 continue
@@ -230,7 +230,7 @@ def problem(
     if "ALERT" in reason:
         tail = reason.split("ALERT_", 1)[-1].removeprefix("SSLV3_").removeprefix("TLSV1_")
         if tail in _ALERTS:
-            why = _by_two_clocks(tail, credentials) or _ALERTS[tail]
+            why = _why_out_of_date(tail, credentials) or _ALERTS[tail]
             return TrustError(f"The board refuses this HOST certificate: {why}.")
         if tail == "PROTOCOL_VERSION":
             return TrustError(f"{target.host} and this computer share no TLS version; 1.2 or later is needed.")
@@ -258,7 +258,7 @@ def problem(
     return TrustError(f"TLS with {target.host} failed: {_reason(e)}.")
 
 
-def _by_two_clocks(alert: str, credentials: Credentials | None) -> str | None:
+def _why_out_of_date(alert: str, credentials: Credentials | None) -> str | None:
     """Why a board finds our certificate out of date, by its dates and this computer's clock; None when that is what it
     says."""
     if alert not in ("CERTIFICATE_EXPIRED", "CERTIFICATE_UNKNOWN") or credentials is None:

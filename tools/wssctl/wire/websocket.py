@@ -113,7 +113,7 @@ class WebSocketLink(Link):
             received = self._receive()
             if not received:
                 self._check()
-            if deadline.over:
+            if deadline.expired:
                 raise Unreachable(
                     f"{self.target} accepts connections but does not answer; is it a board with wss_repl started?"
                 )
