@@ -74,6 +74,20 @@ def test_the_shells_commands_are_listed():
     assert set(said.split()) == set(COMMANDS) - {"help", "keys", "exit"}
 
 
+def test_contributing_names_each_stage():
+    said = (ROOT / "CONTRIBUTING.md").read_text()
+    stages = [p.name for p in (ROOT / "lib/wss").glob("*.py")]
+    assert len(stages) > 20 and [name for name in stages if not re.search(rf"^ .*\b{name}", said, re.M)] == []
+
+
+def test_the_protocols_page_has_each_code_that_is_sent_and_no_other():
+    """HTTP statuses of the upgrade, and WebSocket close codes."""
+    code = "".join(p.read_text() for p in (ROOT / "lib/wss").glob("*.py"))
+    sent = set(re.findall(r"(?:Refused|closing)\((\d{3,})", code))
+    told = set(re.findall(r"^\| (\d{3,4}) \|", (ROOT / "docs/protocol.md").read_text(), re.M))
+    assert told == sent and len(sent) > 8
+
+
 KNOWN = {words for words, _ in commands(build_parser())}
 assert len(KNOWN) > 30
 
