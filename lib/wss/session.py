@@ -27,6 +27,8 @@ _LIFE_MS = const(5000)
 _CLOSING_MS = const(1000)
 
 _ENOMEM = const(12)
+_ECONNRESET = const(104)
+_CONN_EOF = const(-0x7280)  # MBEDTLS_ERR_SSL_CONN_EOF
 _TEXT = const(1)  # opcodes of RFC 6455 section 5.2
 _PING = const(9)
 
@@ -157,6 +159,9 @@ class Session:
                 why = "out of memory", None
             elif self.stage == _REQUEST:
                 why = trust.reason() or ("TLS: %s" % (e.args[-1] if e.args else e), None)
+                if e.args and e.args[0] in (_CONN_EOF, _ECONNRESET):
+                    # Who looks for open ports does so, wssctl as well: that must not hide who was refused.
+                    why = "hung up during TLS", server.last_refusal
             server.end(self, why[0])
             server.last_refusal = why[1] or server.last_refusal
         except RuntimeError:

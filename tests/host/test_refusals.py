@@ -52,6 +52,21 @@ def test_certificate(nobody_got_in, connect, board, keys, who, why):
     assert why in last_refusal(board).replace("CERTIFICATE", "certificate")
 
 
+def test_who_hangs_up_hides_nobody_that_was_refused(nobody_got_in, connect, board, keys):
+    """Port scanners, and wssctl where it looks for boards, close the connection before TLS is done."""
+    refused_in_tls(connect(keys.foreign))
+    for sent in (b"", b"\x16\x03\x01\x02\x00\x01"):  # nothing, and the beginning of a ClientHello
+        for _ in range(2):
+            with socket.create_connection(board.address) as sock:
+                sock.sendall(sent)
+                sock.shutdown(socket.SHUT_WR)
+                assert sock.recv(100) == b""  # the board has closed it, too
+    refused = board.run("print(wss_repl.status()['refused'])")
+    assert "'hung up during TLS': 4" in refused, refused
+    assert "29312" not in refused and "CONN_EOF" not in refused
+    assert "not correctly signed" in last_refusal(board)
+
+
 def test_garbage_then_a_handshake_without_certificate(nobody_got_in, connect, keys):
     """What opens upydev's module: it wraps the same socket again, without cert_reqs."""
     peer = connect(keys.nobody)
