@@ -15,7 +15,10 @@ from wss.port import dupterm_notify, sleep_ms
 try:
     from _thread import allocate_lock as _Lock
     from _thread import get_ident as _ident
+
+    MAIN = _ident()  # the main thread: who imports us
 except ImportError:
+    MAIN = None
 
     def _ident():
         return 1

@@ -40,7 +40,7 @@ except (SyntaxError, MemoryError):  # the firmware has no such emitter, or no me
 # shared/runtime/pyexec.c) at a line's beginning or at the end of the text. All bytes of a character in UTF-8 are in the
 # same frame. Returns what was found << 24 | where the rest of the text begins << 12 | where the frames end. What was
 # found is a sum: 1, a byte that is not ASCII; 2, what may be the REPL's announcement of raw or paste mode (modes.py);
-# 4, a prompt at the end; and always 8.
+# 4, a prompt at the beginning of the last line; and always 8.
 _TEXT_FRAMES = """
 def text_frames(b:ptr8,i:int,n:int)->int:
  j=0
@@ -54,6 +54,7 @@ def text_frames(b:ptr8,i:int,n:int)->int:
    k+=1
   if k==i:
    k+=2
+   f&=-5
   elif k==e and k<n:
    while k>e-3 and b[k]&192==128:
     k-=1
@@ -64,8 +65,7 @@ def text_frames(b:ptr8,i:int,n:int)->int:
     k=p
     if p==i:
      k+=4
-     if k==n:
-      f|=4
+     f|=4
     break
    if k<n or p==k-4:
     break

@@ -12,6 +12,8 @@ _PING = const(9)
 _PONG = const(10)
 
 _READ_MAX = const(512)  # bytes read at a time before login: what follows the password must fit into the terminal
+_NEW_LINE = const(b"\x01\x02\x03\x04\n\r")  # typed last, they end the line, or leave none
+
 _READS_MAX = const(8)  # reads in a step, so that a peer cannot hold up the program
 
 
@@ -131,6 +133,8 @@ class Receiver:
             typed = session.terminal.typed
             server = session.server
             server.records = 0  # an answer to what is typed is no rush (terminal.py), and does not wait for a tick
+            if server.line:
+                server.line = 2 * (data[-1] not in _NEW_LINE)
             if server.mode:
                 from wss.modes import after_input
 

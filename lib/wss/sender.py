@@ -85,6 +85,9 @@ class Sender:
 
             server.mode, typed = after_output(server.mode, record)
             session.terminal.typed.put(typed)
+        if found & _PROMPT and session.terminal:
+            session.terminal.typed.given = False
+            server.line = 3 - 2 * (record[-2] == 62)  # ">>> ": "... " is a line that goes on
         if server.log:
             server.log.add_frames(record)
         self._found = found & 1 | len(self._begun)

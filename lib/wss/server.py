@@ -43,6 +43,7 @@ class Server:
         self.timer = None
         self.log = None  # a wss.log.Log
         self.mode = 0  # in which the REPL is, see modes.py
+        self.line = 1  # 0: a program may run; 1: the REPL has an empty line, as far as is known; 2, 3: it is begun
         self.last_input = 0  # ticks when something last came in
         self._cause = None  # what called step(): the timer, a socket, or None
         self._last_tick = 0

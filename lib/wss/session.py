@@ -5,6 +5,7 @@ from micropython import const
 
 from wss import port, trust
 from wss.frames import Refused, closing, frame
+from wss.guard import MAIN
 from wss.receiver import Receiver
 from wss.sender import Sender
 from wss.terminal import Terminal
@@ -285,6 +286,9 @@ class Session:
             self.terminal.typed.put(typed)
             if said:
                 self.sender.replies.append(frame(_TEXT, said))
+        elif server.line > 1 and server.guard.owner == MAIN and self.terminal.typed.is_at_prompt():
+            # What a lost client had typed is no part of what this one types. The first byte ends an escape sequence.
+            self.terminal.typed.put(b"\0\x03")
         self.receiver.open()
         server.hold_memory()
 

@@ -71,7 +71,10 @@ class Terminal(IOBase):
     def detach(self):
         """Give the terminal back: the session is over. From now on output is swallowed, and there is no input. The
         buffers go, because the firmware's schedule queue may keep a bound method of ours, and with it this object."""
-        log = self._server.log
+        server = self._server
+        if server.line == 2 and not self.typed.given:
+            server.line = 1  # what was typed never came to the REPL
+        log = server.log
         if log:
             log.write(self._out[self._at :])  # what was not sent any more
         self._give_up(b"", None)

@@ -31,6 +31,7 @@ class Typed:
         self._credit = 0  # bytes for which the ring is sure to have room
         self._looks = 0  # looks at a full ring that are left
         self._held = None  # ticks since when the ring has been untouched
+        self.given = False  # whether the firmware has got anything since the REPL's latest prompt
         self.asked = False  # the firmware has been asked to read
         self._ring = None  # a poll object that looks at the ring
         self.looking = False  # ioctl() must answer "nothing" meanwhile, because select asks os.dupterm, too
@@ -95,6 +96,7 @@ class Typed:
         start = self._start  # no jump from here on, or Ctrl-C would lose a byte
         buf[0] = self._text[start]
         self._start = start + 1
+        self.given = True
         return 1
 
     def hand_on(self):
@@ -124,6 +126,14 @@ class Typed:
             self.asked = True  # first: what is scheduled may run before schedule() returns
             if not port.schedule(port.dupterm_notify):
                 self.asked = False
+
+    def is_at_prompt(self):
+        """Whether the firmware takes a Ctrl-C as data. Call it in the main thread of firmware with threads: there, and
+        only there, the KeyboardInterrupt of one that is none rises in here, and no program sees it."""
+        try:
+            return port.dupterm_notify and self._ask(0)
+        except KeyboardInterrupt:
+            return False
 
     def _overtake(self, now):
         # A Ctrl-C behind more than a program which does not read will ever take: it overtakes, as on a UART.

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from desk import WSSCTL, Terminal
-from peers import CLOSE, PROMPT, TEXT, Ended, Peer, encode
+from peers import CLOSE, PING, PONG, PROMPT, TEXT, Ended, Peer, encode
 
 RAW = b"raw REPL; CTRL-B to exit\r\n>"
 PASTE = b"paste mode; Ctrl-C to cancel, Ctrl-D to finish\r\n=== "
@@ -54,6 +54,66 @@ def test_the_next_client_has_a_prompt(connect, how):
         peer.until(b"print(6 * 7)\r\n42\r\n")
         peer.until(PROMPT)
         lose(peer)
+
+
+# What a lost client had typed at the friendly prompt, and its echo.
+TYPED = {
+    "a part of a line": ("print(1", b"print(1"),
+    "with spaces at its end": ("x = 1 > ", b"x = 1 > "),
+    "a line within quotes": ("x = '''abc\r", b"abc\r\n... "),
+    "a block": ("if True:\r", b"if True:\r\n...     "),
+    "a line and a part": ("y = 1\rprint(1", b"y = 1\r\n>>> print(1"),
+    "an escape sequence": ("\x1b[", b""),
+    "a part and an escape sequence": ("print(1\x1b[", b"print(1"),
+}
+
+
+def leave_typed(connect, before: str, text: str, echo: bytes, says: bytes = b""):
+    peer = connect().login()
+    if before:
+        peer.text(before + "\r")
+        peer.until(says)
+    peer.text(text)
+    if echo:
+        peer.until(echo)
+    peer.send(encode(PING, b"read?"))
+    while peer.frame() != (PONG, b"read?"):
+        pass
+    lose(peer)
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_a_line_that_a_lost_client_had_begun_is_gone(connect, typed):
+    leave_typed(connect, "", *TYPED[typed])
+    peer = connect().login(path=b"/takeover")
+    peer.text("print(6 * 7)\r")
+    peer.until(b">>> print(6 * 7)\r\n42\r\n>>> ")
+    lose(peer)
+    peer = connect().login(path=b"/takeover")  # nothing is typed for this one
+    peer.text("1\r")
+    assert peer.until(PROMPT) == b"1\r\n1\r\n>>> "
+
+
+READS = {
+    "with the REPL's prompt": ("x = input('>>> ')", b"\r\n>>> ", b"an"),
+    "Ctrl-C as data": (
+        "import sys, micropython; micropython.kbd_intr(-1); print('re' + 'ads'); x = sys.stdin.read(4)",
+        b"\r\nreads\r\n",
+        b"",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", READS)
+def test_a_program_that_looks_like_the_repl_is_left_alone(connect, how):
+    code, says, echo = READS[how]
+    leave_typed(connect, code, "an", echo, says)
+    peer = connect().login(path=b"/takeover")
+    peer.text("na\r")
+    peer.until(PROMPT)
+    peer.text("import micropython; micropython.kbd_intr(3); x\r")
+    peer.until(b"'anna'\r\n>>> ")
+    assert b"KeyboardInterrupt" not in peer.seen
 
 
 def test_the_next_client_may_be_lost_at_once(connect):
