@@ -72,9 +72,10 @@ assert frames(b"\\x80" * 300, 1)
 assert frames(b"4\\r\\n>>> ", 4) == [b"4", b"\\r\\n", b">>> "]
 assert frames(b"no end>>> ", 4) == [b"no end", b">>> "]
 assert frames(b"\\r\\n>>> print(1)\\r\\n... ", 4) == [b"\\r\\n", b">>> ", b"print(1)", b"\\r\\n", b"... "]
-assert frames(b"\\r\\n>>> text", 0) == [b"\\r\\n", b">>> ", b"text"]
+assert frames(b"\\r\\n>>> text", 4) == [b"\\r\\n", b">>> ", b"text"]
 assert frames(b"=== ", 4) == [b"=== "]
-assert frames(b">>>  ", 0) == [b">>> ", b" "]
+assert frames(b">>>  ", 4) == [b">>> ", b" "]
+assert frames(b">>> 1\\r\\n1", 0) == [b">>> ", b"1", b"\\r\\n", b"1"]
 assert frames(b">>>", 0) == [b">>>"]
 assert frames(b"raw REPL; CTRL-B to exit\\r\\n>", 2) == [b"raw REPL; CTRL-B to exit", b"\\r\\n", b">"]
 assert frames(b"paste mode; Ctrl-C to cancel, Ctrl-D to finish\\r\\n=== ", 6)[0][-7:] == b" finish"
