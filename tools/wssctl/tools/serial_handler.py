@@ -16,6 +16,7 @@ import re
 import selectors
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,20 @@ import serial
 from serial.serialutil import SerialBase, SerialException
 
 from ..boards.dialler import BOOT, Dialler
-from ..errors import AccessDenied, ConnectionLost, HandshakeCut, KeyFileError, Unreachable, UsageError, WssctlError
+from ..errors import (
+    AccessDenied,
+    BoardError,
+    ConnectionLost,
+    HandshakeCut,
+    KeyFileError,
+    Unreachable,
+    UsageError,
+    WssctlError,
+)
 from ..text import shown
 from ..wire.client import Client
 from ..wire.terminal import PROMPT
-from . import guard
+from . import guard, mpremote_files
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -65,6 +75,7 @@ def install(**given: Any) -> None:
         serial.protocol_handler_packages.append(package)
         serial.Serial = _Either  # type: ignore[misc]  # what mpremote up to 1.26 opens ports with
     guard.guard(Serial)
+    mpremote_files.install(Serial)
     sys.excepthook = _one_sentence
 
 
@@ -269,6 +280,27 @@ class Serial(SerialBase):
             return b""
         data, self._flow = self._flow[found.end() - 1 :], None
         return data
+
+    @property
+    def has_file_protocol(self) -> bool:
+        """Whether the board runs wss_repl, with whose file protocol transfer() can work."""
+        return bool(self._open_client().link.bundle[0])
+
+    def transfer(self, work: Callable[[Client], object]) -> bool:
+        """work(client), which puts or gets a file; False when the board, or the protocol, refuses it. Raises Lost."""
+        client, self._reset_due = self._open_client(), False
+        try:
+            work(client)
+            done = True
+        except (BoardError, UsageError) as e:
+            if client.link.closed:  # nobody knows what its next bytes would be
+                self._give_up(e)
+            done = False
+        except ConnectionLost as e:
+            self._broken(e)
+            return False
+        self._fill(0)  # what was printed meanwhile, of which the socket does not tell any more
+        return done
 
     def room(self) -> bool:
         """Whether a write would be taken at once."""
