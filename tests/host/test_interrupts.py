@@ -214,6 +214,7 @@ def steps(connect) -> Peer:
     return peer
 
 
+@pytest.mark.needs("names")
 def test_a_session_outlives_steps_without_memory(steps):
     """What is typed and printed meanwhile comes when there is memory again."""
     for n in range(20):
@@ -227,6 +228,7 @@ def test_a_session_outlives_steps_without_memory(steps):
     assert steps.value("wss_repl.status()['refused']") == {}
 
 
+@pytest.mark.needs("names")
 def test_without_memory_a_ctrl_c_is_asked_for_and_nothing_is_lost(steps):
     data = bytes(random.Random(4).choices(b"\x00\x03\n\r\xff", k=299)) + b"\x03"
     steps.text("got = read()\r")

@@ -494,6 +494,7 @@ def test_where_the_heap_would_grow_it_is_collected_before_it_is_full(target, pro
         assert board.run("import gc; print(gc.threshold())") == str(threshold)
 
 
+@pytest.mark.needs("names")
 def test_where_the_heap_would_grow_the_memory_of_one_more_tls_connection_is_held(target, provisioned, keys, board):
     """Else a program that needs more heap than is free takes it (py/gc.c), and each login fails in its handshake."""
     held = "print(bool(wss_repl._server._held))"
