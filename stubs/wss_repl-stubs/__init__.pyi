@@ -6,6 +6,7 @@ VERSION: str
 listen_s: Any  # the listening socket, None when nothing listens
 client_s: Any  # the socket of who is in, or None
 client_swr: Any  # takes bytes that go out without a frame, or None
+began: tuple[int, int]  # time.time() and time.ticks_ms() at start()
 
 class Status(TypedDict):
     listening: list[str]
