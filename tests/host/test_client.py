@@ -15,7 +15,6 @@ import socket
 import ssl
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -750,7 +749,7 @@ def wssctl(board, keys, *args, **options):
     """The command as a process of its own, with no terminal to ask on."""
     env = os.environ | {"WSSCTL_KEYS": str(keys.folder), "WSSCTL_PASSPHRASE": SECRET, "WSSCTL_PASSWORD": PASSWORD}
     env = {k: v for k, v in (env | options.pop("env", {})).items() if v is not None}
-    argv = [sys.executable, "-m", "wssctl", args[0], f"127.0.0.1:{board.port}", "--host-id", "good", *args[1:]]
+    argv = [*zygote.WSSCTL, args[0], f"127.0.0.1:{board.port}", "--host-id", "good", *args[1:]]
     argv = options.pop("before", []) + argv
     return zygote.run(argv, env=env, capture_output=True, timeout=180, start_new_session=True, **options)
 
@@ -825,7 +824,7 @@ class Terminal:
             | {"WSSCTL_KEYS": str(keys.folder), "WSSCTL_PASSPHRASE": SECRET, "WSSCTL_PASSWORD": PASSWORD}
             | env
         )
-        argv = [sys.executable, "-m", "wssctl", "repl", f"127.0.0.1:{board.port}", "--host-id", "good"]
+        argv = [*zygote.WSSCTL, "repl", f"127.0.0.1:{board.port}", "--host-id", "good"]
         self.process = subprocess.Popen(
             argv,
             stdin=self.slave,

@@ -8,7 +8,6 @@ import select
 import shutil
 import ssl
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 
@@ -51,7 +50,7 @@ class Desk:
         words = [self.board.tty if w == "PORT" else w for w in words]
         if words[0] in ("setup", "enrol"):
             words += ["--wss-port", str(self.port), "--ip", "127.0.0.1", "--name", "room1"]
-        return [sys.executable, "-m", "wssctl", *words]
+        return [*zygote.WSSCTL, *words]
 
     def run(self, *words, status=0, secrets=True, env=None):
         env = self.env | (self.secrets if secrets else {}) | (env or {})
@@ -156,7 +155,7 @@ def test_again_without_options_keeps_the_address_and_the_port_and_a_remembered_p
     desk.run("setup", "PORT")
     desk.run("boards", "remember", "room1")
     before = desk.listing(), Registry(Store(desk.keys)).load()["room1"]
-    command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty]
+    command = [*zygote.WSSCTL, "setup", desk.board.tty]
     env = desk.env | desk.secrets | {"WSSCTL_PASSWORD": "another 42"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL)
     assert done.returncode == 0 and "as room1" in done.stderr and "Connected over wss" in done.stderr, done.stderr
@@ -281,7 +280,7 @@ def test_what_a_board_claims_is_shown_and_signed_only_when_asked(desk):
 
 def test_in_no_network_says_what_to_do(desk):
     desk.start()
-    command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty, "--wss-port", str(desk.port)]
+    command = [*zygote.WSSCTL, "setup", desk.board.tty, "--wss-port", str(desk.port)]
     env = desk.env | desk.secrets
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL)
     assert done.returncode == 3 and "in no network" in done.stderr and "--ip ADDRESS" in done.stderr
@@ -479,7 +478,7 @@ def test_what_cannot_be_is_told_before_the_board_is_touched(desk, words, says):
     desk.run("ca", "init")
     desk.run("boards", "add", "room2", "127.0.0.2", "--uid", "aabbccddee01")
     keys = sorted(desk.keys.iterdir())
-    command = [sys.executable, "-m", "wssctl", "setup", desk.board.tty, *words]
+    command = [*zygote.WSSCTL, "setup", desk.board.tty, *words]
     env = desk.env | desk.secrets
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL)
     assert done.returncode == 2 and says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
